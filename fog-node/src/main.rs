@@ -1,0 +1,2 @@
+//! fog-node
+fn main() {}

@@ -1,0 +1,336 @@
+//! Readings of one subject and category, sealed to the subject's key (HPKE) at the edge, and opened by a holder.
+
+use std::fmt;
+
+use rustls::crypto::{
+    aws_lc_rs::hpke::DH_KEM_X25519_HKDF_SHA256_AES_256 as SUITE,
+    hpke::{EncapsulatedSecret, Hpke as _, HpkePrivateKey, HpkePublicKey},
+};
+use serde::{Deserialize, Serialize};
+use serde_bytes::ByteBuf;
+use zeroize::Zeroizing;
+
+use crate::{
+    canonical::{self, CanonicalError, Digest, Domain},
+    ids::{BundleId, GatewayId, KeyId, NetworkId},
+    merkle,
+    reading::SignedReading,
+};
+
+/// The largest payload that is stored or sent: one IPFS block.
+pub const PAYLOAD_BYTES_MAX: usize = 1_000_000;
+/// Readings in one bundle, at most.
+pub const BUNDLE_READINGS_MAX: usize = 1_024;
+/// Version of the sealed format.
+pub const VERSION: u8 = 1;
+/// A plaintext is padded to one of these sizes, so that its length says little (RFC 8188 has the same aim).
+const PADDING_CLASSES: [usize; 7] = [256, 1 << 10, 1 << 12, 1 << 14, 1 << 16, 1 << 18, 983_040];
+
+/// The kind of record a subject key opens; consent is given by category.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Category {
+    /// What home devices measure.
+    Vitals,
+    /// Conditions, results, documents.
+    Clinical,
+    /// Prescriptions and deliveries.
+    Medication,
+    /// Bills and claims.
+    Billing,
+    /// Who read what.
+    Audit,
+}
+
+impl Category {
+    /// The category's name.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Vitals => "vitals",
+            Self::Clinical => "clinical",
+            Self::Medication => "medication",
+            Self::Billing => "billing",
+            Self::Audit => "audit",
+        }
+    }
+}
+
+/// The public half of a subject key, with what it is for. Its id is on the chain; whose it is, only holders know.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SubjectKey {
+    /// X25519 public key, 32 bytes.
+    #[serde(with = "serde_bytes")]
+    pub public: Vec<u8>,
+    /// What it opens.
+    pub category: Category,
+    /// Which generation of the subject's key for this category; a withdrawal starts the next.
+    pub epoch: u32,
+}
+
+impl SubjectKey {
+    /// The key's identifier.
+    #[must_use]
+    pub fn id(&self) -> KeyId {
+        KeyId(Digest::of(Domain::SUBJECT_KEY, &[&canonical::encode(self)]))
+    }
+}
+
+/// The private half of a subject key: wiped when dropped, never printed.
+#[derive(Clone)]
+pub struct SubjectSecret(Zeroizing<Vec<u8>>);
+
+impl SubjectSecret {
+    /// A new pair for a category and epoch.
+    ///
+    /// # Errors
+    /// [`SealError::Crypto`] if the system gives no random numbers.
+    pub fn generate(category: Category, epoch: u32) -> Result<(Self, SubjectKey), SealError> {
+        let (public, secret) = SUITE.generate_key_pair().map_err(|_| SealError::Crypto)?;
+        let secret = Self(Zeroizing::new(secret.secret_bytes().to_vec()));
+        Ok((secret, SubjectKey { public: public.0, category, epoch }))
+    }
+
+    /// A secret from its 32 bytes, as the keyring keeps it.
+    #[must_use]
+    pub fn from_bytes(bytes: Zeroizing<Vec<u8>>) -> Self {
+        Self(bytes)
+    }
+
+    /// The 32 bytes, for the keyring alone.
+    #[must_use]
+    pub fn secret_bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for SubjectSecret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SubjectSecret(..)")
+    }
+}
+
+/// A signed reading and when the gateway received it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Entry {
+    /// Milliseconds since 1970, by the gateway's clock.
+    pub received_ms: i64,
+    /// The message, exactly as the device signed it: a holder checks the signature again.
+    pub reading: SignedReading,
+}
+
+/// Readings of one subject and category, in the order the gateway received them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Bundle {
+    /// Version of the format.
+    pub v: u8,
+    /// Random; makes the Merkle leaves unguessable.
+    salt: ByteBuf,
+    /// The readings.
+    pub entries: Vec<Entry>,
+}
+
+impl Bundle {
+    /// A bundle with a salt of its own.
+    #[must_use]
+    pub fn new(entries: Vec<Entry>) -> Self {
+        Self { v: VERSION, salt: ByteBuf::from(rand::random::<[u8; 32]>()), entries }
+    }
+
+    /// One digest per reading, salted: SHA-256(domain, salt, canonical entry).
+    #[must_use]
+    pub fn leaves(&self) -> Vec<Digest> {
+        self.entries.iter().map(|e| Digest::of(Domain::READING, &[&self.salt, &canonical::encode(e)])).collect()
+    }
+
+    /// What the commitment on the chain says of the batch.
+    #[must_use]
+    pub fn root(&self) -> Digest {
+        merkle::root(&self.leaves())
+    }
+}
+
+/// Why a bundle cannot be sealed or opened.
+#[derive(Debug, thiserror::Error)]
+pub enum SealError {
+    /// Too many readings or too many bytes for one payload; split it.
+    #[error("{bytes} bytes do not fit in one payload of {PAYLOAD_BYTES_MAX}: split the bundle")]
+    TooLarge {
+        /// Size of the plaintext.
+        bytes: usize,
+    },
+    /// The key does not open it: another key, another network, or altered bytes.
+    #[error("the payload does not open with this key on this network: it was sealed for another or was altered")]
+    NotOpened,
+    /// It opens, but what is inside is not a bundle.
+    #[error("what was sealed is not a bundle: {0}")]
+    Malformed(#[from] CanonicalError),
+    /// The cryptographic library failed.
+    #[error("the cryptographic library failed (no random numbers, or a malformed key)")]
+    Crypto,
+}
+
+/// A bundle that only a holder of the subject's private half can read: the payload kept in vaults and named on the chain.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SealedBundle {
+    /// Version of the format.
+    v: u8,
+    /// Which subject key opens it.
+    pub key: KeyId,
+    /// What kind of record it is.
+    pub category: Category,
+    /// Generation of the key.
+    pub epoch: u32,
+    /// The gateway that sealed it.
+    pub author: GatewayId,
+    /// HPKE encapsulated secret.
+    enc: ByteBuf,
+    /// AES-256-GCM over the padded plaintext.
+    ciphertext: ByteBuf,
+}
+
+impl SealedBundle {
+    /// Seals a bundle to the public half of a subject key: HPKE base mode, X25519, HKDF-SHA256, AES-256-GCM (RFC 9180).
+    ///
+    /// # Errors
+    /// [`SealError::TooLarge`] or [`SealError::Crypto`].
+    pub fn seal(network: &NetworkId, author: &GatewayId, key: &SubjectKey, bundle: &Bundle) -> Result<Self, SealError> {
+        let plaintext = padded(&canonical::encode(bundle))?;
+        let mut sealed = Self {
+            v: VERSION,
+            key: key.id(),
+            category: key.category,
+            epoch: key.epoch,
+            author: author.clone(),
+            enc: ByteBuf::new(),
+            ciphertext: ByteBuf::new(),
+        };
+        let aad = sealed.associated_data(network);
+        let (enc, ciphertext) = SUITE
+            .seal(Domain::BUNDLE.as_str().as_bytes(), &aad, &plaintext, &HpkePublicKey(key.public.clone()))
+            .map_err(|_| SealError::Crypto)?;
+        sealed.enc = ByteBuf::from(enc.0);
+        sealed.ciphertext = ByteBuf::from(ciphertext);
+        Ok(sealed)
+    }
+
+    /// Opens it with the private half.
+    ///
+    /// # Errors
+    /// [`SealError::NotOpened`] for the wrong key, network or any altered byte; [`SealError::Malformed`].
+    pub fn open(&self, network: &NetworkId, secret: &SubjectSecret) -> Result<Bundle, SealError> {
+        let aad = self.associated_data(network);
+        let secret = HpkePrivateKey::from(secret.secret_bytes().to_vec());
+        let enc = EncapsulatedSecret(self.enc.to_vec());
+        let plaintext = SUITE
+            .open(&enc, Domain::BUNDLE.as_str().as_bytes(), &aad, &self.ciphertext, &secret)
+            .map(Zeroizing::new)
+            .map_err(|_| SealError::NotOpened)?;
+        Ok(canonical::decode(unpadded(&plaintext)?, PAYLOAD_BYTES_MAX)?)
+    }
+
+    /// The payload's bytes.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        canonical::encode(self)
+    }
+
+    /// Reads a payload's bytes.
+    ///
+    /// # Errors
+    /// [`CanonicalError`].
+    pub fn decode(payload: &[u8]) -> Result<Self, CanonicalError> {
+        canonical::decode(payload, PAYLOAD_BYTES_MAX)
+    }
+
+    /// The identifier of a payload.
+    #[must_use]
+    pub fn id_of(payload: &[u8]) -> BundleId {
+        BundleId(Digest::of(Domain::BUNDLE, &[payload]))
+    }
+
+    /// Domain, network, key, category, epoch, schema and author: none of them can be exchanged without the seal breaking.
+    fn associated_data(&self, network: &NetworkId) -> Vec<u8> {
+        canonical::encode(&(Domain::BUNDLE.as_str(), network, self.key, self.category, self.epoch, self.v, &self.author))
+    }
+}
+
+/// Length, plaintext, zeros up to the next padding class.
+fn padded(plaintext: &[u8]) -> Result<Zeroizing<Vec<u8>>, SealError> {
+    let too_large = SealError::TooLarge { bytes: plaintext.len() };
+    let Some(class) = PADDING_CLASSES.into_iter().find(|class| plaintext.len() + 4 <= *class) else {
+        return Err(too_large);
+    };
+    let length = u32::try_from(plaintext.len()).map_err(|_| too_large)?;
+    let mut bytes = Zeroizing::new(Vec::with_capacity(class));
+    bytes.extend_from_slice(&length.to_be_bytes());
+    bytes.extend_from_slice(plaintext);
+    bytes.resize(class, 0);
+    Ok(bytes)
+}
+
+fn unpadded(bytes: &[u8]) -> Result<&[u8], SealError> {
+    let (length, rest) = bytes.split_first_chunk::<4>().ok_or(SealError::NotOpened)?;
+    let length = usize::try_from(u32::from_be_bytes(*length)).map_err(|_| SealError::NotOpened)?;
+    rest.get(..length).ok_or(SealError::NotOpened)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{reading::tests::reading, signature::SigningKey};
+    use proptest::prelude::*;
+
+    fn network() -> NetworkId {
+        NetworkId(Digest::of(Domain::GENESIS, &[b"test"]))
+    }
+
+    fn sealed() -> (SubjectSecret, Bundle, SealedBundle) {
+        let (secret, key) = SubjectSecret::generate(Category::Vitals, 1).expect("random numbers");
+        let entry = Entry { received_ms: 1, reading: reading().sign(&SigningKey::random()) };
+        let bundle = Bundle::new(vec![entry]);
+        let sealed = SealedBundle::seal(&network(), &"home-1".parse().expect("good"), &key, &bundle).expect("seals");
+        (secret, bundle, sealed)
+    }
+
+    #[test]
+    fn a_holder_opens_what_was_sealed_and_nobody_else() {
+        let (secret, bundle, sealed) = sealed();
+        let payload = sealed.encode();
+        let read = SealedBundle::decode(&payload).expect("decodes");
+        assert_eq!(read.open(&network(), &secret).expect("opens"), bundle);
+        let (other, _) = SubjectSecret::generate(Category::Vitals, 1).expect("random numbers");
+        assert!(matches!(read.open(&network(), &other), Err(SealError::NotOpened)));
+        assert!(matches!(read.open(&NetworkId(Digest::ZERO), &secret), Err(SealError::NotOpened)));
+    }
+
+    #[test]
+    fn the_size_says_only_the_class() {
+        let (_, _, first) = sealed();
+        let (_, _, second) = sealed();
+        assert_eq!(first.ciphertext.len(), second.ciphertext.len());
+        assert_eq!(first.ciphertext.len() % 256, 16);
+    }
+
+    #[test]
+    fn a_bundle_that_is_too_large_says_so() {
+        assert!(matches!(padded(&vec![0; PAYLOAD_BYTES_MAX]), Err(SealError::TooLarge { .. })));
+    }
+
+    proptest! {
+        #[test]
+        fn a_flipped_byte_never_opens(at: usize, with in 1u8..=255) {
+            let (secret, _, sealed) = sealed();
+            let mut payload = sealed.encode();
+            let at = at % payload.len();
+            payload[at] ^= with;
+            if let Ok(read) = SealedBundle::decode(&payload) {
+                prop_assert!(read.open(&network(), &secret).is_err());
+            }
+        }
+    }
+}

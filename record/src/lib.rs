@@ -1,0 +1,29 @@
+//! What is measured: readings, observations, sealed bundles, identifiers.
+//!
+//! The pure half of the house: no tokio, no I/O, no clock. In the order a reading meets them:
+//!
+//! 1. [`ids`] names of devices, gateways, organisations, people; [`signature`] who vouches for bytes.
+//! 2. [`reading`] one signed device message: bytes -> [`reading::SignedReading`] -> [`reading::Reading`].
+//! 3. [`vital`] the LOINC codes, UCUM units and plausible limits we know; [`decimal`] their exact numbers.
+//! 4. [`observation`] a reading in clinical terms.
+//! 5. [`bundle`] observations of one subject and category, sealed to the subject's key and opened again.
+//! 6. [`canonical`] the one encoding that is hashed, and Algorithm 1; [`merkle`] inclusion in a batch.
+//! 7. [`fhir`] the shape the outside sees.
+
+pub mod ids;
+
+pub mod signature;
+
+pub mod reading;
+
+pub mod decimal;
+pub mod vital;
+
+pub mod observation;
+
+pub mod bundle;
+
+pub mod canonical;
+pub mod merkle;
+
+pub mod fhir;

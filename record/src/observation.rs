@@ -1,0 +1,231 @@
+//! A reading in clinical terms: known codes, allowed units, plausible values, the time it holds for.
+
+use crate::{
+    canonical::{Digest, Domain},
+    decimal::Decimal,
+    ids::ReadingId,
+    reading::{Measured, MeasurementState, Reading, Reason, Refusal, Samples, TimeQuality},
+    vital::{self, Sign, Unit},
+};
+use std::cmp::Ordering;
+
+/// A reading's wall clock further ahead of the gateway than this is flagged, never rewritten, in milliseconds.
+pub const SKEW_FLAG_MS: i64 = 300_000;
+
+/// A number with its unit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Quantity {
+    /// The number.
+    pub value: Decimal,
+    /// UCUM code of the unit.
+    pub unit: &'static str,
+}
+
+/// Whether the value lies in the flag range of its sign.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Interpretation {
+    /// Inside.
+    Normal,
+    /// Below.
+    Low,
+    /// Above.
+    High,
+}
+
+/// What was observed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Value {
+    /// One number.
+    Quantity(Quantity, Interpretation),
+    /// The components of a panel.
+    Components(Vec<(&'static Sign, Quantity, Interpretation)>),
+    /// A block of a waveform.
+    Samples(Samples, &'static str),
+    /// The sensor had no value.
+    Absent,
+}
+
+/// One clinical statement made by a device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Observation {
+    /// The reading it comes from.
+    pub reading: ReadingId,
+    /// Which of the reading's observations, from 0.
+    pub index: u16,
+    /// What was measured.
+    pub sign: &'static Sign,
+    /// The result.
+    pub value: Value,
+    /// When it holds, in milliseconds since 1970.
+    pub effective_ms: i64,
+    /// When the gateway received it, in milliseconds since 1970.
+    pub received_ms: i64,
+    /// How far `effective_ms` can be trusted.
+    pub time_quality: TimeQuality,
+    /// Whether the sensor doubted its own measurement.
+    pub questionable: bool,
+}
+
+impl PartialEq for Sign {
+    fn eq(&self, other: &Self) -> bool {
+        self.code == other.code
+    }
+}
+
+impl Eq for Sign {}
+
+impl Observation {
+    /// Puts a reading in clinical terms; the same reading and time give the same observations on every machine.
+    ///
+    /// # Errors
+    /// [`Reason::UnknownCode`], [`Reason::WrongUnit`], [`Reason::Implausible`] or [`Reason::Malformed`].
+    pub fn of(reading: &Reading, received_ms: i64) -> Result<Vec<Self>, Refusal> {
+        let mut components = Vec::new();
+        let mut observations: Vec<(&'static Sign, Value, bool)> = Vec::new();
+        for measured in &reading.observations {
+            let sign = Sign::of(&measured.code).filter(|sign| !sign.units.is_empty()).ok_or_else(|| {
+                Refusal::new(Reason::UnknownCode, "a code is not among those this network knows (docs/GLOSSARY.md lists them)")
+            })?;
+            let value = value_of(sign, measured)?;
+            let questionable = measured.state == MeasurementState::Questionable;
+            match value {
+                Value::Quantity(quantity, interpretation) if is_pressure(sign) => {
+                    components.push((sign, quantity, interpretation, questionable));
+                }
+                value => observations.push((sign, value, questionable)),
+            }
+        }
+        if !components.is_empty() {
+            observations.insert(0, panel(components));
+        }
+        let (effective_ms, time_quality) = effective(reading, received_ms);
+        Ok((0u16..)
+            .zip(observations)
+            .map(|(index, (sign, value, questionable))| Self {
+                reading: reading.id(),
+                index,
+                sign,
+                value,
+                effective_ms,
+                received_ms,
+                time_quality,
+                questionable,
+            })
+            .collect())
+    }
+
+    /// The FHIR logical id: the same on every node that may read it, and no hint for one that may not.
+    #[must_use]
+    pub fn id(&self) -> String {
+        let text = format!("{}/{}", self.reading, self.index);
+        hex::encode(&Digest::of(Domain::OBSERVATION, &[text.as_bytes()]).as_bytes()[..16])
+    }
+}
+
+fn is_pressure(sign: &Sign) -> bool {
+    [vital::SYSTOLIC, vital::DIASTOLIC, vital::MEAN_PRESSURE].contains(&sign.code)
+}
+
+fn panel(components: Vec<(&'static Sign, Quantity, Interpretation, bool)>) -> (&'static Sign, Value, bool) {
+    let sign = Sign::of(vital::BLOOD_PRESSURE_PANEL).expect("the panel is in the table of signs");
+    let questionable = components.iter().any(|c| c.3);
+    (sign, Value::Components(components.into_iter().map(|(sign, quantity, flag, _)| (sign, quantity, flag)).collect()), questionable)
+}
+
+fn value_of(sign: &'static Sign, measured: &Measured) -> Result<Value, Refusal> {
+    let unit = sign.unit(&measured.unit).ok_or_else(|| {
+        let allowed: Vec<_> = sign.units.iter().map(|u| u.ucum).collect();
+        Refusal::new(Reason::WrongUnit, format!("{} comes in {}", sign.code, allowed.join(" or ")))
+    })?;
+    match (&measured.value, &measured.samples, measured.state) {
+        (None, None, MeasurementState::Absent) => Ok(Value::Absent),
+        (Some(value), None, MeasurementState::Valid | MeasurementState::Questionable) if !sign.waveform => {
+            let interpretation = interpret(sign, unit, *value)?;
+            Ok(Value::Quantity(Quantity { value: *value, unit: unit.ucum }, interpretation))
+        }
+        (None, Some(samples), MeasurementState::Valid | MeasurementState::Questionable) if sign.waveform => {
+            if samples.data.is_empty() || samples.period_ms.cmp_magnitude(Decimal::whole(0)) != Ordering::Greater {
+                return Err(Refusal::new(Reason::Malformed, "a waveform block needs samples and a period above 0 ms"));
+            }
+            Ok(Value::Samples(samples.clone(), unit.ucum))
+        }
+        _ => Err(Refusal::new(
+            Reason::Malformed,
+            format!("{} needs exactly one of value, samples or state \"absent\", and samples only for waveforms", sign.code),
+        )),
+    }
+}
+
+fn interpret(sign: &Sign, unit: &Unit, value: Decimal) -> Result<Interpretation, Refusal> {
+    let below = |limit: Decimal| value.cmp_magnitude(limit) == Ordering::Less;
+    let above = |limit: Decimal| value.cmp_magnitude(limit) == Ordering::Greater;
+    if below(unit.plausible.0) || above(unit.plausible.1) {
+        let detail = format!("{} in {} lies between {} and {}", sign.display, unit.ucum, unit.plausible.0, unit.plausible.1);
+        return Err(Refusal::new(Reason::Implausible, detail));
+    }
+    Ok(match (below(unit.flag.0), above(unit.flag.1)) {
+        (true, _) => Interpretation::Low,
+        (_, true) => Interpretation::High,
+        _ => Interpretation::Normal,
+    })
+}
+
+/// The device's own clock where it says one, else the gateway's; a clock far ahead is marked unknown, not corrected.
+fn effective(reading: &Reading, received_ms: i64) -> (i64, TimeQuality) {
+    match reading.wall {
+        Some(wall) if wall > received_ms.saturating_add(SKEW_FLAG_MS) => (wall, TimeQuality::Unknown),
+        Some(wall) => (wall, reading.time_quality),
+        None => (received_ms, TimeQuality::Relative),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::reading::tests::reading;
+
+    fn measured(code: &str, value: &str, unit: &str) -> Measured {
+        let value = Some(value.parse().expect("decimal"));
+        Measured { code: code.to_owned(), value, samples: None, unit: unit.to_owned(), state: MeasurementState::Valid }
+    }
+
+    fn of(observations: Vec<Measured>) -> Result<Vec<Observation>, Refusal> {
+        Observation::of(&Reading { observations, ..reading() }, 1_790_000_000_000)
+    }
+
+    #[test]
+    fn pressures_of_one_message_are_one_panel() {
+        let all = of(vec![
+            measured("8480-6", "128", "mm[Hg]"),
+            measured("8462-4", "82", "mm[Hg]"),
+            measured("8867-4", "61", "/min"),
+        ])
+        .expect("good");
+        assert_eq!(all.len(), 2);
+        assert_eq!(all[0].sign.code, vital::BLOOD_PRESSURE_PANEL);
+        assert!(matches!(&all[0].value, Value::Components(c) if c.len() == 2));
+        assert_ne!(all[0].id(), all[1].id());
+    }
+
+    #[test]
+    fn an_unusual_value_is_flagged_and_an_absurd_one_refused() {
+        let hot = of(vec![measured("8867-4", "220", "/min")]).expect("flagged");
+        assert!(matches!(hot[0].value, Value::Quantity(_, Interpretation::High)));
+        assert_eq!(of(vec![measured("8867-4", "9000", "/min")]).expect_err("absurd").reason, Reason::Implausible);
+        assert_eq!(of(vec![measured("59408-5", "101", "%")]).expect_err("absurd").reason, Reason::Implausible);
+    }
+
+    #[test]
+    fn a_wrong_unit_says_which_are_right() {
+        let refusal = of(vec![measured("8310-5", "36.6", "K")]).expect_err("Kelvin");
+        assert_eq!(refusal.reason, Reason::WrongUnit);
+        assert!(refusal.detail.contains("Cel or [degF]"));
+    }
+
+    #[test]
+    fn a_clock_far_ahead_is_flagged_not_rewritten() {
+        let ahead = Reading { wall: Some(1_790_000_000_000 + SKEW_FLAG_MS + 1), ..reading() };
+        let all = Observation::of(&ahead, 1_790_000_000_000).expect("good");
+        assert_eq!((all[0].effective_ms, all[0].time_quality), (1_790_000_300_001, TimeQuality::Unknown));
+    }
+}
