@@ -1,1 +1,26 @@
-//! ledger
+//! How it is agreed: transactions, blocks, validity policy, consent, proofs.
+//!
+//! The pure half of the fog: no tokio, no I/O, no clock. In the order a commitment meets them:
+//!
+//! 1. [`genesis`] who founded the network; [`transaction`] what an author signs.
+//! 2. [`admission`] how a gateway hands over a bundle; [`policy`] the hash validation policy P and the nonce
+//!    search (Algorithm 3).
+//! 3. [`block`] Block -> VerifiedBlock -> FinalizedBlock.
+//! 4. [`state`] a finalized block applied, equally on every node.
+//! 5. [`consent`] grants in force -> Permit.
+//! 6. [`proof`] what a third party checks: Merkle inclusion and two thirds of the votes.
+
+pub mod genesis;
+pub mod transaction;
+
+pub mod admission;
+
+pub mod policy;
+
+pub mod block;
+
+pub mod state;
+
+pub mod consent;
+
+pub mod proof;

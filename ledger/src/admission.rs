@@ -1,0 +1,126 @@
+//! How a gateway hands a sealed bundle to a fog node, and the signed word it gets back: admitted, not yet final.
+
+use record::{
+    bundle::{PAYLOAD_BYTES_MAX, SealedBundle},
+    canonical::{self, CanonicalError, Digest, Domain},
+    ids::BundleId,
+    signature::{PublicKey, Signature, SigningKey},
+};
+use serde::{Deserialize, Serialize};
+use serde_bytes::ByteBuf;
+
+use crate::transaction::{Commitment, SignedTransaction, TRANSACTION_BYTES_MAX};
+
+/// A submission has at most this many bytes.
+pub const SUBMISSION_BYTES_MAX: usize = PAYLOAD_BYTES_MAX + TRANSACTION_BYTES_MAX + 1_024;
+
+/// The body of `POST /api/v1/bundles`: the signed commitment and the payload it commits to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Submission {
+    /// The commitment, signed by the gateway.
+    pub transaction: SignedTransaction,
+    /// The sealed bundle.
+    pub payload: ByteBuf,
+}
+
+/// Why a submission does not fit together.
+#[derive(Debug, thiserror::Error)]
+pub enum SubmissionError {
+    /// Not a submission.
+    #[error("the submission is {0}")]
+    Malformed(#[from] CanonicalError),
+    /// The transaction is no commitment.
+    #[error("the transaction of a submission must be a commitment")]
+    NoCommitment,
+    /// Bundle id, CID or key differ between payload and commitment.
+    #[error("the commitment is not to this payload: its bundle id, CID or key differ")]
+    Mismatch,
+}
+
+/// A submission whose payload is the one its commitment names; only [`Submission::decode`] makes one.
+#[derive(Clone, Debug)]
+pub struct MatchedSubmission {
+    transaction: SignedTransaction,
+    commitment: Commitment,
+    payload: Vec<u8>,
+}
+
+impl MatchedSubmission {
+    /// The signed commitment; whether its author may commit is for the state to say.
+    #[must_use]
+    pub const fn transaction(&self) -> &SignedTransaction {
+        &self.transaction
+    }
+
+    /// What it commits to.
+    #[must_use]
+    pub const fn commitment(&self) -> &Commitment {
+        &self.commitment
+    }
+
+    /// The payload and the transaction, to be kept.
+    #[must_use]
+    pub fn into_parts(self) -> (SignedTransaction, Vec<u8>) {
+        (self.transaction, self.payload)
+    }
+}
+
+impl Submission {
+    /// The bytes to send.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        canonical::encode(self)
+    }
+
+    /// Reads a submission and checks that payload and commitment belong together.
+    ///
+    /// # Errors
+    /// [`SubmissionError`] says what to change.
+    pub fn decode(bytes: &[u8]) -> Result<MatchedSubmission, SubmissionError> {
+        let submission: Self = canonical::decode(bytes, SUBMISSION_BYTES_MAX)?;
+        let commitment = submission.transaction.commitment().ok_or(SubmissionError::NoCommitment)?.clone();
+        let payload = submission.payload.into_vec();
+        let sealed = SealedBundle::decode(&payload)?;
+        let same = commitment.bundle == SealedBundle::id_of(&payload)
+            && commitment.cid == canonical::cid_of(&payload)
+            && commitment.key == sealed.key;
+        if !same {
+            return Err(SubmissionError::Mismatch);
+        }
+        Ok(MatchedSubmission { transaction: submission.transaction, commitment, payload })
+    }
+}
+
+/// A fog node's signed word that it holds the payload durably and has queued the commitment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Admission {
+    /// The bundle.
+    pub bundle: BundleId,
+    /// The validator that admitted it.
+    pub validator: PublicKey,
+    /// When, in milliseconds since 1970, by that node's clock.
+    pub admitted_ms: i64,
+    /// Over domain, bundle and time.
+    pub signature: Signature,
+}
+
+impl Admission {
+    /// Signs an admission.
+    #[must_use]
+    pub fn sign(bundle: BundleId, admitted_ms: i64, key: &SigningKey) -> Self {
+        let signature = key.sign(Domain::ADMISSION, &Self::signed(&bundle.0, admitted_ms));
+        Self { bundle, validator: key.public(), admitted_ms, signature }
+    }
+
+    /// Whether the validator it names signed it.
+    #[must_use]
+    pub fn is_genuine(&self) -> bool {
+        self.validator.verify(Domain::ADMISSION, &Self::signed(&self.bundle.0, self.admitted_ms), &self.signature).is_ok()
+    }
+
+    fn signed(bundle: &Digest, admitted_ms: i64) -> Vec<u8> {
+        canonical::encode(&(bundle, admitted_ms))
+    }
+}

@@ -1,0 +1,111 @@
+//! The founding document of a network: its members, validators and policy; its digest is the network's name.
+
+use record::{
+    canonical::{self, Digest, Domain},
+    ids::{NetworkId, OrganizationId},
+    signature::PublicKey,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::policy::ValidityPolicy;
+
+/// What an organisation is in the network. The paper's "distributor" is a [`Role::Supplier`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Hospitals and practices.
+    Provider,
+    /// Insurers.
+    Payer,
+    /// Suppliers of medicine.
+    Supplier,
+    /// Who runs the machines.
+    Operator,
+}
+
+/// A member of the network.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Organization {
+    /// Its id.
+    pub id: OrganizationId,
+    /// The name people read.
+    pub name: String,
+    /// Its role.
+    pub role: Role,
+    /// The key with which it signs transactions and access tokens.
+    pub key: PublicKey,
+}
+
+/// A fog node with a vote.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Validator {
+    /// The organisation that runs it.
+    pub organization: OrganizationId,
+    /// The key with which it votes and signs admissions.
+    pub key: PublicKey,
+    /// Its TLS public key: SHA-256 of the SubjectPublicKeyInfo.
+    pub tls: Digest,
+}
+
+/// The founding document.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Genesis {
+    /// The name people read.
+    pub name: String,
+    /// When it was founded, in milliseconds since 1970; no block is older.
+    pub founded_ms: u64,
+    /// The founding members.
+    pub organizations: Vec<Organization>,
+    /// The first committee; n = 3f + 1.
+    pub validators: Vec<Validator>,
+    /// When a block is valid (Algorithm 3).
+    pub policy: ValidityPolicy,
+}
+
+/// A founding document that cannot found a network.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("genesis: {0}")]
+pub struct BadGenesis(String);
+
+impl Genesis {
+    /// Reads the JSON document and checks it.
+    ///
+    /// # Errors
+    /// [`BadGenesis`] says what to change.
+    pub fn from_json(text: &str) -> Result<Self, BadGenesis> {
+        let genesis: Self = serde_json::from_str(text).map_err(|e| BadGenesis(e.to_string()))?;
+        genesis.checked()
+    }
+
+    fn checked(self) -> Result<Self, BadGenesis> {
+        let mut keys: Vec<_> = self.validators.iter().map(|v| v.key).collect();
+        keys.sort();
+        keys.dedup();
+        if keys.is_empty() || keys.len() != self.validators.len() {
+            return Err(BadGenesis("validators must be at least one, each with a key of its own".to_owned()));
+        }
+        for validator in &self.validators {
+            if !self.organizations.iter().any(|o| o.id == validator.organization) {
+                return Err(BadGenesis(format!("validator of {} needs that organization in the list", validator.organization)));
+            }
+        }
+        Ok(self)
+    }
+
+    /// The network's name: the digest of the canonical document.
+    #[must_use]
+    pub fn network(&self) -> NetworkId {
+        NetworkId(Digest::of(Domain::GENESIS, &[&canonical::encode(self)]))
+    }
+
+    /// The committee's keys, sorted: the order in which the engine numbers them.
+    #[must_use]
+    pub fn committee(&self) -> Vec<PublicKey> {
+        let mut keys: Vec<_> = self.validators.iter().map(|v| v.key).collect();
+        keys.sort();
+        keys
+    }
+}

@@ -1,0 +1,230 @@
+//! What a third party checks with the validators' public keys alone: inclusion in a block, and two thirds of the votes.
+//!
+//! The votes are those of Simplex as the engine signs them: ed25519 over `varint(len(ns)) ‖ ns ‖ proposal`, where `ns` is
+//! the network's vote namespace with the suffix `_FINALIZE` and the proposal is `varint(epoch) ‖ varint(view) ‖
+//! varint(parent view) ‖ digest`. `fog-node/src/consensus` has a test that the engine's own votes pass here.
+
+use record::{
+    ids::{BundleId, NetworkId},
+    merkle,
+    signature::{PublicKey, Signature},
+};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    block::{Block, Header},
+    transaction::SignedTransaction,
+};
+
+/// A receipt has at most this many bytes of JSON.
+pub const RECEIPT_BYTES_MAX: usize = 1_048_576;
+/// A block that became final through a descendant is at most this many headers below it.
+pub const DESCENT_MAX: usize = 256;
+
+/// One validator's vote to finalize.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Vote {
+    /// Who voted.
+    pub validator: PublicKey,
+    /// Over the vote message of the header.
+    pub signature: Signature,
+}
+
+/// A quorum's votes on one header, ordered by validator.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Finalization {
+    /// The votes.
+    pub votes: Vec<Vote>,
+}
+
+/// The validators of a network: what `--validators` reads and `/api/v1/chain/validators` serves.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ValidatorSet {
+    /// The network they vote in.
+    pub network: NetworkId,
+    /// Their keys, sorted.
+    pub validators: Vec<PublicKey>,
+}
+
+impl ValidatorSet {
+    /// The votes that finalize: n - f of n = 3f + 1 (the engine's rule).
+    #[must_use]
+    pub fn quorum(&self) -> usize {
+        let n = self.validators.len();
+        n - n.saturating_sub(1) / 3
+    }
+}
+
+/// The namespace under which a network's validators sign, before the engine's suffix.
+#[must_use]
+pub fn vote_namespace(network: &NetworkId) -> Vec<u8> {
+    format!("vitalfog/{network}").into_bytes()
+}
+
+/// The exact bytes of a vote to finalize this header.
+#[must_use]
+pub fn vote_message(header: &Header) -> Vec<u8> {
+    let namespace = [vote_namespace(&header.network).as_slice(), b"_FINALIZE"].concat();
+    let mut message = varint(namespace.len() as u64);
+    message.extend(namespace);
+    for number in [header.epoch, header.view, header.parent_view] {
+        message.extend(varint(number));
+    }
+    message.extend_from_slice(header.digest().as_bytes());
+    message
+}
+
+/// LEB128, as the engine writes integers.
+fn varint(mut number: u64) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    while number >= 0x80 {
+        bytes.push((number & 0x7f) as u8 | 0x80); // the mask leaves seven bits
+        number >>= 7;
+    }
+    bytes.push(number as u8); // below 0x80 here
+    bytes
+}
+
+/// Everything needed to check that a bundle's commitment is final. Its JSON text is strict: one receipt, one text.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Receipt {
+    /// The bundle.
+    pub bundle: BundleId,
+    /// The signed commitment, as it stands in the block.
+    pub transaction: SignedTransaction,
+    /// From the commitment to the block's Merkle root.
+    pub path: merkle::Path,
+    /// The block's header, then (if it was not voted on itself) its descendants up to the one that was.
+    pub headers: Vec<Header>,
+    /// The votes on the last header.
+    pub finalization: Finalization,
+}
+
+/// Why a receipt proves nothing.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ReceiptError {
+    /// Not the strict text of a receipt.
+    #[error("not a receipt, or not its exact text: {0}")]
+    Malformed(String),
+    /// The commitment is about another bundle.
+    #[error("the commitment is about another bundle")]
+    OtherBundle,
+    /// The Merkle path does not lead from the commitment to the block.
+    #[error("the Merkle path does not lead from the commitment to the block's root")]
+    NotIncluded,
+    /// The headers are not a chain, or of another network.
+    #[error("the headers are not one chain of this network")]
+    BrokenChain,
+    /// Too few valid votes, a vote by a stranger, or one twice.
+    #[error("votes: {0}")]
+    NotFinal(String),
+}
+
+/// A receipt whose every part was checked; what a gateway needs to see before it forgets a bundle.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VerifiedReceipt {
+    bundle: BundleId,
+    header: Header,
+    votes: usize,
+}
+
+impl VerifiedReceipt {
+    /// The bundle that is final.
+    #[must_use]
+    pub const fn bundle(&self) -> BundleId {
+        self.bundle
+    }
+
+    /// The header of the block that holds its commitment.
+    #[must_use]
+    pub const fn header(&self) -> &Header {
+        &self.header
+    }
+
+    /// How many validators' votes were checked.
+    #[must_use]
+    pub const fn votes(&self) -> usize {
+        self.votes
+    }
+}
+
+impl Receipt {
+    /// The receipt of transaction `index` of `block`, which was finalized itself or through `descendants`.
+    #[must_use]
+    pub fn of(block: &Block, index: usize, descendants: Vec<Header>, finalization: Finalization) -> Option<Self> {
+        let transaction = block.transactions.get(index)?.clone();
+        let bundle = transaction.commitment()?.bundle;
+        let path = merkle::Path::of(&block.leaves(), index)?;
+        let headers = std::iter::once(block.header.clone()).chain(descendants).collect();
+        Some(Self { bundle, transaction, path, headers, finalization })
+    }
+
+    /// The strict text.
+    #[must_use]
+    pub fn to_json(&self) -> String {
+        serde_json::to_string(self).expect("a receipt has string keys and whole numbers")
+    }
+
+    /// Checks the text of a receipt against a network's validators; any one changed byte makes it fail.
+    ///
+    /// # Errors
+    /// [`ReceiptError`] says which part does not hold.
+    pub fn verify(text: &str, validators: &ValidatorSet) -> Result<VerifiedReceipt, ReceiptError> {
+        if text.len() > RECEIPT_BYTES_MAX {
+            return Err(ReceiptError::Malformed(format!("more than {RECEIPT_BYTES_MAX} bytes")));
+        }
+        let receipt: Self = serde_json::from_str(text).map_err(|e| ReceiptError::Malformed(e.to_string()))?;
+        if receipt.to_json() != text {
+            return Err(ReceiptError::Malformed("the text differs from the one canonical text of its content".to_owned()));
+        }
+        receipt.check(validators)
+    }
+
+    fn check(self, validators: &ValidatorSet) -> Result<VerifiedReceipt, ReceiptError> {
+        if self.transaction.commitment().is_none_or(|c| c.bundle != self.bundle) {
+            return Err(ReceiptError::OtherBundle);
+        }
+        if self.headers.len() > DESCENT_MAX || self.headers.iter().any(|h| h.network != validators.network) {
+            return Err(ReceiptError::BrokenChain);
+        }
+        if self.headers.windows(2).any(|pair| pair[1].parent != pair[0].digest()) {
+            return Err(ReceiptError::BrokenChain);
+        }
+        let (first, last) = self.headers.first().zip(self.headers.last()).ok_or(ReceiptError::BrokenChain)?;
+        if self.path.root(self.transaction.leaf()) != Some(first.transactions_root) {
+            return Err(ReceiptError::NotIncluded);
+        }
+        let votes = self.finalization.check(last, validators)?;
+        Ok(VerifiedReceipt { bundle: self.bundle, header: first.clone(), votes })
+    }
+}
+
+impl Finalization {
+    /// Checks the votes on a header: each by another validator of the set, each signature right, a quorum of them.
+    ///
+    /// # Errors
+    /// [`ReceiptError::NotFinal`].
+    pub fn check(&self, header: &Header, validators: &ValidatorSet) -> Result<usize, ReceiptError> {
+        let not_final = |why: &str| Err(ReceiptError::NotFinal(why.to_owned()));
+        if self.votes.windows(2).any(|pair| pair[0].validator >= pair[1].validator) {
+            return not_final("not ordered by validator, or one validator twice");
+        }
+        let message = vote_message(header);
+        for vote in &self.votes {
+            if !validators.validators.contains(&vote.validator) {
+                return not_final("one is by a key that is no validator of this network");
+            }
+            if vote.validator.verify_raw(&message, &vote.signature).is_err() {
+                return not_final("a signature is wrong");
+            }
+        }
+        if self.votes.len() < validators.quorum() {
+            return not_final(&format!("{} of {}, {} are needed", self.votes.len(), validators.validators.len(), validators.quorum()));
+        }
+        Ok(self.votes.len())
+    }
+}
