@@ -79,7 +79,11 @@ impl Submission {
     /// [`SubmissionError`] says what to change.
     pub fn decode(bytes: &[u8]) -> Result<MatchedSubmission, SubmissionError> {
         let submission: Self = canonical::decode(bytes, SUBMISSION_BYTES_MAX)?;
-        let commitment = submission.transaction.commitment().ok_or(SubmissionError::NoCommitment)?.clone();
+        let commitment = submission
+            .transaction
+            .commitment()
+            .ok_or(SubmissionError::NoCommitment)?
+            .clone();
         let payload = submission.payload.into_vec();
         let sealed = SealedBundle::decode(&payload)?;
         let same = commitment.bundle == SealedBundle::id_of(&payload)
@@ -88,7 +92,11 @@ impl Submission {
         if !same {
             return Err(SubmissionError::Mismatch);
         }
-        Ok(MatchedSubmission { transaction: submission.transaction, commitment, payload })
+        Ok(MatchedSubmission {
+            transaction: submission.transaction,
+            commitment,
+            payload,
+        })
     }
 }
 
@@ -111,13 +119,24 @@ impl Admission {
     #[must_use]
     pub fn sign(bundle: BundleId, admitted_ms: i64, key: &SigningKey) -> Self {
         let signature = key.sign(Domain::ADMISSION, &Self::signed(&bundle.0, admitted_ms));
-        Self { bundle, validator: key.public(), admitted_ms, signature }
+        Self {
+            bundle,
+            validator: key.public(),
+            admitted_ms,
+            signature,
+        }
     }
 
     /// Whether the validator it names signed it.
     #[must_use]
     pub fn is_genuine(&self) -> bool {
-        self.validator.verify(Domain::ADMISSION, &Self::signed(&self.bundle.0, self.admitted_ms), &self.signature).is_ok()
+        self.validator
+            .verify(
+                Domain::ADMISSION,
+                &Self::signed(&self.bundle.0, self.admitted_ms),
+                &self.signature,
+            )
+            .is_ok()
     }
 
     fn signed(bundle: &Digest, admitted_ms: i64) -> Vec<u8> {

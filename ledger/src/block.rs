@@ -81,8 +81,21 @@ impl Header {
     /// A hasher fed with everything but the nonce.
     pub(crate) fn hasher_before_nonce(&self) -> Sha256 {
         let fields = (
-            (self.version, &self.network, self.epoch, self.view, &self.leader, self.parent_view),
-            (self.height, &self.parent, self.timestamp_ms, &self.transactions_root, &self.policy),
+            (
+                self.version,
+                &self.network,
+                self.epoch,
+                self.view,
+                &self.leader,
+                self.parent_view,
+            ),
+            (
+                self.height,
+                &self.parent,
+                self.timestamp_ms,
+                &self.transactions_root,
+                &self.policy,
+            ),
         );
         Digest::hasher(Domain::HEADER).chain_update(canonical::encode(&fields))
     }
@@ -121,7 +134,10 @@ impl Block {
             policy: genesis.policy.id(),
             nonce: 0,
         };
-        Self { header, transactions: Vec::new() }
+        Self {
+            header,
+            transactions: Vec::new(),
+        }
     }
 
     /// The Merkle root over the transactions it holds.
@@ -203,17 +219,29 @@ pub(crate) mod tests {
             name: "test".to_owned(),
             founded_ms: 1_000,
             organizations: (0..keys.len())
-                .map(|i| Organization { id: organization(i), name: format!("Org {i}"), role: Role::Provider, key: keys[i].public() })
+                .map(|i| Organization {
+                    id: organization(i),
+                    name: format!("Org {i}"),
+                    role: Role::Provider,
+                    key: keys[i].public(),
+                })
                 .collect(),
             validators: (0..keys.len())
-                .map(|i| Validator { organization: organization(i), key: keys[i].public(), tls: Digest::ZERO })
+                .map(|i| Validator {
+                    organization: organization(i),
+                    key: keys[i].public(),
+                    tls: Digest::ZERO,
+                })
                 .collect(),
             policy: ValidityPolicy::default(),
         }
     }
 
     pub(crate) fn child(genesis: &Genesis, parent: &Block, transactions: Vec<SignedTransaction>) -> Block {
-        let mut block = Block { header: parent.header.clone(), transactions };
+        let mut block = Block {
+            header: parent.header.clone(),
+            transactions,
+        };
         block.header.height = parent.header.height.next();
         block.header.parent = parent.header.digest();
         block.header.timestamp_ms += 1;
@@ -231,7 +259,10 @@ pub(crate) mod tests {
         let parent = Block::genesis(&genesis);
         let block = child(&genesis, &parent, vec![]);
         assert_eq!(Block::decode(&block.encode()).expect("canonical"), block);
-        let verified = genesis.policy.verify(block.clone(), &parent.header, &genesis.committee()).expect("valid");
+        let verified = genesis
+            .policy
+            .verify(block.clone(), &parent.header, &genesis.committee())
+            .expect("valid");
         assert!(verified.digest().leading_zero_bits() >= 8);
         assert_eq!(verified.block(), &block);
     }
@@ -246,19 +277,31 @@ pub(crate) mod tests {
             let mut block = good.clone();
             change(&mut block.header);
             block.header = genesis.policy.mine(block.header).0;
-            genesis.policy.verify(block, &parent.header, &genesis.committee()).expect_err("violates")
+            genesis
+                .policy
+                .verify(block, &parent.header, &genesis.committee())
+                .expect_err("violates")
         };
         assert_eq!(refused(&|h| h.network = NetworkId(Digest::ZERO)), Violation::Network);
         assert_eq!(refused(&|h| h.height = Height(2)), Violation::Parent);
         assert_eq!(refused(&|h| h.parent = Digest::ZERO), Violation::Parent);
         assert_eq!(refused(&|h| h.timestamp_ms = 1_000), Violation::Parent);
-        assert_eq!(refused(&|h| h.transactions_root = Digest::of(Domain::STATE, &[])), Violation::Root);
-        assert_eq!(refused(&|h| h.leader = SigningKey::random().public()), Violation::Proposer);
+        assert_eq!(
+            refused(&|h| h.transactions_root = Digest::of(Domain::STATE, &[])),
+            Violation::Root
+        );
+        assert_eq!(
+            refused(&|h| h.leader = SigningKey::random().public()),
+            Violation::Proposer
+        );
         let mut unmined = good.clone();
         while unmined.header.digest().leading_zero_bits() >= 8 {
             unmined.header.nonce += 1;
         }
-        assert_eq!(genesis.policy.verify(unmined, &parent.header, &genesis.committee()), Err(Violation::Nonce));
+        assert_eq!(
+            genesis.policy.verify(unmined, &parent.header, &genesis.committee()),
+            Err(Violation::Nonce)
+        );
     }
 
     proptest! {

@@ -46,7 +46,11 @@ pub struct Denied {
 pub fn authorize(state: &State, reader: &OrganizationId, key: &KeyId) -> Result<Permit, Denied> {
     let is_custodian = state.subject_key(key).is_some_and(|k| k.custodian == *reader);
     if is_custodian || state.is_granted(key, reader) {
-        Ok(Permit { reader: reader.clone(), key: *key, height: state.height })
+        Ok(Permit {
+            reader: reader.clone(),
+            key: *key,
+            height: state.height,
+        })
     } else {
         Err(Denied { reader: reader.clone() })
     }

@@ -85,11 +85,16 @@ impl Genesis {
         keys.sort();
         keys.dedup();
         if keys.is_empty() || keys.len() != self.validators.len() {
-            return Err(BadGenesis("validators must be at least one, each with a key of its own".to_owned()));
+            return Err(BadGenesis(
+                "validators must be at least one, each with a key of its own".to_owned(),
+            ));
         }
         for validator in &self.validators {
             if !self.organizations.iter().any(|o| o.id == validator.organization) {
-                return Err(BadGenesis(format!("validator of {} needs that organization in the list", validator.organization)));
+                return Err(BadGenesis(format!(
+                    "validator of {} needs that organization in the list",
+                    validator.organization
+                )));
             }
         }
         Ok(self)

@@ -22,7 +22,11 @@ pub struct ValidityPolicy {
 
 impl Default for ValidityPolicy {
     fn default() -> Self {
-        Self { leading_zero_bits: 8, transactions_max: 512, skew_ms_max: 2_000 }
+        Self {
+            leading_zero_bits: 8,
+            transactions_max: 512,
+            skew_ms_max: 2_000,
+        }
     }
 }
 
@@ -93,7 +97,11 @@ impl ValidityPolicy {
         if !committee.contains(&header.leader) {
             return Err(Violation::Proposer);
         }
-        let mut ids: Vec<_> = block.transactions.iter().map(crate::transaction::SignedTransaction::id).collect();
+        let mut ids: Vec<_> = block
+            .transactions
+            .iter()
+            .map(crate::transaction::SignedTransaction::id)
+            .collect();
         ids.sort_unstable();
         ids.dedup();
         let too_many = u32::try_from(block.transactions.len()).map_or(true, |n| n > self.transactions_max);

@@ -160,7 +160,13 @@ impl Receipt {
         let bundle = transaction.commitment()?.bundle;
         let path = merkle::Path::of(&block.leaves(), index)?;
         let headers = std::iter::once(block.header.clone()).chain(descendants).collect();
-        Some(Self { bundle, transaction, path, headers, finalization })
+        Some(Self {
+            bundle,
+            transaction,
+            path,
+            headers,
+            finalization,
+        })
     }
 
     /// The strict text.
@@ -179,7 +185,9 @@ impl Receipt {
         }
         let receipt: Self = serde_json::from_str(text).map_err(|e| ReceiptError::Malformed(e.to_string()))?;
         if receipt.to_json() != text {
-            return Err(ReceiptError::Malformed("the text differs from the one canonical text of its content".to_owned()));
+            return Err(ReceiptError::Malformed(
+                "the text differs from the one canonical text of its content".to_owned(),
+            ));
         }
         receipt.check(validators)
     }
@@ -194,12 +202,20 @@ impl Receipt {
         if self.headers.windows(2).any(|pair| pair[1].parent != pair[0].digest()) {
             return Err(ReceiptError::BrokenChain);
         }
-        let (first, last) = self.headers.first().zip(self.headers.last()).ok_or(ReceiptError::BrokenChain)?;
+        let (first, last) = self
+            .headers
+            .first()
+            .zip(self.headers.last())
+            .ok_or(ReceiptError::BrokenChain)?;
         if self.path.root(self.transaction.leaf()) != Some(first.transactions_root) {
             return Err(ReceiptError::NotIncluded);
         }
         let votes = self.finalization.check(last, validators)?;
-        Ok(VerifiedReceipt { bundle: self.bundle, header: first.clone(), votes })
+        Ok(VerifiedReceipt {
+            bundle: self.bundle,
+            header: first.clone(),
+            votes,
+        })
     }
 }
 
@@ -223,8 +239,124 @@ impl Finalization {
             }
         }
         if self.votes.len() < validators.quorum() {
-            return not_final(&format!("{} of {}, {} are needed", self.votes.len(), validators.validators.len(), validators.quorum()));
+            return not_final(&format!(
+                "{} of {}, {} are needed",
+                self.votes.len(),
+                validators.validators.len(),
+                validators.quorum()
+            ));
         }
         Ok(self.votes.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        block::tests::{child, founded},
+        transaction::{Action, Author, Commitment, Transaction},
+    };
+    use proptest::prelude::*;
+    use record::{
+        bundle::{Bundle, Category, SealedBundle, SubjectSecret},
+        signature::SigningKey,
+    };
+
+    fn receipt(voters: usize) -> (Receipt, ValidatorSet) {
+        let mut keys: Vec<_> = (0..4).map(|_| SigningKey::random()).collect();
+        keys.sort_by_key(SigningKey::public);
+        let genesis = founded(&keys);
+        let author = "home-1".parse().expect("good");
+        let (_, subject) = SubjectSecret::generate(Category::Vitals, 1).expect("random numbers");
+        let commit = |count| {
+            let bundle = Bundle::new(vec![]);
+            let sealed = SealedBundle::seal(&genesis.network(), &author, &subject, &bundle).expect("seals");
+            let action = Action::Commit(Commitment::to(&sealed.encode(), &sealed, (bundle.root(), count), 0));
+            let (network, author) = (genesis.network(), Author::Gateway(author.clone()));
+            Transaction {
+                network,
+                author,
+                sequence: 0,
+                action,
+            }
+            .sign(&keys[0])
+        };
+        let block = child(&genesis, &Block::genesis(&genesis), (1..6).map(commit).collect());
+        let next = child(&genesis, &block, vec![]);
+        let message = vote_message(&next.header);
+        let votes = keys
+            .iter()
+            .take(voters)
+            .map(|k| Vote {
+                validator: k.public(),
+                signature: k.sign_raw(&message),
+            })
+            .collect();
+        let set = ValidatorSet {
+            network: genesis.network(),
+            validators: genesis.committee(),
+        };
+        (
+            Receipt::of(&block, 2, vec![next.header], Finalization { votes }).expect("index 2 of 5"),
+            set,
+        )
+    }
+
+    #[test]
+    fn three_of_four_votes_prove_and_two_do_not() {
+        let (good, set) = receipt(3);
+        assert_eq!(
+            Receipt::verify(&good.to_json(), &set).expect("proves").bundle(),
+            good.bundle
+        );
+        let (thin, set) = receipt(2);
+        assert!(matches!(
+            Receipt::verify(&thin.to_json(), &set),
+            Err(ReceiptError::NotFinal(_))
+        ));
+    }
+
+    #[test]
+    fn another_networks_validators_do_not_count() {
+        let ((good, _), (_, other)) = (receipt(3), receipt(3));
+        assert!(Receipt::verify(&good.to_json(), &other).is_err());
+    }
+
+    #[test]
+    fn one_vote_cannot_be_counted_twice() {
+        let (mut greedy, set) = receipt(2);
+        let again = greedy.finalization.votes[1].clone();
+        greedy.finalization.votes.push(again);
+        assert!(matches!(
+            Receipt::verify(&greedy.to_json(), &set),
+            Err(ReceiptError::NotFinal(_))
+        ));
+    }
+
+    #[test]
+    fn every_changed_byte_is_refused() {
+        let (good, set) = receipt(4);
+        let text = good.to_json().into_bytes();
+        for at in 0..text.len() {
+            let mut changed = text.clone();
+            changed[at] ^= 1;
+            if let Ok(changed) = String::from_utf8(changed) {
+                assert!(Receipt::verify(&changed, &set).is_err(), "byte {at}");
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_other_byte_anywhere_is_refused(at: usize, with in 1u8..=255) {
+            let (good, set) = receipt(3);
+            let mut text = good.to_json().into_bytes();
+            let at = at % text.len();
+            text[at] ^= with;
+            if let Ok(text) = String::from_utf8(text) {
+                prop_assert!(Receipt::verify(&text, &set).is_err());
+            }
+        }
     }
 }

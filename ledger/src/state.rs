@@ -98,6 +98,7 @@ pub struct State {
     validators: Vec<Validator>,
     gateways: BTreeMap<GatewayId, Gateway>,
     devices: BTreeMap<DeviceId, DeviceEnrolment>,
+    /// Sorted by id; a list, because a map of the canonical encoding has text keys only.
     keys: Vec<(KeyId, AnnouncedKey)>,
     grants: BTreeSet<Grant>,
 }
@@ -110,7 +111,11 @@ impl State {
             network: genesis.network(),
             height: Height(0),
             digest: Digest::of(Domain::STATE, &[&canonical::encode(genesis)]),
-            organizations: genesis.organizations.iter().map(|o| (o.id.clone(), o.clone())).collect(),
+            organizations: genesis
+                .organizations
+                .iter()
+                .map(|o| (o.id.clone(), o.clone()))
+                .collect(),
             validators: genesis.validators.clone(),
             gateways: BTreeMap::new(),
             devices: BTreeMap::new(),
@@ -124,13 +129,23 @@ impl State {
     /// # Panics
     /// If the block is not the next one: the caller applies finalized blocks in order, once each.
     pub fn apply(&mut self, block: &Block, finals: &impl Finals) -> Vec<Outcome> {
-        assert_eq!(block.header.height, self.height.next(), "finalized blocks are applied in order, once each");
+        assert_eq!(
+            block.header.height,
+            self.height.next(),
+            "finalized blocks are applied in order, once each"
+        );
         let mut here = BTreeSet::new();
         let mut outcomes = Vec::with_capacity(block.transactions.len());
         for transaction in &block.transactions {
             let seen = identifiers(transaction);
-            let known = seen.iter().any(|digest| here.contains(digest) || finals.contains(digest));
-            let outcome = if known { Err(Refused::AlreadyFinal) } else { self.admit(transaction) };
+            let known = seen
+                .iter()
+                .any(|digest| here.contains(digest) || finals.contains(digest));
+            let outcome = if known {
+                Err(Refused::AlreadyFinal)
+            } else {
+                self.admit(transaction)
+            };
             if outcome.is_ok() {
                 here.extend(seen);
                 self.execute(transaction);
@@ -139,7 +154,14 @@ impl State {
         }
         self.height = block.header.height;
         let block_digest = block.header.digest();
-        self.digest = Digest::of(Domain::STATE, &[self.digest.as_bytes(), block_digest.as_bytes(), &canonical::encode(&outcomes)]);
+        self.digest = Digest::of(
+            Domain::STATE,
+            &[
+                self.digest.as_bytes(),
+                block_digest.as_bytes(),
+                &canonical::encode(&outcomes),
+            ],
+        );
         outcomes
     }
 
@@ -167,14 +189,15 @@ impl State {
         if sequence != 0 {
             return Err(Refused::NotAllowed);
         }
-        self.subject_key(&commitment.key).map(|_| ()).ok_or(Refused::UnknownName)
+        self.subject_key(&commitment.key)
+            .map(|_| ())
+            .ok_or(Refused::UnknownName)
     }
 
     fn may_decide(&self, author: &OrganizationId, action: &Action) -> Result<(), Refused> {
         let free = |taken: bool| if taken { Err(Refused::NameTaken) } else { Ok(()) };
         match action {
-            // Members are founded; adding one is a vote of the members (issue "step 2"), never one member's word.
-            Action::Commit(_) | Action::EnrolOrganization(_) => Err(Refused::NotAllowed),
+            Action::Commit(_) => Err(Refused::NotAllowed),
             Action::EnrolGateway(enrolment) => free(self.gateways.contains_key(&enrolment.gateway)),
             Action::EnrolDevice(enrolment) => {
                 let gateway = self.gateways.get(&enrolment.gateway).ok_or(Refused::UnknownName)?;
@@ -189,17 +212,26 @@ impl State {
                 if !self.organizations.contains_key(&grant.grantee) {
                     return Err(Refused::UnknownName);
                 }
-                if announced.custodian == *author { Ok(()) } else { Err(Refused::NotAllowed) }
+                if announced.custodian == *author {
+                    Ok(())
+                } else {
+                    Err(Refused::NotAllowed)
+                }
             }
         }
     }
 
     fn execute(&mut self, transaction: &SignedTransaction) {
-        let Author::Organization(author) = &transaction.claims().author else { return };
+        let Author::Organization(author) = &transaction.claims().author else {
+            return;
+        };
         match &transaction.claims().action {
-            Action::Commit(_) | Action::EnrolOrganization(_) => {}
+            Action::Commit(_) => {}
             Action::EnrolGateway(enrolment) => {
-                let gateway = Gateway { enrolment: enrolment.clone(), operator: author.clone() };
+                let gateway = Gateway {
+                    enrolment: enrolment.clone(),
+                    operator: author.clone(),
+                };
                 self.gateways.insert(enrolment.gateway.clone(), gateway);
             }
             Action::EnrolDevice(enrolment) => {
@@ -207,7 +239,16 @@ impl State {
             }
             Action::AnnounceKey(key) => {
                 let at = self.keys.partition_point(|(id, _)| *id < key.id());
-                self.keys.insert(at, (key.id(), AnnouncedKey { key: key.clone(), custodian: author.clone() }));
+                self.keys.insert(
+                    at,
+                    (
+                        key.id(),
+                        AnnouncedKey {
+                            key: key.clone(),
+                            custodian: author.clone(),
+                        },
+                    ),
+                );
             }
             Action::Grant(grant) => {
                 self.grants.insert(grant.clone());
@@ -258,17 +299,232 @@ impl State {
     /// An announced subject key.
     #[must_use]
     pub fn subject_key(&self, id: &KeyId) -> Option<&AnnouncedKey> {
-        self.keys.binary_search_by_key(id, |(id, _)| *id).ok().map(|at| &self.keys[at].1)
+        self.keys
+            .binary_search_by_key(id, |(id, _)| *id)
+            .ok()
+            .map(|at| &self.keys[at].1)
     }
 
     /// Whether a grant is in force.
     pub(crate) fn is_granted(&self, key: &KeyId, grantee: &OrganizationId) -> bool {
-        self.grants.contains(&Grant { key: *key, grantee: grantee.clone() })
+        self.grants.contains(&Grant {
+            key: *key,
+            grantee: grantee.clone(),
+        })
     }
 }
 
 /// The digests that may become final once only: the transaction's, and the bundle's it commits to.
 #[must_use]
 pub fn identifiers(transaction: &SignedTransaction) -> Vec<Digest> {
-    [Some(transaction.id().0), transaction.commitment().map(|c| c.bundle.0)].into_iter().flatten().collect()
+    [Some(transaction.id().0), transaction.commitment().map(|c| c.bundle.0)]
+        .into_iter()
+        .flatten()
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+    use crate::{
+        block::tests::{child, founded},
+        consent::authorize,
+        transaction::Transaction,
+    };
+    use proptest::prelude::*;
+    use record::{
+        bundle::{Bundle, Category, SealedBundle},
+        signature::SigningKey,
+    };
+
+    struct Known(HashSet<Digest>);
+
+    impl Finals for Known {
+        fn contains(&self, digest: &Digest) -> bool {
+            self.0.contains(digest)
+        }
+    }
+
+    struct World {
+        keys: Vec<SigningKey>,
+        gateway: SigningKey,
+        genesis: Genesis,
+        parent: Block,
+        state: State,
+        known: Known,
+        subject: SubjectKey,
+    }
+
+    impl World {
+        fn new() -> Self {
+            let keys: Vec<_> = (0..4).map(|_| SigningKey::random()).collect();
+            let genesis = founded(&keys);
+            let state = State::genesis(&genesis);
+            let subject = record::bundle::SubjectSecret::generate(Category::Vitals, 1)
+                .expect("random numbers")
+                .1;
+            let parent = Block::genesis(&genesis);
+            Self {
+                keys,
+                gateway: SigningKey::random(),
+                genesis,
+                parent,
+                state,
+                known: Known(HashSet::new()),
+                subject,
+            }
+        }
+
+        fn org(&self, i: usize, action: Action) -> SignedTransaction {
+            let author = Author::Organization(format!("org-{i}").parse().expect("good"));
+            Transaction {
+                network: self.genesis.network(),
+                author,
+                sequence: 0,
+                action,
+            }
+            .sign(&self.keys[i])
+        }
+
+        fn enrol(&self) -> SignedTransaction {
+            let (gateway, key) = ("home-1".parse().expect("good"), self.gateway.public());
+            self.org(
+                0,
+                Action::EnrolGateway(GatewayEnrolment {
+                    gateway,
+                    key,
+                    tls: Digest::ZERO,
+                }),
+            )
+        }
+
+        fn announce(&self) -> SignedTransaction {
+            self.org(0, Action::AnnounceKey(self.subject.clone()))
+        }
+
+        fn commit(&self, count: u32) -> SignedTransaction {
+            let author = "home-1".parse().expect("good");
+            let bundle = Bundle::new(vec![]);
+            let sealed = SealedBundle::seal(&self.genesis.network(), &author, &self.subject, &bundle).expect("seals");
+            let commitment = Commitment::to(&sealed.encode(), &sealed, (bundle.root(), count), 0);
+            let (network, author) = (self.genesis.network(), Author::Gateway(author));
+            Transaction {
+                network,
+                author,
+                sequence: 0,
+                action: Action::Commit(commitment),
+            }
+            .sign(&self.gateway)
+        }
+
+        fn apply(&mut self, transactions: Vec<SignedTransaction>) -> Vec<Outcome> {
+            let block = child(&self.genesis, &self.parent, transactions);
+            let outcomes = self.state.apply(&block, &self.known);
+            for (transaction, outcome) in block.transactions.iter().zip(&outcomes) {
+                if *outcome == Outcome::Applied {
+                    self.known.0.extend(identifiers(transaction));
+                }
+            }
+            self.parent = block;
+            outcomes
+        }
+    }
+
+    #[test]
+    fn a_bundle_is_final_once() {
+        let mut world = World::new();
+        let commit = world.commit(1);
+        assert_eq!(
+            world.apply(vec![world.enrol(), world.announce(), commit.clone()]),
+            [Outcome::Applied; 3]
+        );
+        assert_eq!(world.apply(vec![commit]), [Outcome::Refused(Refused::AlreadyFinal)]);
+    }
+
+    #[test]
+    fn only_an_enrolled_gateway_commits_and_only_to_an_announced_key() {
+        let mut world = World::new();
+        assert_eq!(
+            world.apply(vec![world.commit(1)]),
+            [Outcome::Refused(Refused::NotAllowed)]
+        );
+        assert_eq!(
+            world.apply(vec![world.enrol(), world.commit(1)])[1],
+            Outcome::Refused(Refused::UnknownName)
+        );
+        world.apply(vec![world.announce()]);
+        let thief = SigningKey::random();
+        let stolen = world.commit(1).claims().clone().sign(&thief);
+        assert_eq!(world.apply(vec![stolen]), [Outcome::Refused(Refused::WrongSignature)]);
+    }
+
+    #[test]
+    fn only_the_custodian_grants_and_a_revoked_grant_permits_nothing() {
+        let mut world = World::new();
+        world.apply(vec![world.announce()]);
+        let key = world.subject.id();
+        let reader: OrganizationId = "org-1".parse().expect("good");
+        let grant = Grant {
+            key,
+            grantee: reader.clone(),
+        };
+        assert!(authorize(&world.state, &"org-0".parse().expect("good"), &key).is_ok());
+        assert!(authorize(&world.state, &reader, &key).is_err());
+        assert_eq!(
+            world.apply(vec![world.org(1, Action::Grant(grant.clone()))]),
+            [Outcome::Refused(Refused::NotAllowed)]
+        );
+        world.apply(vec![world.org(0, Action::Grant(grant.clone()))]);
+        assert_eq!(
+            authorize(&world.state, &reader, &key).expect("granted").reader(),
+            &reader
+        );
+        world.apply(vec![world.org(0, Action::Revoke(grant))]);
+        assert!(authorize(&world.state, &reader, &key).is_err());
+    }
+
+    #[test]
+    fn a_transaction_for_another_network_is_refused() {
+        let mut world = World::new();
+        let foreign = Transaction {
+            network: NetworkId(Digest::ZERO),
+            ..world.announce().claims().clone()
+        }
+        .sign(&world.keys[0]);
+        assert_eq!(world.apply(vec![foreign]), [Outcome::Refused(Refused::WrongNetwork)]);
+    }
+
+    #[test]
+    fn a_snapshot_goes_on_where_the_state_stood() {
+        let mut world = World::new();
+        world.apply(vec![world.enrol(), world.announce()]);
+        let snapshot = canonical::encode(&world.state);
+        assert_eq!(
+            canonical::decode::<State>(&snapshot, 1 << 20).expect("canonical"),
+            world.state
+        );
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(16))]
+        #[test]
+        fn the_same_blocks_give_the_same_state(order in proptest::collection::vec(0usize..4, 1..12)) {
+            let mut world = World::new();
+            let mut twin = world.state.clone();
+            for step in order {
+                let transaction = match step {
+                    0 => world.enrol(),
+                    1 => world.announce(),
+                    2 => world.commit(1),
+                    _ => world.org(2, Action::AnnounceKey(world.subject.clone())),
+                };
+                let before = Known(world.known.0.clone());
+                world.apply(vec![transaction]);
+                twin.apply(&world.parent, &before);
+                prop_assert_eq!(&twin, &world.state);
+            }
+        }
+    }
 }

@@ -12,8 +12,6 @@ use record::{
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
-use crate::genesis::Organization;
-
 /// A signed transaction has at most this many bytes: it is a commitment, not a record.
 pub const TRANSACTION_BYTES_MAX: usize = 4_096;
 /// Width of the time bucket a commitment names, in milliseconds: an hour says little about when somebody was measured.
@@ -113,8 +111,6 @@ pub struct Grant {
 pub enum Action {
     /// A gateway commits to a sealed bundle.
     Commit(Commitment),
-    /// An organisation enrols another that has the same role or none (members are founded; step 2 adds the vote).
-    EnrolOrganization(Organization),
     /// An organisation enrols a gateway it operates.
     EnrolGateway(GatewayEnrolment),
     /// An organisation enrols devices at a gateway it operates.
@@ -133,7 +129,6 @@ impl Action {
     pub const fn kind(&self) -> &'static str {
         match self {
             Self::Commit(_) => "commit",
-            Self::EnrolOrganization(_) => "enrol-organization",
             Self::EnrolGateway(_) => "enrol-gateway",
             Self::EnrolDevice(_) => "enrol-device",
             Self::AnnounceKey(_) => "announce-key",
@@ -163,7 +158,13 @@ impl Transaction {
     pub fn sign(self, key: &SigningKey) -> SignedTransaction {
         let body = canonical::encode(&self);
         let signature = key.sign(Domain::TRANSACTION, &body);
-        SignedTransaction { transaction: self, wire: Wire { body: ByteBuf::from(body), signature } }
+        SignedTransaction {
+            transaction: self,
+            wire: Wire {
+                body: ByteBuf::from(body),
+                signature,
+            },
+        }
     }
 }
 
@@ -232,7 +233,8 @@ impl SignedTransaction {
     /// Whether `key` signed it.
     #[must_use]
     pub fn is_signed_by(&self, key: &PublicKey) -> bool {
-        key.verify(Domain::TRANSACTION, &self.wire.body, &self.wire.signature).is_ok()
+        key.verify(Domain::TRANSACTION, &self.wire.body, &self.wire.signature)
+            .is_ok()
     }
 }
 
@@ -270,12 +272,26 @@ pub(crate) mod tests {
     }
 
     pub(crate) fn by(author: Author, action: Action, key: &SigningKey) -> SignedTransaction {
-        Transaction { network: network(), author, sequence: 0, action }.sign(key)
+        Transaction {
+            network: network(),
+            author,
+            sequence: 0,
+            action,
+        }
+        .sign(key)
     }
 
     fn announcement(key: &SigningKey) -> SignedTransaction {
-        let subject = SubjectKey { public: vec![7; 32], category: Category::Vitals, epoch: 1 };
-        by(Author::Organization("hospital-a".parse().expect("good")), Action::AnnounceKey(subject), key)
+        let subject = SubjectKey {
+            public: vec![7; 32],
+            category: Category::Vitals,
+            epoch: 1,
+        };
+        by(
+            Author::Organization("hospital-a".parse().expect("good")),
+            Action::AnnounceKey(subject),
+            key,
+        )
     }
 
     proptest! {
@@ -298,6 +314,9 @@ pub(crate) mod tests {
         let signed = announcement(&SigningKey::random());
         assert_eq!(SignedTransaction::decode(&signed.encode()).expect("canonical"), signed);
         let json = serde_json::to_string(&signed).expect("encodes");
-        assert_eq!(serde_json::from_str::<SignedTransaction>(&json).expect("decodes"), signed);
+        assert_eq!(
+            serde_json::from_str::<SignedTransaction>(&json).expect("decodes"),
+            signed
+        );
     }
 }

@@ -89,7 +89,14 @@ impl SubjectSecret {
     pub fn generate(category: Category, epoch: u32) -> Result<(Self, SubjectKey), SealError> {
         let (public, secret) = SUITE.generate_key_pair().map_err(|_| SealError::Crypto)?;
         let secret = Self(Zeroizing::new(secret.secret_bytes().to_vec()));
-        Ok((secret, SubjectKey { public: public.0, category, epoch }))
+        Ok((
+            secret,
+            SubjectKey {
+                public: public.0,
+                category,
+                epoch,
+            },
+        ))
     }
 
     /// A secret from its 32 bytes, as the keyring keeps it.
@@ -137,13 +144,20 @@ impl Bundle {
     /// A bundle with a salt of its own.
     #[must_use]
     pub fn new(entries: Vec<Entry>) -> Self {
-        Self { v: VERSION, salt: ByteBuf::from(rand::random::<[u8; 32]>()), entries }
+        Self {
+            v: VERSION,
+            salt: ByteBuf::from(rand::random::<[u8; 32]>()),
+            entries,
+        }
     }
 
     /// One digest per reading, salted: SHA-256(domain, salt, canonical entry).
     #[must_use]
     pub fn leaves(&self) -> Vec<Digest> {
-        self.entries.iter().map(|e| Digest::of(Domain::READING, &[&self.salt, &canonical::encode(e)])).collect()
+        self.entries
+            .iter()
+            .map(|e| Digest::of(Domain::READING, &[&self.salt, &canonical::encode(e)]))
+            .collect()
     }
 
     /// What the commitment on the chain says of the batch.
@@ -211,7 +225,12 @@ impl SealedBundle {
         };
         let aad = sealed.associated_data(network);
         let (enc, ciphertext) = SUITE
-            .seal(Domain::BUNDLE.as_str().as_bytes(), &aad, &plaintext, &HpkePublicKey(key.public.clone()))
+            .seal(
+                Domain::BUNDLE.as_str().as_bytes(),
+                &aad,
+                &plaintext,
+                &HpkePublicKey(key.public.clone()),
+            )
             .map_err(|_| SealError::Crypto)?;
         sealed.enc = ByteBuf::from(enc.0);
         sealed.ciphertext = ByteBuf::from(ciphertext);
@@ -227,7 +246,13 @@ impl SealedBundle {
         let secret = HpkePrivateKey::from(secret.secret_bytes().to_vec());
         let enc = EncapsulatedSecret(self.enc.to_vec());
         let plaintext = SUITE
-            .open(&enc, Domain::BUNDLE.as_str().as_bytes(), &aad, &self.ciphertext, &secret)
+            .open(
+                &enc,
+                Domain::BUNDLE.as_str().as_bytes(),
+                &aad,
+                &self.ciphertext,
+                &secret,
+            )
             .map(Zeroizing::new)
             .map_err(|_| SealError::NotOpened)?;
         Ok(canonical::decode(unpadded(&plaintext)?, PAYLOAD_BYTES_MAX)?)
@@ -255,7 +280,15 @@ impl SealedBundle {
 
     /// Domain, network, key, category, epoch, schema and author: none of them can be exchanged without the seal breaking.
     fn associated_data(&self, network: &NetworkId) -> Vec<u8> {
-        canonical::encode(&(Domain::BUNDLE.as_str(), network, self.key, self.category, self.epoch, self.v, &self.author))
+        canonical::encode(&(
+            Domain::BUNDLE.as_str(),
+            network,
+            self.key,
+            self.category,
+            self.epoch,
+            self.v,
+            &self.author,
+        ))
     }
 }
 
@@ -291,7 +324,10 @@ mod tests {
 
     fn sealed() -> (SubjectSecret, Bundle, SealedBundle) {
         let (secret, key) = SubjectSecret::generate(Category::Vitals, 1).expect("random numbers");
-        let entry = Entry { received_ms: 1, reading: reading().sign(&SigningKey::random()) };
+        let entry = Entry {
+            received_ms: 1,
+            reading: reading().sign(&SigningKey::random()),
+        };
         let bundle = Bundle::new(vec![entry]);
         let sealed = SealedBundle::seal(&network(), &"home-1".parse().expect("good"), &key, &bundle).expect("seals");
         (secret, bundle, sealed)
@@ -305,7 +341,10 @@ mod tests {
         assert_eq!(read.open(&network(), &secret).expect("opens"), bundle);
         let (other, _) = SubjectSecret::generate(Category::Vitals, 1).expect("random numbers");
         assert!(matches!(read.open(&network(), &other), Err(SealError::NotOpened)));
-        assert!(matches!(read.open(&NetworkId(Digest::ZERO), &secret), Err(SealError::NotOpened)));
+        assert!(matches!(
+            read.open(&NetworkId(Digest::ZERO), &secret),
+            Err(SealError::NotOpened)
+        ));
     }
 
     #[test]
@@ -318,7 +357,10 @@ mod tests {
 
     #[test]
     fn a_bundle_that_is_too_large_says_so() {
-        assert!(matches!(padded(&vec![0; PAYLOAD_BYTES_MAX]), Err(SealError::TooLarge { .. })));
+        assert!(matches!(
+            padded(&vec![0; PAYLOAD_BYTES_MAX]),
+            Err(SealError::TooLarge { .. })
+        ));
     }
 
     proptest! {

@@ -114,7 +114,10 @@ impl Digest {
         if hash.code() != SHA2_256 {
             return Err(format!("multihash code {:#x} is not sha2-256 (0x12)", hash.code()));
         }
-        let digest = hash.digest().try_into().map_err(|_| "a sha2-256 digest has 32 bytes".to_owned())?;
+        let digest = hash
+            .digest()
+            .try_into()
+            .map_err(|_| "a sha2-256 digest has 32 bytes".to_owned())?;
         Ok(Self(digest))
     }
 }
@@ -197,7 +200,11 @@ pub fn encode<T: Serialize>(value: &T) -> Vec<u8> {
 /// [`CanonicalError`] says which of the three failed.
 pub fn decode<T: Serialize + DeserializeOwned>(bytes: &[u8], bytes_max: usize) -> Result<T, CanonicalError> {
     let value = decode_foreign(bytes, bytes_max)?;
-    if encode(&value) == bytes { Ok(value) } else { Err(CanonicalError::NotCanonical) }
+    if encode(&value) == bytes {
+        Ok(value)
+    } else {
+        Err(CanonicalError::NotCanonical)
+    }
 }
 
 /// Like [`decode`] for bytes that another party's encoder wrote and whose exact form is signed: strict, but not compared
@@ -207,7 +214,10 @@ pub fn decode<T: Serialize + DeserializeOwned>(bytes: &[u8], bytes_max: usize) -
 /// [`CanonicalError::TooLarge`] or [`CanonicalError::Malformed`].
 pub fn decode_foreign<T: DeserializeOwned>(bytes: &[u8], bytes_max: usize) -> Result<T, CanonicalError> {
     if bytes.len() > bytes_max {
-        return Err(CanonicalError::TooLarge { bytes: bytes.len(), bytes_max });
+        return Err(CanonicalError::TooLarge {
+            bytes: bytes.len(),
+            bytes_max,
+        });
     }
     serde_ipld_dagcbor::from_slice(bytes).map_err(|e| CanonicalError::Malformed(e.to_string()))
 }
@@ -252,7 +262,11 @@ mod tests {
     }
 
     fn sample() -> Sample {
-        Sample { name: "spool".to_owned(), digest: Digest::of(Domain::STATE, &[b"x"]), count: 300 }
+        Sample {
+            name: "spool".to_owned(),
+            digest: Digest::of(Domain::STATE, &[b"x"]),
+            count: 300,
+        }
     }
 
     #[test]

@@ -18,13 +18,20 @@ impl Decimal {
     /// A decimal from its parts; `None` if it has more than nine digits after the point.
     #[must_use]
     pub const fn new(mantissa: i64, scale: u8) -> Option<Self> {
-        if scale <= SCALE_MAX { Some(Self { mantissa, scale }) } else { None }
+        if scale <= SCALE_MAX {
+            Some(Self { mantissa, scale })
+        } else {
+            None
+        }
     }
 
     /// A whole number.
     #[must_use]
     pub const fn whole(number: i64) -> Self {
-        Self { mantissa: number, scale: 0 }
+        Self {
+            mantissa: number,
+            scale: 0,
+        }
     }
 
     /// The mantissa and how many of its digits stand after the point, as a database keeps them.
@@ -62,7 +69,10 @@ impl fmt::Display for Decimal {
             return write!(f, "{}", self.mantissa);
         }
         let power = 10_u64.pow(u32::from(self.scale));
-        let (whole, rest) = (self.mantissa.unsigned_abs() / power, self.mantissa.unsigned_abs() % power);
+        let (whole, rest) = (
+            self.mantissa.unsigned_abs() / power,
+            self.mantissa.unsigned_abs() % power,
+        );
         let sign = if self.mantissa < 0 { "-" } else { "" };
         write!(f, "{sign}{whole}.{rest:0width$}", width = usize::from(self.scale))
     }
@@ -81,7 +91,12 @@ impl FromStr for Decimal {
         let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
         let all_digits = |s: &str| s.bytes().all(|b| b.is_ascii_digit());
         let ends_in_point = digits.contains('.') && fraction.is_empty();
-        if whole.is_empty() || ends_in_point || !all_digits(whole) || !all_digits(fraction) || whole.len() + fraction.len() > 18 {
+        if whole.is_empty()
+            || ends_in_point
+            || !all_digits(whole)
+            || !all_digits(fraction)
+            || whole.len() + fraction.len() > 18
+        {
             return Err(BadDecimal);
         }
         let mantissa: i64 = format!("{whole}{fraction}").parse().map_err(|_| BadDecimal)?;
@@ -94,7 +109,8 @@ impl Serialize for Decimal {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         if serializer.is_human_readable() {
             // The text of the number, not a float: 36.70 stays 36.70.
-            let number = serde_json::value::RawValue::from_string(self.to_string()).map_err(serde::ser::Error::custom)?;
+            let number =
+                serde_json::value::RawValue::from_string(self.to_string()).map_err(serde::ser::Error::custom)?;
             number.serialize(serializer)
         } else {
             (self.mantissa, self.scale).serialize(serializer)
@@ -134,13 +150,26 @@ mod tests {
     fn precision_is_kept() {
         for text in ["36.70", "0.05", "-1.5", "97", "0"] {
             assert_eq!(text.parse::<Decimal>().expect("good").to_string(), text);
-            assert_eq!(serde_json::to_string(&text.parse::<Decimal>().expect("good")).expect("encodes"), text);
+            assert_eq!(
+                serde_json::to_string(&text.parse::<Decimal>().expect("good")).expect("encodes"),
+                text
+            );
         }
     }
 
     #[test]
     fn what_is_no_number_is_refused() {
-        for text in ["", ".", "1.", ".5", "1e3", "NaN", "+1", "1.0000000001", "12345678901234567890"] {
+        for text in [
+            "",
+            ".",
+            "1.",
+            ".5",
+            "1e3",
+            "NaN",
+            "+1",
+            "1.0000000001",
+            "12345678901234567890",
+        ] {
             assert!(text.parse::<Decimal>().is_err(), "{text}");
         }
     }

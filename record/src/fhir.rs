@@ -93,7 +93,10 @@ pub fn observation(of: &Observation, subject: SubjectId) -> Json {
         }
         Value::Samples(samples, unit) => {
             let data: Vec<_> = samples.data.iter().map(i32::to_string).collect();
-            let origin = quantity(&Quantity { value: samples.origin, unit });
+            let origin = quantity(&Quantity {
+                value: samples.origin,
+                unit,
+            });
             fields.insert(
                 "valueSampledData".to_owned(),
                 json!({"origin": origin, "period": number(samples.period_ms), "factor": number(samples.factor),
@@ -101,19 +104,25 @@ pub fn observation(of: &Observation, subject: SubjectId) -> Json {
             );
         }
         Value::Absent => {
-            let coding = json!({"system": "http://terminology.hl7.org/CodeSystem/data-absent-reason", "code": "not-a-number"});
+            let coding =
+                json!({"system": "http://terminology.hl7.org/CodeSystem/data-absent-reason", "code": "not-a-number"});
             fields.insert("dataAbsentReason".to_owned(), json!({"coding": [coding]}));
         }
     }
     if of.questionable {
-        fields.insert("note".to_owned(), json!([{"text": "The sensor marked this measurement as questionable."}]));
+        fields.insert(
+            "note".to_owned(),
+            json!([{"text": "The sensor marked this measurement as questionable."}]),
+        );
     }
     resource
 }
 
 fn concept(sign: &Sign) -> Json {
     let main = json!({"system": sign.system.uri(), "code": sign.code, "display": sign.display});
-    let also = sign.also.map(|(code, display)| json!({"system": sign.system.uri(), "code": code, "display": display}));
+    let also = sign
+        .also
+        .map(|(code, display)| json!({"system": sign.system.uri(), "code": code, "display": display}));
     let coding: Vec<_> = [Some(main), also].into_iter().flatten().collect();
     json!({"coding": coding, "text": sign.display})
 }
@@ -157,7 +166,10 @@ pub fn searchset(base: &str, total: u64, links: &[(&str, String)], matches: Vec<
             json!({"fullUrl": format!("{base}/{kind}/{id}"), "resource": resource, "search": {"mode": "match"}})
         })
         .collect();
-    let links: Vec<_> = links.iter().map(|(relation, url)| json!({"relation": relation, "url": url})).collect();
+    let links: Vec<_> = links
+        .iter()
+        .map(|(relation, url)| json!({"relation": relation, "url": url}))
+        .collect();
     let mut bundle = json!({"resourceType": "Bundle", "type": "searchset", "total": total, "link": links});
     if !entries.is_empty() {
         // An empty array is not allowed in FHIR JSON.

@@ -164,11 +164,17 @@ impl FromStr for BootId {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let boot = text.split_once('-').and_then(|(counter, random)| {
-            Some(Self { counter: counter.parse().ok()?, random: u64::from_str_radix(random, 16).ok()? })
+            Some(Self {
+                counter: counter.parse().ok()?,
+                random: u64::from_str_radix(random, 16).ok()?,
+            })
         });
         // One text per boot: anything that prints differently is refused.
         boot.filter(|b| b.to_string() == text).ok_or_else(|| {
-            format!("boot id {:?} must be a counter, '-' and 16 lower-case hex digits", text.chars().take(80).collect::<String>())
+            format!(
+                "boot id {:?} must be a counter, '-' and 16 lower-case hex digits",
+                text.chars().take(80).collect::<String>()
+            )
         })
     }
 }
@@ -218,7 +224,10 @@ mod tests {
 
     #[test]
     fn a_boot_id_has_one_text() {
-        let boot = BootId { counter: 7, random: 0xC0FFEE };
+        let boot = BootId {
+            counter: 7,
+            random: 0xC0FFEE,
+        };
         assert_eq!(boot.to_string().parse(), Ok(boot));
         assert!("07-0000000000c0ffee".parse::<BootId>().is_err());
         assert!("7-C0FFEE".parse::<BootId>().is_err());

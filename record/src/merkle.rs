@@ -12,7 +12,9 @@ pub fn root(leaves: &[Digest]) -> Digest {
         level = parents(&level);
     }
     // A lone leaf is wrapped once, so that a root never equals a leaf.
-    level.first().map_or(Digest::ZERO, |top| Digest::of(Domain::MERKLE_NODE, &[&[2], &count(leaves.len()), top.as_bytes()]))
+    level.first().map_or(Digest::ZERO, |top| {
+        Digest::of(Domain::MERKLE_NODE, &[&[2], &count(leaves.len()), top.as_bytes()])
+    })
 }
 
 /// The siblings on the way from one leaf to the root.
@@ -41,7 +43,11 @@ impl Path {
             level = parents(&level);
             at /= 2;
         }
-        Some(Self { index: u32::try_from(index).ok()?, leaves: u32::try_from(leaves.len()).ok()?, siblings })
+        Some(Self {
+            index: u32::try_from(index).ok()?,
+            leaves: u32::try_from(leaves.len()).ok()?,
+            siblings,
+        })
     }
 
     /// The root this path leads to from `leaf`; `None` if the path is not of the one possible shape.
@@ -64,12 +70,24 @@ impl Path {
         if siblings.next().is_some() {
             return None;
         }
-        Some(Digest::of(Domain::MERKLE_NODE, &[&[2], &count(usize::try_from(self.leaves).ok()?), node.as_bytes()]))
+        Some(Digest::of(
+            Domain::MERKLE_NODE,
+            &[&[2], &count(usize::try_from(self.leaves).ok()?), node.as_bytes()],
+        ))
     }
 }
 
 fn parents(level: &[Digest]) -> Vec<Digest> {
-    level.chunks(2).map(|pair| if let [left, right] = pair { parent(left, right) } else { pair[0] }).collect()
+    level
+        .chunks(2)
+        .map(|pair| {
+            if let [left, right] = pair {
+                parent(left, right)
+            } else {
+                pair[0]
+            }
+        })
+        .collect()
 }
 
 fn parent(left: &Digest, right: &Digest) -> Digest {
@@ -87,7 +105,9 @@ mod tests {
     use proptest::prelude::*;
 
     fn leaves(n: usize) -> Vec<Digest> {
-        (0..n).map(|i| Digest::of(Domain::READING, &[&i.to_be_bytes()])).collect()
+        (0..n)
+            .map(|i| Digest::of(Domain::READING, &[&i.to_be_bytes()]))
+            .collect()
     }
 
     proptest! {

@@ -83,9 +83,14 @@ impl Observation {
         let mut components = Vec::new();
         let mut observations: Vec<(&'static Sign, Value, bool)> = Vec::new();
         for measured in &reading.observations {
-            let sign = Sign::of(&measured.code).filter(|sign| !sign.units.is_empty()).ok_or_else(|| {
-                Refusal::new(Reason::UnknownCode, "a code is not among those this network knows (docs/GLOSSARY.md lists them)")
-            })?;
+            let sign = Sign::of(&measured.code)
+                .filter(|sign| !sign.units.is_empty())
+                .ok_or_else(|| {
+                    Refusal::new(
+                        Reason::UnknownCode,
+                        "a code is not among those this network knows (docs/GLOSSARY.md lists them)",
+                    )
+                })?;
             let value = value_of(sign, measured)?;
             let questionable = measured.state == MeasurementState::Questionable;
             match value {
@@ -129,29 +134,53 @@ fn is_pressure(sign: &Sign) -> bool {
 fn panel(components: Vec<(&'static Sign, Quantity, Interpretation, bool)>) -> (&'static Sign, Value, bool) {
     let sign = Sign::of(vital::BLOOD_PRESSURE_PANEL).expect("the panel is in the table of signs");
     let questionable = components.iter().any(|c| c.3);
-    (sign, Value::Components(components.into_iter().map(|(sign, quantity, flag, _)| (sign, quantity, flag)).collect()), questionable)
+    (
+        sign,
+        Value::Components(
+            components
+                .into_iter()
+                .map(|(sign, quantity, flag, _)| (sign, quantity, flag))
+                .collect(),
+        ),
+        questionable,
+    )
 }
 
 fn value_of(sign: &'static Sign, measured: &Measured) -> Result<Value, Refusal> {
     let unit = sign.unit(&measured.unit).ok_or_else(|| {
         let allowed: Vec<_> = sign.units.iter().map(|u| u.ucum).collect();
-        Refusal::new(Reason::WrongUnit, format!("{} comes in {}", sign.code, allowed.join(" or ")))
+        Refusal::new(
+            Reason::WrongUnit,
+            format!("{} comes in {}", sign.code, allowed.join(" or ")),
+        )
     })?;
     match (&measured.value, &measured.samples, measured.state) {
         (None, None, MeasurementState::Absent) => Ok(Value::Absent),
         (Some(value), None, MeasurementState::Valid | MeasurementState::Questionable) if !sign.waveform => {
             let interpretation = interpret(sign, unit, *value)?;
-            Ok(Value::Quantity(Quantity { value: *value, unit: unit.ucum }, interpretation))
+            Ok(Value::Quantity(
+                Quantity {
+                    value: *value,
+                    unit: unit.ucum,
+                },
+                interpretation,
+            ))
         }
         (None, Some(samples), MeasurementState::Valid | MeasurementState::Questionable) if sign.waveform => {
             if samples.data.is_empty() || samples.period_ms.cmp_magnitude(Decimal::whole(0)) != Ordering::Greater {
-                return Err(Refusal::new(Reason::Malformed, "a waveform block needs samples and a period above 0 ms"));
+                return Err(Refusal::new(
+                    Reason::Malformed,
+                    "a waveform block needs samples and a period above 0 ms",
+                ));
             }
             Ok(Value::Samples(samples.clone(), unit.ucum))
         }
         _ => Err(Refusal::new(
             Reason::Malformed,
-            format!("{} needs exactly one of value, samples or state \"absent\", and samples only for waveforms", sign.code),
+            format!(
+                "{} needs exactly one of value, samples or state \"absent\", and samples only for waveforms",
+                sign.code
+            ),
         )),
     }
 }
@@ -160,7 +189,10 @@ fn interpret(sign: &Sign, unit: &Unit, value: Decimal) -> Result<Interpretation,
     let below = |limit: Decimal| value.cmp_magnitude(limit) == Ordering::Less;
     let above = |limit: Decimal| value.cmp_magnitude(limit) == Ordering::Greater;
     if below(unit.plausible.0) || above(unit.plausible.1) {
-        let detail = format!("{} in {} lies between {} and {}", sign.display, unit.ucum, unit.plausible.0, unit.plausible.1);
+        let detail = format!(
+            "{} in {} lies between {} and {}",
+            sign.display, unit.ucum, unit.plausible.0, unit.plausible.1
+        );
         return Err(Refusal::new(Reason::Implausible, detail));
     }
     Ok(match (below(unit.flag.0), above(unit.flag.1)) {
@@ -186,11 +218,23 @@ mod tests {
 
     fn measured(code: &str, value: &str, unit: &str) -> Measured {
         let value = Some(value.parse().expect("decimal"));
-        Measured { code: code.to_owned(), value, samples: None, unit: unit.to_owned(), state: MeasurementState::Valid }
+        Measured {
+            code: code.to_owned(),
+            value,
+            samples: None,
+            unit: unit.to_owned(),
+            state: MeasurementState::Valid,
+        }
     }
 
     fn of(observations: Vec<Measured>) -> Result<Vec<Observation>, Refusal> {
-        Observation::of(&Reading { observations, ..reading() }, 1_790_000_000_000)
+        Observation::of(
+            &Reading {
+                observations,
+                ..reading()
+            },
+            1_790_000_000_000,
+        )
     }
 
     #[test]
@@ -211,8 +255,14 @@ mod tests {
     fn an_unusual_value_is_flagged_and_an_absurd_one_refused() {
         let hot = of(vec![measured("8867-4", "220", "/min")]).expect("flagged");
         assert!(matches!(hot[0].value, Value::Quantity(_, Interpretation::High)));
-        assert_eq!(of(vec![measured("8867-4", "9000", "/min")]).expect_err("absurd").reason, Reason::Implausible);
-        assert_eq!(of(vec![measured("59408-5", "101", "%")]).expect_err("absurd").reason, Reason::Implausible);
+        assert_eq!(
+            of(vec![measured("8867-4", "9000", "/min")]).expect_err("absurd").reason,
+            Reason::Implausible
+        );
+        assert_eq!(
+            of(vec![measured("59408-5", "101", "%")]).expect_err("absurd").reason,
+            Reason::Implausible
+        );
     }
 
     #[test]
@@ -224,8 +274,14 @@ mod tests {
 
     #[test]
     fn a_clock_far_ahead_is_flagged_not_rewritten() {
-        let ahead = Reading { wall: Some(1_790_000_000_000 + SKEW_FLAG_MS + 1), ..reading() };
+        let ahead = Reading {
+            wall: Some(1_790_000_000_000 + SKEW_FLAG_MS + 1),
+            ..reading()
+        };
         let all = Observation::of(&ahead, 1_790_000_000_000).expect("good");
-        assert_eq!((all[0].effective_ms, all[0].time_quality), (1_790_000_300_001, TimeQuality::Unknown));
+        assert_eq!(
+            (all[0].effective_ms, all[0].time_quality),
+            (1_790_000_300_001, TimeQuality::Unknown)
+        );
     }
 }

@@ -76,7 +76,10 @@ impl Refusal {
     /// A refusal with its sentence.
     #[must_use]
     pub fn new(reason: Reason, detail: impl Into<String>) -> Self {
-        Self { reason, detail: detail.into() }
+        Self {
+            reason,
+            detail: detail.into(),
+        }
     }
 }
 
@@ -167,7 +170,11 @@ impl Reading {
     /// What makes it unique.
     #[must_use]
     pub fn id(&self) -> ReadingId {
-        ReadingId { device: self.device.clone(), boot: self.boot, seq: self.seq }
+        ReadingId {
+            device: self.device.clone(),
+            boot: self.boot,
+            seq: self.seq,
+        }
     }
 
     /// Signs it as COSE_Sign1 (RFC 9052): Ed25519, the device id as key id, the reading's domain as external data.
@@ -180,7 +187,9 @@ impl Reading {
         let message = coset::CoseSign1Builder::new()
             .protected(protected)
             .payload(canonical::encode(self))
-            .create_signature(Domain::READING.as_str().as_bytes(), |bytes| key.sign_raw(bytes).as_bytes().to_vec())
+            .create_signature(Domain::READING.as_str().as_bytes(), |bytes| {
+                key.sign_raw(bytes).as_bytes().to_vec()
+            })
             .build();
         let bytes = message.to_vec().expect("a COSE message of our own making encodes");
         SignedReading(ByteBuf::from(bytes))
@@ -192,7 +201,9 @@ impl Reading {
     pub fn sign_json(&self, key: &SigningKey) -> SignedReading {
         let text = serde_json::to_string(self).expect("a reading has string keys and finite numbers");
         let signature = base64(key.sign(Domain::READING, text.as_bytes()).as_bytes());
-        SignedReading(ByteBuf::from(format!(r#"{{"reading":{text},"signature":"{signature}"}}"#).into_bytes()))
+        SignedReading(ByteBuf::from(
+            format!(r#"{{"reading":{text},"signature":"{signature}"}}"#).into_bytes(),
+        ))
     }
 }
 
@@ -217,7 +228,10 @@ impl SignedReading {
     /// [`Reason::TooLarge`].
     pub fn receive(bytes: &[u8]) -> Result<Self, Refusal> {
         if bytes.len() > READING_BYTES_MAX {
-            let detail = format!("the message has {} bytes, at most {READING_BYTES_MAX} are taken", bytes.len());
+            let detail = format!(
+                "the message has {} bytes, at most {READING_BYTES_MAX} are taken",
+                bytes.len()
+            );
             return Err(Refusal::new(Reason::TooLarge, detail));
         }
         Ok(Self(ByteBuf::from(bytes)))
@@ -234,7 +248,11 @@ impl SignedReading {
     /// # Errors
     /// [`Reason::Malformed`], [`Reason::UnknownDevice`] or [`Reason::WrongSignature`].
     pub fn decode(&self, key_of: impl Fn(&DeviceId) -> Option<PublicKey>) -> Result<Reading, Refusal> {
-        let reading = if self.0.first() == Some(&b'{') { self.decode_json(key_of)? } else { self.decode_cose(key_of)? };
+        let reading = if self.0.first() == Some(&b'{') {
+            self.decode_json(key_of)?
+        } else {
+            self.decode_cose(key_of)?
+        };
         if reading.v != VERSION {
             return Err(malformed(format!("payload version {} is not {VERSION}", reading.v)));
         }
@@ -244,23 +262,34 @@ impl SignedReading {
         if reading.observations.is_empty() || reading.observations.len() > MEASURED_MAX {
             return Err(malformed(format!("a message carries 1 to {MEASURED_MAX} observations")));
         }
-        if reading.observations.iter().filter_map(|m| m.samples.as_ref()).any(|s| s.data.len() > SAMPLES_MAX) {
+        if reading
+            .observations
+            .iter()
+            .filter_map(|m| m.samples.as_ref())
+            .any(|s| s.data.len() > SAMPLES_MAX)
+        {
             return Err(malformed(format!("a waveform block has at most {SAMPLES_MAX} samples")));
         }
         Ok(reading)
     }
 
     fn decode_cose(&self, key_of: impl Fn(&DeviceId) -> Option<PublicKey>) -> Result<Reading, Refusal> {
-        let message = CoseSign1::from_slice(&self.0).map_err(|e| malformed(format!("not a COSE_Sign1 message: {e}")))?;
-        let payload = message.payload.as_deref().ok_or_else(|| malformed("the COSE message has no payload"))?;
-        let reading: Reading = canonical::decode_foreign(payload, READING_BYTES_MAX).map_err(|e| malformed(e.to_string()))?;
+        let message =
+            CoseSign1::from_slice(&self.0).map_err(|e| malformed(format!("not a COSE_Sign1 message: {e}")))?;
+        let payload = message
+            .payload
+            .as_deref()
+            .ok_or_else(|| malformed("the COSE message has no payload"))?;
+        let reading: Reading =
+            canonical::decode_foreign(payload, READING_BYTES_MAX).map_err(|e| malformed(e.to_string()))?;
         let key = key_of(&reading.device).ok_or_else(|| unknown(&reading.device))?;
         if message.protected.header.alg != Some(coset::Algorithm::Assigned(iana::Algorithm::EdDSA)) {
             return Err(malformed("the COSE algorithm must be EdDSA, in the protected header"));
         }
         message
             .verify_signature(Domain::READING.as_str().as_bytes(), |signature, bytes| {
-                key.verify_raw(bytes, &Signature::from_bytes(signature.try_into().map_err(|_| ())?)).map_err(|_| ())
+                key.verify_raw(bytes, &Signature::from_bytes(signature.try_into().map_err(|_| ())?))
+                    .map_err(|_| ())
             })
             .map_err(|()| wrong_signature(&reading.device))?;
         Ok(reading)
@@ -273,8 +302,12 @@ impl SignedReading {
         let signature = unbase64(&form.signature)
             .and_then(|bytes| bytes.try_into().ok())
             .ok_or_else(|| malformed("the signature must be the base64 of 64 bytes"))?;
-        key.verify(Domain::READING, form.reading.get().as_bytes(), &Signature::from_bytes(signature))
-            .map_err(|_| wrong_signature(&reading.device))?;
+        key.verify(
+            Domain::READING,
+            form.reading.get().as_bytes(),
+            &Signature::from_bytes(signature),
+        )
+        .map_err(|_| wrong_signature(&reading.device))?;
         Ok(reading)
     }
 }
@@ -284,11 +317,17 @@ fn malformed(detail: impl Into<String>) -> Refusal {
 }
 
 fn unknown(device: &DeviceId) -> Refusal {
-    Refusal::new(Reason::UnknownDevice, format!("device {device} is not enrolled here; enrol it first"))
+    Refusal::new(
+        Reason::UnknownDevice,
+        format!("device {device} is not enrolled here; enrol it first"),
+    )
 }
 
 fn wrong_signature(device: &DeviceId) -> Refusal {
-    Refusal::new(Reason::WrongSignature, format!("the signature is not by the enrolled key of device {device}"))
+    Refusal::new(
+        Reason::WrongSignature,
+        format!("the signature is not by the enrolled key of device {device}"),
+    )
 }
 
 /// Where the JSON is wrong, without repeating what it says.
@@ -350,19 +389,32 @@ pub(crate) mod tests {
         for signed in [reading().sign(&key), reading().sign_json(&key)] {
             let refusal = signed.decode(|_| Some(other.public())).expect_err("wrong key");
             assert_eq!(refusal.reason, Reason::WrongSignature);
-            assert_eq!(signed.decode(|_| None).expect_err("unknown").reason, Reason::UnknownDevice);
+            assert_eq!(
+                signed.decode(|_| None).expect_err("unknown").reason,
+                Reason::UnknownDevice
+            );
         }
     }
 
     #[test]
     fn a_giant_message_is_refused_before_it_is_read() {
-        assert_eq!(SignedReading::receive(&vec![b'{'; 1 << 20]).expect_err("giant").reason, Reason::TooLarge);
+        assert_eq!(
+            SignedReading::receive(&vec![b'{'; 1 << 20]).expect_err("giant").reason,
+            Reason::TooLarge
+        );
     }
 
     #[test]
     fn a_refusal_never_repeats_a_value() {
-        let message = SignedReading::receive(br#"{"reading":{"v":1,"value":"98.7654"},"signature":""}"#).expect("small");
-        assert!(!message.decode(|_| None).expect_err("malformed").to_string().contains("98.7654"));
+        let message =
+            SignedReading::receive(br#"{"reading":{"v":1,"value":"98.7654"},"signature":""}"#).expect("small");
+        assert!(
+            !message
+                .decode(|_| None)
+                .expect_err("malformed")
+                .to_string()
+                .contains("98.7654")
+        );
     }
 
     proptest! {

@@ -109,8 +109,13 @@ impl SigningKey {
     /// [`SignatureError::BadKey`] if it cannot be encoded.
     pub fn to_pem(&self) -> Result<Zeroizing<String>, SignatureError> {
         // Without the optional public half: openssl 3.0 does not read that form (RFC 5958 version 2).
-        let secret = ed25519_dalek::pkcs8::KeypairBytes { secret_key: self.0.to_bytes(), public_key: None };
-        secret.to_pkcs8_pem(LineEnding::LF).map_err(|e| SignatureError::BadKey(e.to_string()))
+        let secret = ed25519_dalek::pkcs8::KeypairBytes {
+            secret_key: self.0.to_bytes(),
+            public_key: None,
+        };
+        secret
+            .to_pkcs8_pem(LineEnding::LF)
+            .map_err(|e| SignatureError::BadKey(e.to_string()))
     }
 
     /// The 32 secret bytes, for the engine that wants its own key type.
@@ -171,24 +176,35 @@ macro_rules! hex_bytes {
                 if text.bytes().any(|b| b.is_ascii_uppercase()) {
                     return Err(wrong());
                 }
-                let bytes: [u8; $length] = hex::decode(text).ok().and_then(|b| b.try_into().ok()).ok_or_else(wrong)?;
+                let bytes: [u8; $length] = hex::decode(text)
+                    .ok()
+                    .and_then(|b| b.try_into().ok())
+                    .ok_or_else(wrong)?;
                 $make(bytes)
             }
         }
 
         impl Serialize for $name {
             fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                if serializer.is_human_readable() { serializer.collect_str(self) } else { serializer.serialize_bytes(&self.0) }
+                if serializer.is_human_readable() {
+                    serializer.collect_str(self)
+                } else {
+                    serializer.serialize_bytes(&self.0)
+                }
             }
         }
 
         impl<'de> Deserialize<'de> for $name {
             fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
                 if deserializer.is_human_readable() {
-                    return String::deserialize(deserializer)?.parse().map_err(D::Error::custom);
+                    return String::deserialize(deserializer)?
+                        .parse()
+                        .map_err(D::Error::custom);
                 }
                 let bytes = serde_bytes::ByteBuf::deserialize(deserializer)?.into_vec();
-                let bytes: [u8; $length] = bytes.try_into().map_err(|_| D::Error::custom(concat!("expected ", $length, " bytes")))?;
+                let bytes: [u8; $length] = bytes
+                    .try_into()
+                    .map_err(|_| D::Error::custom(concat!("expected ", $length, " bytes")))?;
                 $make(bytes).map_err(|e: SignatureError| D::Error::custom(e))
             }
         }

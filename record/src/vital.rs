@@ -86,7 +86,9 @@ impl Sign {
     /// The sign with this code (or the profile's second code).
     #[must_use]
     pub fn of(code: &str) -> Option<&'static Self> {
-        SIGNS.iter().find(|sign| sign.code == code || sign.also.is_some_and(|(also, _)| also == code))
+        SIGNS
+            .iter()
+            .find(|sign| sign.code == code || sign.also.is_some_and(|(also, _)| also == code))
     }
 
     /// The unit with this UCUM code, if the sign may come in it.
@@ -117,16 +119,33 @@ const fn tenths(number: i64) -> Decimal {
 }
 
 const fn unit(ucum: &'static str, flag: (i64, i64), plausible: (i64, i64)) -> Unit {
-    Unit { ucum, flag: (d(flag.0), d(flag.1)), plausible: (d(plausible.0), d(plausible.1)) }
+    Unit {
+        ucum,
+        flag: (d(flag.0), d(flag.1)),
+        plausible: (d(plausible.0), d(plausible.1)),
+    }
 }
 
 const fn sign(code: &'static str, display: &'static str, class: Class, units: &'static [Unit]) -> Sign {
-    Sign { system: CodeSystem::Loinc, code, also: None, display, class, units, waveform: false }
+    Sign {
+        system: CodeSystem::Loinc,
+        code,
+        also: None,
+        display,
+        class,
+        units,
+        waveform: false,
+    }
 }
 
 /// All signs we know.
 pub static SIGNS: &[Sign] = &[
-    sign("8867-4", "Heart rate", Class::VitalSigns, &[unit("/min", (30, 200), (0, 350))]),
+    sign(
+        "8867-4",
+        "Heart rate",
+        Class::VitalSigns,
+        &[unit("/min", (30, 200), (0, 350))],
+    ),
     Sign {
         system: CodeSystem::Loinc,
         code: "2708-6",
@@ -136,43 +155,102 @@ pub static SIGNS: &[Sign] = &[
         units: &[unit("%", (70, 100), (0, 100))],
         waveform: false,
     },
-    sign("85354-9", "Blood pressure panel with all children optional", Class::VitalSigns, &[]),
-    sign("8480-6", "Systolic blood pressure", Class::VitalSigns, &[unit("mm[Hg]", (70, 250), (20, 350))]),
-    sign("8462-4", "Diastolic blood pressure", Class::VitalSigns, &[unit("mm[Hg]", (40, 150), (10, 250))]),
-    sign("8478-0", "Mean blood pressure", Class::VitalSigns, &[unit("mm[Hg]", (50, 180), (10, 300))]),
-    sign("8310-5", "Body temperature", Class::VitalSigns, &[
-        unit("Cel", (30, 45), (15, 50)),
-        unit("[degF]", (86, 113), (59, 122)),
-    ]),
-    sign("9279-1", "Respiratory rate", Class::VitalSigns, &[unit("/min", (4, 60), (0, 150))]),
-    sign("41653-7", "Glucose [Mass/volume] in Capillary blood by Glucometer", Class::Laboratory, &[
-        unit("mg/dL", (20, 600), (0, 2000)),
-    ]),
-    sign("14743-9", "Glucose [Moles/volume] in Capillary blood by Glucometer", Class::Laboratory, &[Unit {
-        ucum: "mmol/L",
-        flag: (tenths(11), tenths(333)),
-        plausible: (d(0), d(111)),
-    }]),
-    sign("99504-3", "Glucose [Mass/volume] in Interstitial fluid", Class::Laboratory, &[
-        unit("mg/dL", (40, 400), (0, 2000)),
-    ]),
-    sign("105272-9", "Glucose [Moles/volume] in Interstitial fluid", Class::Laboratory, &[Unit {
-        ucum: "mmol/L",
-        flag: (tenths(22), tenths(222)),
-        plausible: (d(0), d(111)),
-    }]),
-    sign("29463-7", "Body weight", Class::VitalSigns, &[
-        unit("kg", (20, 500), (0, 700)),
-        unit("g", (20_000, 500_000), (0, 700_000)),
-        unit("[lb_av]", (44, 1_102), (0, 1_543)),
-    ]),
-    sign("41950-7", "Number of steps in 24 hour Measured", Class::Activity, &[
-        unit("{steps}/d", (0, 100_000), (0, 1_000_000)),
-    ]),
-    sign("55423-8", "Number of steps in unspecified time Pedometer", Class::Activity, &[unit("1", (0, 100_000), (0, 1_000_000))]),
-    sign("80404-7", "R-R interval.standard deviation (Heart rate variability)", Class::VitalSigns, &[
-        unit("ms", (5, 300), (0, 5_000)),
-    ]),
+    sign(
+        "85354-9",
+        "Blood pressure panel with all children optional",
+        Class::VitalSigns,
+        &[],
+    ),
+    sign(
+        "8480-6",
+        "Systolic blood pressure",
+        Class::VitalSigns,
+        &[unit("mm[Hg]", (70, 250), (20, 350))],
+    ),
+    sign(
+        "8462-4",
+        "Diastolic blood pressure",
+        Class::VitalSigns,
+        &[unit("mm[Hg]", (40, 150), (10, 250))],
+    ),
+    sign(
+        "8478-0",
+        "Mean blood pressure",
+        Class::VitalSigns,
+        &[unit("mm[Hg]", (50, 180), (10, 300))],
+    ),
+    sign(
+        "8310-5",
+        "Body temperature",
+        Class::VitalSigns,
+        &[unit("Cel", (30, 45), (15, 50)), unit("[degF]", (86, 113), (59, 122))],
+    ),
+    sign(
+        "9279-1",
+        "Respiratory rate",
+        Class::VitalSigns,
+        &[unit("/min", (4, 60), (0, 150))],
+    ),
+    sign(
+        "41653-7",
+        "Glucose [Mass/volume] in Capillary blood by Glucometer",
+        Class::Laboratory,
+        &[unit("mg/dL", (20, 600), (0, 2000))],
+    ),
+    sign(
+        "14743-9",
+        "Glucose [Moles/volume] in Capillary blood by Glucometer",
+        Class::Laboratory,
+        &[Unit {
+            ucum: "mmol/L",
+            flag: (tenths(11), tenths(333)),
+            plausible: (d(0), d(111)),
+        }],
+    ),
+    sign(
+        "99504-3",
+        "Glucose [Mass/volume] in Interstitial fluid",
+        Class::Laboratory,
+        &[unit("mg/dL", (40, 400), (0, 2000))],
+    ),
+    sign(
+        "105272-9",
+        "Glucose [Moles/volume] in Interstitial fluid",
+        Class::Laboratory,
+        &[Unit {
+            ucum: "mmol/L",
+            flag: (tenths(22), tenths(222)),
+            plausible: (d(0), d(111)),
+        }],
+    ),
+    sign(
+        "29463-7",
+        "Body weight",
+        Class::VitalSigns,
+        &[
+            unit("kg", (20, 500), (0, 700)),
+            unit("g", (20_000, 500_000), (0, 700_000)),
+            unit("[lb_av]", (44, 1_102), (0, 1_543)),
+        ],
+    ),
+    sign(
+        "41950-7",
+        "Number of steps in 24 hour Measured",
+        Class::Activity,
+        &[unit("{steps}/d", (0, 100_000), (0, 1_000_000))],
+    ),
+    sign(
+        "55423-8",
+        "Number of steps in unspecified time Pedometer",
+        Class::Activity,
+        &[unit("1", (0, 100_000), (0, 1_000_000))],
+    ),
+    sign(
+        "80404-7",
+        "R-R interval.standard deviation (Heart rate variability)",
+        Class::VitalSigns,
+        &[unit("ms", (5, 300), (0, 5_000))],
+    ),
     Sign {
         system: CodeSystem::Loinc,
         code: "11524-6",
@@ -209,8 +287,18 @@ mod tests {
     #[test]
     fn the_flag_range_lies_within_the_plausible_limits() {
         for (sign, unit) in SIGNS.iter().flat_map(|s| s.units.iter().map(move |u| (s, u))) {
-            assert_ne!(unit.plausible.0.cmp_magnitude(unit.flag.0), Ordering::Greater, "{}", sign.code);
-            assert_ne!(unit.flag.1.cmp_magnitude(unit.plausible.1), Ordering::Greater, "{}", sign.code);
+            assert_ne!(
+                unit.plausible.0.cmp_magnitude(unit.flag.0),
+                Ordering::Greater,
+                "{}",
+                sign.code
+            );
+            assert_ne!(
+                unit.flag.1.cmp_magnitude(unit.plausible.1),
+                Ordering::Greater,
+                "{}",
+                sign.code
+            );
         }
     }
 }
