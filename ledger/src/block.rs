@@ -12,9 +12,8 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use crate::{
-    genesis::Genesis,
-    proof::Finalization,
     transaction::{SignedTransaction, TRANSACTION_BYTES_MAX},
+    votes::Finalization,
 };
 
 /// The protocol's version, in every header.
@@ -116,30 +115,6 @@ pub struct Block {
 }
 
 impl Block {
-    /// Height 0: made from the founding document, the same on every node, never voted on.
-    #[must_use]
-    pub fn genesis(genesis: &Genesis) -> Self {
-        let leader = *genesis.committee().first().expect("a checked genesis has a validator");
-        let header = Header {
-            version: VERSION,
-            network: genesis.network(),
-            epoch: 0,
-            view: 0,
-            leader,
-            parent_view: 0,
-            height: Height(0),
-            parent: Digest::ZERO,
-            timestamp_ms: genesis.founded_ms,
-            transactions_root: merkle::root(&[]),
-            policy: genesis.policy.id(),
-            nonce: 0,
-        };
-        Self {
-            header,
-            transactions: Vec::new(),
-        }
-    }
-
     /// The Merkle root over the transactions it holds.
     #[must_use]
     pub fn transactions_root(&self) -> Digest {
@@ -207,7 +182,7 @@ pub struct FinalizedBlock {
 pub(crate) mod tests {
     use super::*;
     use crate::{
-        genesis::{Organization, Role, Validator},
+        genesis::{Genesis, Organization, Role, Validator},
         policy::{ValidityPolicy, Violation},
     };
     use proptest::prelude::*;

@@ -3,11 +3,15 @@
 use record::{
     canonical::{self, Digest, Domain},
     ids::{NetworkId, OrganizationId},
+    merkle,
     signature::PublicKey,
 };
 use serde::{Deserialize, Serialize};
 
-use crate::policy::ValidityPolicy;
+use crate::{
+    block::{Block, Header, Height, VERSION},
+    policy::ValidityPolicy,
+};
 
 /// What an organisation is in the network. The paper's "distributor" is a [`Role::Supplier`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -112,5 +116,31 @@ impl Genesis {
         let mut keys: Vec<_> = self.validators.iter().map(|v| v.key).collect();
         keys.sort();
         keys
+    }
+}
+
+impl Block {
+    /// Height 0: made from the founding document, the same on every node, never voted on.
+    #[must_use]
+    pub fn genesis(genesis: &Genesis) -> Self {
+        let leader = *genesis.committee().first().expect("a checked genesis has a validator");
+        let header = Header {
+            version: VERSION,
+            network: genesis.network(),
+            epoch: 0,
+            view: 0,
+            leader,
+            parent_view: 0,
+            height: Height(0),
+            parent: Digest::ZERO,
+            timestamp_ms: genesis.founded_ms,
+            transactions_root: merkle::root(&[]),
+            policy: genesis.policy.id(),
+            nonce: 0,
+        };
+        Self {
+            header,
+            transactions: Vec::new(),
+        }
     }
 }

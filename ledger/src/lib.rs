@@ -5,7 +5,7 @@
 //! 1. [`genesis`] who founded the network; [`transaction`] what an author signs.
 //! 2. [`admission`] how a gateway hands over a bundle; [`policy`] the hash validation policy P and the nonce
 //!    search (Algorithm 3).
-//! 3. [`block`] Block -> VerifiedBlock -> FinalizedBlock.
+//! 3. [`block`] Block -> VerifiedBlock -> FinalizedBlock, by its [`votes`].
 //! 4. [`state`] a finalized block applied, equally on every node.
 //! 5. [`consent`] grants in force -> Permit.
 //! 6. [`proof`] what a third party checks: Merkle inclusion and two thirds of the votes.
@@ -18,6 +18,7 @@ pub mod admission;
 pub mod policy;
 
 pub mod block;
+pub mod votes;
 
 pub mod state;
 

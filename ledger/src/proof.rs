@@ -7,7 +7,7 @@
 use record::{
     ids::{BundleId, NetworkId},
     merkle,
-    signature::{PublicKey, Signature},
+    signature::PublicKey,
 };
 use serde::{Deserialize, Serialize};
 
@@ -16,28 +16,12 @@ use crate::{
     transaction::SignedTransaction,
 };
 
+pub use crate::votes::{Finalization, Vote};
+
 /// A receipt has at most this many bytes of JSON.
 pub const RECEIPT_BYTES_MAX: usize = 1_048_576;
 /// A block that became final through a descendant is at most this many headers below it.
 pub const DESCENT_MAX: usize = 256;
-
-/// One validator's vote to finalize.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Vote {
-    /// Who voted.
-    pub validator: PublicKey,
-    /// Over the vote message of the header.
-    pub signature: Signature,
-}
-
-/// A quorum's votes on one header, ordered by validator.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct Finalization {
-    /// The votes.
-    pub votes: Vec<Vote>,
-}
 
 /// The validators of a network: what `--validators` reads and `/api/v1/chain/validators` serves.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
