@@ -1,0 +1,176 @@
+//! The command line: run a fleet, check its configuration, make a key, sign a reading by hand.
+
+mod sign;
+
+use std::{
+    ffi::OsString,
+    fs::OpenOptions,
+    io::{self, Write as _},
+    os::unix::fs::OpenOptionsExt as _,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use anyhow::Context as _;
+use clap::{Parser, Subcommand};
+use record::signature::SigningKey;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
+
+use crate::{config::Config, fleet::Fleet};
+
+/// Bad usage or configuration (EX_USAGE).
+const EXIT_USAGE: u8 = 64;
+
+/// A fleet of home devices that replays real recordings over MQTT.
+#[derive(Debug, Parser)]
+#[command(name = "firmware-sim", version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the devices until SIGTERM or Ctrl-C.
+    Run(FromConfig),
+    /// Say everything that is wrong with a configuration and the files it names.
+    CheckConfig(FromConfig),
+    /// Make a device key; its public half is printed in hex.
+    Keygen {
+        /// The new PEM file, readable by the owner only.
+        #[arg(long)]
+        out: PathBuf,
+    },
+    /// Print a signed reading in the JSON form, e.g. for mosquitto_pub.
+    Sign(sign::Request),
+}
+
+#[derive(Debug, clap::Args)]
+struct FromConfig {
+    /// The TOML file.
+    #[arg(long)]
+    config: PathBuf,
+}
+
+/// Runs the command with these arguments (the first is the program's name): 0 done, 1 failed, 64 bad usage or configuration.
+pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let arguments = match Arguments::try_parse_from(args) {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            let code = if error.use_stderr() { EXIT_USAGE } else { 0 };
+            // Nobody reads the output: the exit code still says it.
+            let _ = error.print();
+            return ExitCode::from(code);
+        }
+    };
+    start_logging();
+    // An error means that the process has one already.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    match perform(arguments.command) {
+        Ok(code) => code,
+        Err(error) => {
+            tracing::error!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn perform(command: Command) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Run(FromConfig { config }) => match ready(&config) {
+            Some(fleet) => run(fleet).map(|()| ExitCode::SUCCESS),
+            None => Ok(ExitCode::from(EXIT_USAGE)),
+        },
+        Command::CheckConfig(FromConfig { config }) => match ready(&config) {
+            Some(fleet) => say(&format!("the configuration is good: {} devices", fleet.devices.len())),
+            None => Ok(ExitCode::from(EXIT_USAGE)),
+        },
+        Command::Keygen { out } => say(&keygen(&out)?),
+        Command::Sign(request) => match request.sign() {
+            Ok(message) => say(&message),
+            Err(complaint) => {
+                complain(&complaint);
+                Ok(ExitCode::from(EXIT_USAGE))
+            }
+        },
+    }
+}
+
+/// The fleet of a configuration file, or everything that is wrong with it on standard error.
+fn ready(config: &Path) -> Option<Fleet> {
+    match Config::load(config).and_then(|config| config.fleet()) {
+        Ok(fleet) => Some(fleet),
+        Err(complaints) => {
+            complain(&format!(
+                "the configuration {} cannot be used:\n{complaints}",
+                config.display()
+            ));
+            None
+        }
+    }
+}
+
+fn run(fleet: Fleet) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("starting the runtime")?;
+    runtime.block_on(async {
+        let data_dir = &fleet.home.data_dir;
+        std::fs::create_dir_all(data_dir).with_context(|| format!("making {}", data_dir.display()))?;
+        let stop = CancellationToken::new();
+        let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        let told = stop.clone();
+        let listener = tokio::spawn(async move {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            told.cancel();
+        });
+        tracing::info!(devices = fleet.devices.len(), "the fleet starts");
+        let outcome = fleet.run(stop).await;
+        listener.abort();
+        outcome.context("the fleet ended")
+    })
+}
+
+fn keygen(out: &Path) -> anyhow::Result<String> {
+    let key = SigningKey::random();
+    let pem = key.to_pem().context("encoding the key")?;
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(out)
+        .with_context(|| format!("making {}", out.display()))?;
+    file.write_all(pem.as_bytes())?;
+    file.sync_all()?;
+    Ok(key.public().to_string())
+}
+
+fn say(text: &str) -> anyhow::Result<ExitCode> {
+    writeln!(io::stdout(), "{text}").context("writing to standard output")?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn complain(text: &str) {
+    // Nobody reads it: the exit code still says it.
+    let _ = writeln!(io::stderr(), "firmware-sim: {text}");
+}
+
+fn start_logging() {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,rumqttc_v5=error"));
+    // An error means that somebody logs already: the sandbox, or another test.
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .try_init();
+    std::panic::set_hook(Box::new(|panic| {
+        // A device with a broken invariant must not go on numbering readings.
+        tracing::error!("{panic}");
+        std::process::abort();
+    }));
+}

@@ -1,0 +1,408 @@
+//! One TOML file for a fleet, and the list of its devices; everything wrong with them is found at once.
+
+use std::{
+    fmt, fs,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use record::{ids::DeviceId, signature::SigningKey};
+use rustls::pki_types::{CertificateDer, pem::PemObject as _};
+use serde::{Deserialize, Serialize};
+use tokio::sync::Semaphore;
+
+use crate::{
+    device::{self, Broker, Credentials, Home, Parts},
+    fault::{self, Faults},
+    fleet::Fleet,
+    signal::{Kind, Library},
+};
+
+/// More complaints than this are counted, not listed.
+const COMPLAINTS_MAX: usize = 50;
+/// A device cannot measure more often than this.
+const PERIOD_MS_MIN: f64 = 1.0;
+
+/// Configuration of `firmware-sim run`.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// The gateway the devices belong to; part of their topics.
+    pub gateway: String,
+    /// Boot counters, `status.json` and `acknowledged.ndjson`; made if it does not exist.
+    pub data_dir: PathBuf,
+    /// JSON list of [`DeviceEntry`].
+    pub devices: PathBuf,
+    /// Recordings to replay instead of the built-in ones: a file or a folder of `.csv` or `.csv.gz`.
+    pub recordings: Option<PathBuf>,
+    /// How much faster than usual everything is replayed.
+    pub speed: f64,
+    /// Time between two readings of a device at speed 1. Waveforms keep one second a block, as recorded.
+    pub cadence_ms: u64,
+    /// Unacknowledged readings that a device keeps; what finds no room leaves a gap in its numbers.
+    pub journal_readings_max: usize,
+    /// The broker.
+    pub mqtt: device::Config,
+    /// What goes wrong.
+    pub fault: fault::Config,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            gateway: "home-1".to_owned(),
+            data_dir: PathBuf::from("data/firmware-sim"),
+            devices: PathBuf::from("devices.json"),
+            recordings: None,
+            speed: 1.0,
+            cadence_ms: 1_000,
+            journal_readings_max: 600,
+            mqtt: device::Config::default(),
+            fault: fault::Config::default(),
+        }
+    }
+}
+
+/// A device in `devices.json`.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct DeviceEntry {
+    /// Its name, as enrolled at the gateway.
+    pub id: DeviceId,
+    /// What it is.
+    pub kind: Kind,
+    /// PKCS#8 PEM of its ed25519 key, readable by the owner only.
+    pub key_file: PathBuf,
+    /// Its user at the broker.
+    pub user: String,
+    /// Its password at the broker, readable by the owner only.
+    pub password_file: PathBuf,
+    /// The label of what it replays.
+    pub recording: String,
+}
+
+/// Everything that is wrong with a configuration.
+#[derive(Debug, Default)]
+pub struct Complaints(Vec<String>);
+
+impl fmt::Display for Complaints {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for complaint in self.0.iter().take(COMPLAINTS_MAX) {
+            writeln!(f, "- {complaint}")?;
+        }
+        match self.0.len().checked_sub(COMPLAINTS_MAX) {
+            Some(more @ 1..) => writeln!(f, "- and {more} more"),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl std::error::Error for Complaints {}
+
+impl Complaints {
+    /// The good value, or a complaint written down.
+    fn hear<T>(&mut self, result: Result<T, String>) -> Option<T> {
+        result.map_err(|complaint| self.0.push(complaint)).ok()
+    }
+}
+
+impl Config {
+    /// Reads a configuration file.
+    ///
+    /// # Errors
+    /// [`Complaints`], when it cannot be read or is not of this form.
+    pub fn load(path: &Path) -> Result<Self, Complaints> {
+        let text =
+            fs::read_to_string(path).map_err(|e| Complaints(vec![format!("cannot read {}: {e}", path.display())]))?;
+        toml::from_str(&text).map_err(|e| Complaints(vec![format!("{}: {}", path.display(), e.to_string().trim_end())]))
+    }
+
+    /// Reads every file it names and builds the fleet; nothing is connected or written yet.
+    pub(crate) fn fleet(&self) -> Result<Fleet, Complaints> {
+        let mut complaints = Complaints::default();
+        let home = self.home(&mut complaints);
+        let library = complaints.hear(self.library());
+        let devices = self.devices(library.as_ref(), &mut complaints);
+        match (home, complaints.0.is_empty()) {
+            (Some(home), true) => Ok(Fleet { home, devices }),
+            _ => Err(complaints),
+        }
+    }
+
+    fn home(&self, complaints: &mut Complaints) -> Option<Home> {
+        let gateway = complaints.hear(self.gateway.parse().map_err(|e| format!("gateway: {e}")));
+        let broker = self.broker(complaints);
+        let faults: Option<Faults> = complaints.hear(self.fault.faults().map_err(|e| e.to_string()));
+        if !(1..=1_000_000).contains(&self.journal_readings_max) {
+            complaints
+                .0
+                .push("journal_readings_max must lie between 1 and 1000000".to_owned());
+        }
+        Some(Home {
+            gateway: gateway?,
+            broker: broker?,
+            faults: faults?,
+            data_dir: self.data_dir.clone(),
+            readings_max: self.journal_readings_max,
+            answer_timeout: Duration::from_millis(self.mqtt.answer_timeout_ms),
+        })
+    }
+
+    fn broker(&self, complaints: &mut Complaints) -> Option<Broker> {
+        let mqtt = &self.mqtt;
+        let address = complaints.hear(address(&mqtt.address));
+        let tls = complaints.hear(trusting(&mqtt.ca));
+        for (name, value, low, high) in [
+            ("keep_alive_s", u64::from(mqtt.keep_alive_s), 5, 3_600),
+            ("connect_timeout_ms", mqtt.connect_timeout_ms, 100, 600_000),
+            ("answer_timeout_ms", mqtt.answer_timeout_ms, 1_000, 600_000),
+            ("in_flight_max", u64::from(mqtt.in_flight_max), 1, 1_000),
+            ("connecting_max", mqtt.connecting_max as u64, 1, 10_000),
+        ] {
+            if !(low..=high).contains(&value) {
+                complaints
+                    .0
+                    .push(format!("[mqtt] {name} must lie between {low} and {high}"));
+            }
+        }
+        let (host, port) = address?;
+        Some(Broker {
+            host,
+            port,
+            tls: Arc::new(tls?),
+            keep_alive_s: mqtt.keep_alive_s,
+            connect_timeout: Duration::from_millis(mqtt.connect_timeout_ms),
+            in_flight_max: mqtt.in_flight_max,
+            // A senseless number has been complained about; the clamp only keeps the semaphore from panicking before.
+            turns: Arc::new(Semaphore::new(mqtt.connecting_max.clamp(1, 10_000))),
+        })
+    }
+
+    fn library(&self) -> Result<Library, String> {
+        match &self.recordings {
+            Some(path) => Library::read(path).map_err(|e| format!("recordings: {e}")),
+            None => Ok(Library::embedded().clone()),
+        }
+    }
+
+    /// Time between two steps of a device.
+    fn period(&self, kind: Kind) -> Result<Duration, String> {
+        let cadence = if kind.is_waveform() { 1_000 } else { self.cadence_ms };
+        // Nobody waits longer than 2^53 milliseconds.
+        let period_ms = cadence as f64 / self.speed;
+        if period_ms.is_finite() && period_ms >= PERIOD_MS_MIN && self.speed > 0.0 {
+            Ok(Duration::from_secs_f64(period_ms / 1_000.0))
+        } else {
+            Err(format!(
+                "speed and cadence_ms must leave at least {PERIOD_MS_MIN} ms between two readings"
+            ))
+        }
+    }
+
+    fn devices(&self, library: Option<&Library>, complaints: &mut Complaints) -> Vec<Parts> {
+        let Some(entries) = complaints.hear(entries(&self.devices)) else {
+            return Vec::new();
+        };
+        let mut seen = std::collections::HashSet::new();
+        let mut devices = Vec::new();
+        for (number, entry) in entries.into_iter().enumerate() {
+            let entry: Result<DeviceEntry, _> = serde_json::from_value(entry);
+            let Some(entry) = complaints.hear(entry.map_err(|e| format!("device number {number}: {e}"))) else {
+                continue;
+            };
+            if !seen.insert(entry.id.clone()) {
+                complaints.0.push(format!("device {} is listed twice", entry.id));
+            }
+            devices.extend(self.device(entry, library, complaints));
+        }
+        devices
+    }
+
+    fn device(&self, entry: DeviceEntry, library: Option<&Library>, complaints: &mut Complaints) -> Option<Parts> {
+        let id = &entry.id;
+        let key = secret(&entry.key_file)
+            .and_then(|pem| SigningKey::from_pem(&pem).map_err(|e| format!("{}: {e}", entry.key_file.display())));
+        let key = complaints.hear(key.map_err(|e| format!("device {id}: {e}")));
+        let password = complaints.hear(secret(&entry.password_file).map_err(|e| format!("device {id}: {e}")));
+        let period = complaints.hear(self.period(entry.kind).map_err(|e| format!("device {id}: {e}")));
+        let opened = library.map(|library| library.open(&entry.recording).map_err(|e| format!("device {id}: {e}")));
+        let signal = opened
+            .and_then(|opened| complaints.hear(opened))
+            .and_then(|(kind, signal)| {
+                let fits = if kind == entry.kind {
+                    Ok(signal)
+                } else {
+                    Err(format!(
+                        "device {id}: recording {:?} is for a {kind}, not for a {}",
+                        entry.recording, entry.kind
+                    ))
+                };
+                complaints.hear(fits)
+            });
+        let password = password?.trim_end_matches(['\r', '\n']).to_owned();
+        let credentials = Credentials {
+            user: entry.user,
+            password,
+        };
+        Some(Parts {
+            id: entry.id,
+            key: key?,
+            credentials,
+            signal: signal?,
+            period: period?,
+        })
+    }
+}
+
+fn entries(path: &Path) -> Result<Vec<serde_json::Value>, String> {
+    let text = fs::read(path).map_err(|e| format!("devices: cannot read {}: {e}", path.display()))?;
+    serde_json::from_slice(&text).map_err(|e| format!("devices: {}: {e}", path.display()))
+}
+
+fn address(text: &str) -> Result<(String, u16), String> {
+    let (host, port) = text.rsplit_once(':').ok_or("[mqtt] address must be host:port")?;
+    let port = port.parse().map_err(|_| "[mqtt] address must end in a port number")?;
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    rustls::pki_types::ServerName::try_from(host)
+        .map_err(|_| "[mqtt] address must start with a host name or IP address")?;
+    Ok((host.to_owned(), port))
+}
+
+/// A TLS client that trusts this authority and nobody else.
+fn trusting(ca: &Path) -> Result<rustls::ClientConfig, String> {
+    let complaint = |why: String| format!("[mqtt] ca {}: {why}", ca.display());
+    let mut roots = rustls::RootCertStore::empty();
+    for certificate in CertificateDer::pem_file_iter(ca).map_err(|e| complaint(e.to_string()))? {
+        let certificate = certificate.map_err(|e| complaint(e.to_string()))?;
+        roots.add(certificate).map_err(|e| complaint(e.to_string()))?;
+    }
+    if roots.is_empty() {
+        return Err(complaint("no certificate in it".to_owned()));
+    }
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let builder = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|e| complaint(e.to_string()))?;
+    Ok(builder.with_root_certificates(roots).with_no_client_auth())
+}
+
+/// The text of a file that nobody but its owner can read.
+pub(crate) fn secret(path: &Path) -> Result<String, String> {
+    let complaint = |why: String| format!("{}: {why}", path.display());
+    let mode = fs::metadata(path)
+        .map_err(|e| complaint(e.to_string()))?
+        .permissions()
+        .mode();
+    if mode & 0o077 != 0 {
+        return Err(complaint(format!(
+            "others can read it (mode {:03o}); chmod 600",
+            mode & 0o777
+        )));
+    }
+    fs::read_to_string(path).map_err(|e| complaint(e.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn write(path: &Path, text: &str, mode: u32) {
+        fs::write(path, text).expect("written");
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("permitted");
+    }
+
+    #[test]
+    fn everything_wrong_is_said_at_once() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (devices, key) = (folder.path().join("devices.json"), folder.path().join("key.pem"));
+        write(&key, &SigningKey::random().to_pem().expect("encodes"), 0o644);
+        let entry = |id: &str, kind: &str, recording: &str| {
+            serde_json::json!({
+                "id": id, "kind": kind, "key_file": key, "user": "home", "password_file": folder.path().join("none"),
+                "recording": recording,
+            })
+        };
+        let list = serde_json::json!([
+            entry("scale-1", "scale", "synthetic/body-weight"),
+            entry("scale-1", "scale", "ecg-mitbih-208"),
+            entry("Scale", "scale", "synthetic/body-weight"),
+            entry("scale-3", "scale", "nothing"),
+        ]);
+        write(&devices, &list.to_string(), 0o644);
+        let config = Config {
+            gateway: "Home".to_owned(),
+            devices,
+            mqtt: device::Config {
+                address: "nowhere".to_owned(),
+                ca: folder.path().join("ca"),
+                ..Default::default()
+            },
+            fault: fault::Config {
+                drops: 2.0,
+                ..Default::default()
+            },
+            speed: 0.0,
+            ..Config::default()
+        };
+        let said = config.fleet().err().expect("bad").to_string();
+        for part in [
+            "gateway",
+            "address",
+            "ca",
+            "[fault]",
+            "speed",
+            "chmod 600",
+            "none",
+            "listed twice",
+            "for a wearable-ecg",
+            "device number 2",
+            "\"nothing\"",
+        ] {
+            assert!(said.contains(part), "{part}: {said}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_key_is_refused() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("config.toml");
+        write(&path, "gateway = \"home-1\"\nspeeed = 2.0\n", 0o644);
+        assert!(Config::load(&path).expect_err("bad").to_string().contains("speeed"));
+        write(
+            &path,
+            "gateway = \"home-2\"\nspeed = 2\n[mqtt]\naddress = \"127.0.0.1:1\"\n",
+            0o644,
+        );
+        let config = Config::load(&path).expect("good");
+        assert_eq!((config.gateway.as_str(), config.mqtt.keep_alive_s), ("home-2", 30));
+    }
+
+    #[test]
+    fn waveforms_keep_their_second_and_the_rest_its_cadence() {
+        let config = Config {
+            cadence_ms: 5_000,
+            speed: 2.0,
+            ..Config::default()
+        };
+        assert_eq!(config.period(Kind::WearableEcg), Ok(Duration::from_millis(500)));
+        assert_eq!(config.period(Kind::GlucoseSensor), Ok(Duration::from_millis(2_500)));
+        assert!(
+            Config {
+                speed: 1e9,
+                ..Config::default()
+            }
+            .period(Kind::Scale)
+            .is_err()
+        );
+        assert!(
+            Config {
+                speed: f64::NAN,
+                ..Config::default()
+            }
+            .period(Kind::Scale)
+            .is_err()
+        );
+    }
+}

@@ -1,0 +1,289 @@
+//! What a device has measured and nobody has acknowledged yet: sent in order, kept until acknowledged, bounded.
+//!
+//! It lives in the device's memory, as on a small microcontroller: a power cut loses it, and the next start says so by its
+//! boot id. When it is full the device measures on; what finds no room has used its number, so the gap is seen.
+
+use std::{collections::VecDeque, time::Instant};
+
+use bytes::Bytes;
+
+use crate::signal::Stream;
+
+/// A signed reading that waits for its acknowledgement.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    /// Its sequence number.
+    pub(crate) seq: u64,
+    /// Which topic it goes to.
+    pub(crate) stream: Stream,
+    /// The signed message; every sending has the same bytes.
+    pub(crate) payload: Bytes,
+    /// What `acknowledged.ndjson` says about it.
+    pub(crate) line: String,
+    /// How often it is sent each time (a fault).
+    pub(crate) copies: u8,
+    /// Whether the next reading overtakes it (a fault).
+    pub(crate) late: bool,
+    first_sent: Option<Instant>,
+    sent: Option<Instant>,
+}
+
+impl Entry {
+    /// A reading that has not been sent.
+    pub(crate) const fn new(seq: u64, stream: Stream, payload: Bytes, line: String) -> Self {
+        Self {
+            seq,
+            stream,
+            payload,
+            line,
+            copies: 1,
+            late: false,
+            first_sent: None,
+            sent: None,
+        }
+    }
+}
+
+/// What to hand to the broker now.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Sending {
+    pub(crate) seq: u64,
+    pub(crate) stream: Stream,
+    pub(crate) payload: Bytes,
+    pub(crate) copies: u8,
+    /// Whether it has never been sent before.
+    pub(crate) first: bool,
+}
+
+/// What has been answered for good.
+#[derive(Debug)]
+pub(crate) struct Settled {
+    /// For `acknowledged.ndjson`.
+    pub(crate) line: String,
+    /// When it was first sent.
+    pub(crate) first_sent: Option<Instant>,
+}
+
+/// There is no room for a reading.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Full;
+
+/// The readings of one start, in the order of their numbers.
+#[derive(Debug)]
+pub(crate) struct Journal {
+    entries: VecDeque<Entry>,
+    in_flight: usize,
+    readings_max: usize,
+}
+
+impl Journal {
+    /// A journal with room for so many readings; waveforms may use the first half of it.
+    pub(crate) const fn new(readings_max: usize) -> Self {
+        Self {
+            entries: VecDeque::new(),
+            in_flight: 0,
+            readings_max,
+        }
+    }
+
+    /// Keeps a reading until it is settled.
+    pub(crate) fn keep(&mut self, entry: Entry) -> Result<(), Full> {
+        let room = match entry.stream {
+            Stream::Reading => self.readings_max,
+            Stream::Wave => self.readings_max.div_ceil(2),
+        };
+        if self.entries.len() >= room {
+            return Err(Full);
+        }
+        self.entries.push_back(entry);
+        Ok(())
+    }
+
+    /// The oldest reading that is not in flight, now taken as sent; `None` when the window is full or nothing waits.
+    pub(crate) fn send(&mut self, window: usize) -> Option<Sending> {
+        if self.in_flight >= window {
+            return None;
+        }
+        let mut waiting = (0..self.entries.len()).filter(|at| self.entries[*at].sent.is_none());
+        let mut at = waiting.next()?;
+        if self.entries[at].late {
+            let overtaking = waiting.next()?;
+            self.entries[at].late = false;
+            at = overtaking;
+        }
+        let now = Instant::now();
+        let entry = &mut self.entries[at];
+        let first = entry.first_sent.is_none();
+        entry.first_sent.get_or_insert(now);
+        entry.sent = Some(now);
+        self.in_flight += 1;
+        let Entry {
+            seq, stream, copies, ..
+        } = *entry;
+        Some(Sending {
+            seq,
+            stream,
+            copies,
+            first,
+            payload: entry.payload.clone(),
+        })
+    }
+
+    /// Acknowledged, or refused for good: nothing more to send. `None` for the answer to a repeat.
+    pub(crate) fn settle(&mut self, seq: u64) -> Option<Settled> {
+        let at = self.position(seq)?;
+        let entry = self.entries.remove(at)?;
+        self.in_flight -= usize::from(entry.sent.is_some());
+        Some(Settled {
+            line: entry.line,
+            first_sent: entry.first_sent,
+        })
+    }
+
+    /// Refused for now: it is sent again, before everything that is younger and not in flight.
+    pub(crate) fn again(&mut self, seq: u64) {
+        if let Some(entry) = self.position(seq).and_then(|at| self.entries.get_mut(at)) {
+            self.in_flight -= usize::from(entry.sent.take().is_some());
+        }
+    }
+
+    /// The connection is lost: everything is sent again, the oldest first.
+    pub(crate) fn rewind(&mut self) {
+        self.entries.iter_mut().for_each(|entry| entry.sent = None);
+        self.in_flight = 0;
+    }
+
+    /// Nothing overtakes anything any more: no further reading will come.
+    pub(crate) fn release(&mut self) {
+        self.entries.iter_mut().for_each(|entry| entry.late = false);
+    }
+
+    /// When the reading was sent that has waited longest for its answer.
+    pub(crate) fn oldest_in_flight(&self) -> Option<Instant> {
+        self.entries.iter().filter_map(|entry| entry.sent).min()
+    }
+
+    /// Whether everything has been settled.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    fn position(&self, seq: u64) -> Option<usize> {
+        self.entries.iter().position(|entry| entry.seq == seq)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(seq: u64) -> Entry {
+        Entry::new(seq, Stream::Reading, Bytes::from(seq.to_string()), String::new())
+    }
+
+    fn journal(seqs: impl IntoIterator<Item = u64>) -> Journal {
+        let mut journal = Journal::new(100);
+        seqs.into_iter().for_each(|seq| journal.keep(entry(seq)).expect("room"));
+        journal
+    }
+
+    fn sent(journal: &mut Journal, window: usize) -> Vec<u64> {
+        std::iter::from_fn(|| journal.send(window))
+            .map(|sending| sending.seq)
+            .collect()
+    }
+
+    #[test]
+    fn after_a_reconnect_everything_unacknowledged_is_sent_again_in_order_with_the_same_bytes() {
+        let mut journal = journal(1..=5);
+        assert_eq!(sent(&mut journal, 4), [1, 2, 3, 4]);
+        assert!(journal.settle(2).is_some());
+        journal.rewind();
+        let again: Vec<_> = std::iter::from_fn(|| journal.send(4)).collect();
+        assert_eq!(again.iter().map(|s| s.seq).collect::<Vec<_>>(), [1, 3, 4, 5]);
+        assert_eq!(
+            again.iter().map(|s| s.first).collect::<Vec<_>>(),
+            [false, false, false, true]
+        );
+        assert!(again.iter().all(|s| s.payload == s.seq.to_string()));
+    }
+
+    #[test]
+    fn nothing_is_forgotten_before_it_is_settled() {
+        let mut journal = journal(1..=3);
+        for _ in 0..10 {
+            assert_eq!(sent(&mut journal, 8), [1, 2, 3]);
+            journal.rewind();
+        }
+        for seq in 1..=3 {
+            assert!(journal.settle(seq).is_some());
+            assert!(journal.settle(seq).is_none());
+        }
+        assert!(journal.is_empty());
+    }
+
+    #[test]
+    fn with_a_window_of_one_a_refusal_for_now_keeps_the_order() {
+        let mut journal = journal(1..=3);
+        let mut taken = Vec::new();
+        for attempt in 0..30 {
+            let sending = journal.send(1).map(|s| s.seq);
+            let Some(seq) = sending else { break };
+            assert_eq!(journal.send(1), None);
+            if attempt % 3 == 0 {
+                journal.again(seq);
+            } else {
+                assert!(journal.settle(seq).is_some());
+                taken.push(seq);
+            }
+        }
+        assert_eq!(taken, [1, 2, 3]);
+    }
+
+    #[test]
+    fn a_full_journal_refuses_waveforms_first_and_keeps_what_it_has() {
+        let mut journal = Journal::new(4);
+        let wave = |seq| Entry {
+            stream: Stream::Wave,
+            ..entry(seq)
+        };
+        assert_eq!(
+            (journal.keep(wave(1)), journal.keep(wave(2)), journal.keep(wave(3))),
+            (Ok(()), Ok(()), Err(Full))
+        );
+        assert_eq!(
+            (journal.keep(entry(4)), journal.keep(entry(5)), journal.keep(entry(6))),
+            (Ok(()), Ok(()), Err(Full))
+        );
+        assert_eq!(sent(&mut journal, 10), [1, 2, 4, 5]);
+    }
+
+    #[test]
+    fn a_late_reading_is_overtaken_once() {
+        let mut journal = journal([]);
+        journal.keep(Entry { late: true, ..entry(1) }).expect("room");
+        assert_eq!(journal.send(8), None);
+        journal.keep(entry(2)).expect("room");
+        journal.keep(entry(3)).expect("room");
+        assert_eq!(sent(&mut journal, 8), [2, 1, 3]);
+    }
+
+    #[test]
+    fn at_the_end_nothing_waits_to_be_overtaken() {
+        let mut journal = journal([]);
+        journal.keep(Entry { late: true, ..entry(1) }).expect("room");
+        journal.release();
+        assert_eq!(sent(&mut journal, 8), [1]);
+    }
+
+    #[test]
+    fn the_window_counts_what_is_in_flight() {
+        let mut journal = journal(1..=4);
+        assert_eq!(sent(&mut journal, 2), [1, 2]);
+        assert!(journal.oldest_in_flight().is_some());
+        journal.settle(1);
+        assert_eq!(sent(&mut journal, 2), [3]);
+        journal.again(2);
+        assert_eq!(sent(&mut journal, 2), [2]);
+    }
+}

@@ -1,0 +1,269 @@
+//! One MQTT 5 connection after another: what the broker answers to each message, and when the connection is lost.
+//!
+//! A connection is never resumed. The session starts clean and the client is made anew after each loss, because the
+//! device's journal, not the MQTT library, knows what has to be sent again; a broker's half-remembered session would only
+//! refuse the packet ids of a device that has restarted.
+
+use std::{pin::Pin, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use futures::{
+    FutureExt as _, Stream, StreamExt as _,
+    future::BoxFuture,
+    stream::{self, FuturesUnordered},
+};
+use record::ids::DeviceId;
+use rumqttc::{
+    AsyncClient, ConnectReturnCode, ConnectionError, EventLoop, Incoming, MqttOptions, NetworkOptions, PubAckReason,
+    PublishNoticeError, PublishOptions, PublishProperties, PublishResult, TlsConfiguration, Transport,
+};
+use tokio::{sync::Semaphore, time};
+
+use super::backoff::Backoff;
+
+/// How the payload is written: COSE_Sign1 (RFC 9052, section 2).
+const CONTENT_TYPE: &str = "application/cose; cose-type=\"cose-sign1\"";
+/// The user property that names the version of the map inside.
+const SCHEMA_VERSION: &str = "schema-version";
+/// A device takes at most so many unanswered messages from the broker.
+const RECEIVE_MAX: u16 = 8;
+/// A device takes no larger packet from the broker.
+const PACKET_BYTES_MAX: u32 = 16_384;
+/// At the end the broker has so long to take the goodbye.
+const GOODBYE: Duration = Duration::from_secs(1);
+
+/// The broker as all devices of a fleet see it.
+#[derive(Clone)]
+pub(crate) struct Broker {
+    pub(crate) host: String,
+    pub(crate) port: u16,
+    pub(crate) tls: Arc<rustls::ClientConfig>,
+    pub(crate) keep_alive_s: u16,
+    pub(crate) connect_timeout: Duration,
+    pub(crate) in_flight_max: u16,
+    /// Handshakes at the same time; the rest of the fleet waits its turn.
+    pub(crate) turns: Arc<Semaphore>,
+}
+
+/// Who the device says it is.
+pub(crate) struct Credentials {
+    pub(crate) user: String,
+    pub(crate) password: String,
+}
+
+/// What a link reports.
+#[derive(Debug)]
+pub(crate) enum Event {
+    /// The broker has taken the connection.
+    Connected,
+    /// The connection is lost or was not made; a new one is under way.
+    Lost(Loss),
+    /// The broker has answered a message.
+    Answered(u64, Answer),
+}
+
+/// Why a connection is lost.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Loss {
+    /// Somebody has to correct the credentials or the enrolment; trying again may help later.
+    #[error("the broker refuses the device: {0:?}")]
+    Unwelcome(ConnectReturnCode),
+    /// The network, the broker or TLS.
+    #[error(transparent)]
+    Broken(ConnectionError),
+}
+
+/// What the broker says about a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Answer {
+    /// It is kept.
+    Taken,
+    /// Not now.
+    Again,
+    /// Never: it is in quarantine, or not even that.
+    Refused(u8),
+}
+
+impl Answer {
+    const fn of(reason: PubAckReason) -> Self {
+        match reason {
+            // 0x10: nobody else listens. The broker has the message, and an embedded one has kept it.
+            PubAckReason::Success | PubAckReason::NoMatchingSubscribers => Self::Taken,
+            PubAckReason::QuotaExceeded | PubAckReason::UnspecifiedError | PubAckReason::PacketIdentifierInUse => {
+                Self::Again
+            }
+            PubAckReason::ImplementationSpecificError
+            | PubAckReason::NotAuthorized
+            | PubAckReason::TopicNameInvalid
+            | PubAckReason::PayloadFormatInvalid => Self::Refused(reason as u8),
+        }
+    }
+
+    fn of_notice(notice: Result<PublishResult, PublishNoticeError>) -> Self {
+        match notice {
+            Ok(PublishResult::Qos1(ack)) => Self::of(ack.reason),
+            // No answer reached us, and messages are never sent with another quality of service.
+            Ok(_) | Err(_) => Self::Again,
+        }
+    }
+}
+
+type Packets = Pin<Box<dyn Stream<Item = Result<rumqttc::Event, ConnectionError>> + Send>>;
+type Answers = FuturesUnordered<BoxFuture<'static, (u64, Answer)>>;
+
+/// One connection, from the attempt to its loss.
+struct Session {
+    client: AsyncClient,
+    packets: Packets,
+    answers: Answers,
+    connected: bool,
+}
+
+impl Session {
+    fn start(options: &MqttOptions, turns: Arc<Semaphore>, wait: Duration) -> Self {
+        let (client, eventloop) = AsyncClient::builder(options.clone()).build();
+        Self {
+            client,
+            packets: packets(eventloop, turns, wait),
+            answers: FuturesUnordered::new(),
+            connected: false,
+        }
+    }
+}
+
+/// The event loop as a stream, because its `poll` must not be dropped half-way (it would never finish a slow handshake)
+/// and a stream keeps its place between two polls.
+fn packets(mut eventloop: EventLoop, turns: Arc<Semaphore>, wait: Duration) -> Packets {
+    let attempt = async move {
+        time::sleep(wait).await;
+        let turn = turns.acquire_owned().await.expect("the semaphore is never closed");
+        let first = eventloop.poll().await;
+        drop(turn);
+        (first, eventloop)
+    };
+    let rest = |mut eventloop: EventLoop| async move {
+        let packet = eventloop.poll().await;
+        Some((packet, eventloop))
+    };
+    let packets = attempt
+        .into_stream()
+        .flat_map(move |(first, eventloop)| stream::iter([first]).chain(stream::unfold(eventloop, rest)));
+    Box::pin(packets)
+}
+
+/// A device's way to the broker.
+pub(crate) struct Link {
+    options: MqttOptions,
+    turns: Arc<Semaphore>,
+    backoff: Backoff,
+    session: Session,
+}
+
+impl Link {
+    /// A link that starts to connect as soon as it is asked for events.
+    pub(crate) fn new(broker: &Broker, device: &DeviceId, credentials: &Credentials) -> Self {
+        let mut options = MqttOptions::new(device.as_str(), (broker.host.as_str(), broker.port));
+        let mut network = NetworkOptions::new();
+        network.set_tcp_nodelay(true);
+        options
+            .set_transport(Transport::tls_with_config(TlsConfiguration::Rustls(broker.tls.clone())))
+            .set_network_options(network)
+            .set_credentials(credentials.user.as_str(), credentials.password.clone().into_bytes())
+            .set_clean_start(true)
+            .set_keep_alive(broker.keep_alive_s)
+            .set_connect_timeout(broker.connect_timeout)
+            .set_receive_maximum(Some(RECEIVE_MAX))
+            .set_max_packet_size(Some(PACKET_BYTES_MAX))
+            // Twice, so that repeats (a fault) of a full window still find a packet id and a place.
+            .set_outgoing_inflight_upper_limit(broker.in_flight_max.saturating_mul(2))
+            .set_request_channel_capacity(usize::from(broker.in_flight_max) * 2);
+        let turns = broker.turns.clone();
+        let session = Session::start(&options, turns.clone(), Duration::ZERO);
+        Self {
+            options,
+            turns,
+            backoff: Backoff::default(),
+            session,
+        }
+    }
+
+    /// Whether messages can be sent now.
+    pub(crate) const fn is_connected(&self) -> bool {
+        self.session.connected
+    }
+
+    /// The next thing that happens. May be dropped and called again at any time without losing anything.
+    pub(crate) async fn next(&mut self) -> Event {
+        loop {
+            let packet = tokio::select! {
+                // Answers first: what has been acknowledged stays acknowledged when the connection is lost next.
+                biased;
+                Some((seq, answer)) = self.session.answers.next(), if !self.session.answers.is_empty() => {
+                    return Event::Answered(seq, answer);
+                }
+                packet = self.session.packets.next() => packet,
+            };
+            match packet {
+                Some(Ok(rumqttc::Event::Incoming(Incoming::ConnAck(_)))) => {
+                    self.session.connected = true;
+                    self.backoff.worked();
+                    return Event::Connected;
+                }
+                Some(Ok(_)) => {}
+                Some(Err(ConnectionError::ConnectionRefused(code))) => return self.lost(Loss::Unwelcome(code)),
+                Some(Err(error)) => return self.lost(Loss::Broken(error)),
+                None => return self.lost(Loss::Broken(ConnectionError::RequestsDone)),
+            }
+        }
+    }
+
+    fn lost(&mut self, loss: Loss) -> Event {
+        self.reconnect();
+        Event::Lost(loss)
+    }
+
+    /// Gives up the connection and starts a new one after a while.
+    pub(crate) fn reconnect(&mut self) {
+        let wait = self.backoff.failed();
+        self.session = Session::start(&self.options, self.turns.clone(), wait);
+    }
+
+    /// Hands a message to the broker; false when it has no room, which the caller's window prevents.
+    pub(crate) fn publish(&mut self, seq: u64, topic: &str, payload: Bytes) -> bool {
+        let properties = PublishProperties {
+            content_type: Some(CONTENT_TYPE.to_owned()),
+            user_properties: vec![(SCHEMA_VERSION.to_owned(), record::reading::VERSION.to_string())],
+            ..PublishProperties::default()
+        };
+        let options = PublishOptions::at_least_once().properties(properties);
+        let Ok(notice) = self.session.client.try_publish_tracked(topic, payload, options) else {
+            return false;
+        };
+        let answer = async move { (seq, Answer::of_notice(notice.wait_async().await)) };
+        self.session.answers.push(answer.boxed());
+        true
+    }
+
+    /// Says goodbye, so that the broker does not take the end for a failure.
+    pub(crate) async fn close(mut self) {
+        if self.session.connected && self.session.client.try_disconnect().is_ok() {
+            let drained = async { while let Some(Ok(_)) = self.session.packets.next().await {} };
+            // When the broker does not answer the connection just closes; everything is acknowledged or given up by now.
+            let _ = time::timeout(GOODBYE, drained).await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_success_is_an_acknowledgement() {
+        assert_eq!(Answer::of(PubAckReason::Success), Answer::Taken);
+        assert_eq!(Answer::of(PubAckReason::QuotaExceeded), Answer::Again);
+        assert_eq!(Answer::of(PubAckReason::PayloadFormatInvalid), Answer::Refused(0x99));
+        assert_eq!(Answer::of(PubAckReason::NotAuthorized), Answer::Refused(0x87));
+        assert_eq!(Answer::of_notice(Err(PublishNoticeError::SessionReset)), Answer::Again);
+    }
+}
