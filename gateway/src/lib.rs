@@ -1,1 +1,33 @@
-//! gateway
+//! The edge: MQTT in, sealed bundles out.
+//!
+//! One reading, followed forwards:
+//!
+//! 1. [`mqtt`] receives it from the device: embedded broker or a client of an outside one; both hand it to the one sink.
+//! 2. [`intake`] believes it or not: size, signature, topic, plausibility; [`enrolment`] says who measures for whom.
+//! 3. [`outbox`] seals it to the subject's key and makes it durable; only then the device's PUBACK leaves.
+//! 4. [`uplink`] submits the sealed bundle to fog nodes until it holds a receipt it has verified itself; only then the
+//!    outbox forgets it.
+//!
+//! [`gateway`] composes the rooms, [`config`] describes them, [`http`] shows them, [`telemetry`] carries logs and metrics,
+//! [`command`] is the process.
+
+pub mod command;
+
+pub mod config;
+pub mod gateway;
+
+pub mod http;
+
+pub mod mqtt;
+
+pub mod intake;
+pub mod topic;
+
+pub mod uplink;
+
+pub mod enrolment;
+pub mod outbox;
+
+pub mod tls;
+
+pub mod telemetry;

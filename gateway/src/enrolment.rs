@@ -1,0 +1,138 @@
+//! Which device measures whom: the device's public key and the subject key its readings are sealed to.
+
+use std::{collections::HashMap, fs, io, path::PathBuf};
+
+use record::{bundle::SubjectKey, ids::DeviceId, signature::PublicKey};
+use serde::{Deserialize, Serialize};
+
+use crate::outbox;
+
+/// Devices at one gateway, at most.
+pub const DEVICES_MAX: usize = 10_000;
+
+/// Where the enrolments are.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// A JSON list of [`Enrolment`].
+    pub file: PathBuf,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { file: "enrolment.json".into() }
+    }
+}
+
+/// One device: whose signature counts, and for whom it measures.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Enrolment {
+    /// The device.
+    pub device: DeviceId,
+    /// The key it signs readings with.
+    pub key: PublicKey,
+    /// The key its readings are sealed to: the subject's public half.
+    pub subject: SubjectKey,
+}
+
+/// Why the enrolments cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The file cannot be read.
+    #[error("cannot be read: {0}")]
+    Unreadable(#[from] io::Error),
+    /// Not the JSON list we expect.
+    #[error("is not a JSON list of enrolments: {0}")]
+    Malformed(#[from] serde_json::Error),
+    /// A device twice, a subject key of the wrong size, or too many devices.
+    #[error("{0}")]
+    Contradiction(String),
+}
+
+/// The devices that are enrolled at this gateway.
+#[derive(Clone, Debug, Default)]
+pub struct Enrolments {
+    devices: HashMap<DeviceId, Enrolment>,
+}
+
+impl Enrolments {
+    /// Reads the file.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn load(config: &Config) -> Result<Self, Error> {
+        Self::of(serde_json::from_str(&fs::read_to_string(&config.file)?)?)
+    }
+
+    /// Takes a list.
+    ///
+    /// # Errors
+    /// [`Error::Contradiction`].
+    pub fn of(list: Vec<Enrolment>) -> Result<Self, Error> {
+        if list.len() > DEVICES_MAX {
+            return Err(Error::Contradiction(format!("more than {DEVICES_MAX} devices")));
+        }
+        let mut devices = HashMap::with_capacity(list.len());
+        for enrolment in list {
+            if !outbox::can_seal_to(&enrolment.subject) {
+                return Err(Error::Contradiction(format!("{}: not a usable X25519 subject key", enrolment.device)));
+            }
+            let device = enrolment.device.clone();
+            if devices.insert(device.clone(), enrolment).is_some() {
+                return Err(Error::Contradiction(format!("{device} is enrolled twice")));
+            }
+        }
+        Ok(Self { devices })
+    }
+
+    /// The enrolment of a device.
+    #[must_use]
+    pub fn of_device(&self, device: &DeviceId) -> Option<&Enrolment> {
+        self.devices.get(device)
+    }
+
+    /// How many devices are enrolled.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.devices.len()
+    }
+
+    /// Whether no device is enrolled.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.devices.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use record::{
+        bundle::{Category, SubjectSecret},
+        signature::SigningKey,
+    };
+
+    fn enrolment(device: &str) -> Enrolment {
+        let (_, subject) = SubjectSecret::generate(Category::Vitals, 1).expect("random numbers");
+        Enrolment { device: device.parse().expect("good"), key: SigningKey::random().public(), subject }
+    }
+
+    #[test]
+    fn a_file_reads_back_and_a_device_twice_is_refused() {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let config = Config { file: folder.path().join("enrolment.json") };
+        let one = enrolment("scale-1");
+        fs::write(&config.file, serde_json::to_string(&[&one]).expect("encodes")).expect("writes");
+        let read = Enrolments::load(&config).expect("good");
+        assert_eq!(read.of_device(&one.device), Some(&one));
+        assert!(matches!(Enrolments::of(vec![one.clone(), one]), Err(Error::Contradiction(_))));
+    }
+
+    #[test]
+    fn a_short_subject_key_is_refused() {
+        let mut one = enrolment("scale-1");
+        one.subject.public.pop();
+        assert!(matches!(Enrolments::of(vec![one]), Err(Error::Contradiction(_))));
+    }
+}

@@ -1,0 +1,145 @@
+//! Where devices' messages come in: an embedded broker, or a client of an outside one; both hand them to the one sink.
+
+pub mod broker;
+pub mod subscriber;
+
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+
+use self::{broker::Broker, subscriber::Subscriber};
+use crate::intake::Intake;
+
+/// Which of the two.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Driver {
+    /// The broker in this process: PUBACK is sent when the reading is durable here.
+    #[default]
+    Embedded,
+    /// Mosquitto, EMQX or another broker: devices wait for the application's own acknowledgement.
+    External,
+}
+
+/// How devices reach the gateway.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Which driver.
+    pub driver: Driver,
+    /// The embedded broker.
+    pub broker: broker::Config,
+    /// The client of an outside broker.
+    pub subscriber: subscriber::Config,
+}
+
+/// The driver's settings with everything it needs read from its files.
+#[derive(Debug)]
+pub enum Prepared {
+    /// The embedded broker.
+    Embedded(broker::Config, broker::Users),
+    /// The client of an outside broker.
+    External(subscriber::Config, subscriber::Access),
+}
+
+impl Config {
+    /// Reads the files of the chosen driver; each fault is one sentence.
+    ///
+    /// # Errors
+    /// All faults.
+    pub fn prepare(&self) -> Result<Prepared, Vec<String>> {
+        match self.driver {
+            Driver::Embedded => {
+                let users = self.broker.prepare()?;
+                Ok(Prepared::Embedded(self.broker.clone(), users))
+            }
+            Driver::External => {
+                let access = self.subscriber.prepare()?;
+                Ok(Prepared::External(self.subscriber.clone(), access))
+            }
+        }
+    }
+}
+
+/// Why messages cannot come in.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The broker cannot listen.
+    #[error("the broker cannot listen on {listen}: {source}")]
+    Listen {
+        /// Where.
+        listen: SocketAddr,
+        /// Why.
+        source: rmqtt::Error,
+    },
+    /// The client's settings are refused by its library.
+    #[error("the MQTT client cannot be built: {0}")]
+    Client(#[from] rumqttc::ConfigError),
+}
+
+/// The running driver.
+#[derive(Debug)]
+pub enum Mqtt {
+    /// The embedded broker.
+    Embedded(Broker),
+    /// The client of an outside broker.
+    External(Subscriber),
+}
+
+impl Mqtt {
+    /// Starts the driver; the embedded broker listens when this returns.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn start(prepared: Prepared, intake: Intake) -> Result<Self, Error> {
+        match prepared {
+            Prepared::Embedded(config, users) => Ok(Self::Embedded(Broker::start(config, users, intake).await?)),
+            Prepared::External(config, access) => Ok(Self::External(Subscriber::start(config, access, intake)?)),
+        }
+    }
+
+    /// Who is connected.
+    #[must_use]
+    pub fn connected(&self) -> Connected {
+        match self {
+            Self::Embedded(broker) => Connected::Devices(broker.sessions()),
+            Self::External(subscriber) => Connected::Broker(subscriber.link()),
+        }
+    }
+
+    /// Resolves when the driver has ended by itself, which it must not.
+    pub async fn ended(&mut self) {
+        match self {
+            Self::Embedded(broker) => broker.ended().await,
+            Self::External(subscriber) => subscriber.ended().await,
+        }
+    }
+
+    /// Takes no more messages.
+    pub fn stop(&self) {
+        match self {
+            Self::Embedded(broker) => broker.stop(),
+            Self::External(subscriber) => subscriber.stop(),
+        }
+    }
+}
+
+/// Who is connected: devices to the embedded broker, or this gateway to the outside one.
+#[derive(Clone, Debug)]
+pub enum Connected {
+    /// Sessions of the embedded broker.
+    Devices(broker::Sessions),
+    /// The link to the outside broker.
+    Broker(subscriber::Link),
+}
+
+impl Connected {
+    /// How many connections there are.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        match self {
+            Self::Devices(sessions) => sessions.count(),
+            Self::Broker(link) => usize::from(link.is_up()),
+        }
+    }
+}

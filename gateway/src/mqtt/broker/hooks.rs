@@ -1,0 +1,243 @@
+//! What the broker asks on each connection, subscription and message; the sink is awaited before a PUBACK leaves.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use record::{
+    ids::DeviceId,
+    reading::{Reason as Cause, Refusal},
+};
+use rmqtt::{
+    codec::{
+        error::DecodeError,
+        types::MQTT_LEVEL_5,
+        v5::{PublishAckReason, SubscribeAckReason},
+    },
+    context::ServerContext,
+    hook::{Handler, HookResult, Parameter, ReturnType, Type},
+    net::MqttError,
+    session::{Session, SessionState},
+    types::{
+        AuthResult, CodecPublish, ConnectInfo, From as Origin, LastWill, Publish, PublishAclResult, PublishResult, QoS,
+        Reason, Subscribe, SubscribeReturn,
+    },
+};
+
+use super::rights::{Rights, Users};
+use crate::{
+    intake::Intake,
+    outbox::{NotTaken, Verdict},
+    topic::{Channel, Topic},
+};
+
+/// The sink answers within this time or the message is not taken: while it is awaited the client gets no PINGRESP either.
+const TAKE_TIMEOUT: Duration = Duration::from_secs(2);
+/// A device's state message, at most.
+const STATE_BYTES_MAX: usize = 4_096;
+/// What the library says of a packet above the limit, where it does not keep the error's type.
+const OVERSIZE: &str = "Max size exceeded: size=";
+
+/// The broker's questions, answered from users and sink.
+#[derive(Clone)]
+pub(super) struct Hooks {
+    context: ServerContext,
+    users: Users,
+    intake: Intake,
+}
+
+impl Hooks {
+    /// Answers from now on.
+    pub(super) async fn register(context: &ServerContext, users: Users, intake: Intake) {
+        let hooks = Self { context: context.clone(), users, intake };
+        let register = context.extends.hook_mgr().register();
+        for question in [
+            Type::ClientAuthenticate,
+            Type::ClientSubscribeCheckAcl,
+            Type::MessagePublishCheckAcl,
+            Type::ClientDisconnected,
+        ] {
+            register.add(question, Box::new(hooks.clone())).await;
+        }
+        register.start().await;
+    }
+
+    async fn authenticate(&self, connect: &ConnectInfo) -> AuthResult {
+        let (Some(name), Some(password)) = (connect.username(), connect.password()) else {
+            return refused_login("anonymous", AuthResult::NotAuthorized);
+        };
+        let Some(rights) = self.users.authenticate(name, password) else {
+            return refused_login("password", AuthResult::BadUsernameOrPassword);
+        };
+        if connect.last_will().is_some_and(|will| !self.is_own_state(rights, &will)) {
+            return refused_login("will", AuthResult::NotAuthorized);
+        }
+        // A session belongs to the user who opened it: whoever takes over its client id would get its messages.
+        let session = self.context.extends.shared().await.entry(connect.id().clone()).session();
+        if session.is_some_and(|session| session.id.username_ref() != &**name) {
+            return refused_login("client-id", AuthResult::NotAuthorized);
+        }
+        AuthResult::Allow(false, None)
+    }
+
+    fn is_own_state(&self, rights: &Rights, will: &LastWill<'_>) -> bool {
+        let name: &str = match will {
+            LastWill::V3(will) => &will.topic,
+            LastWill::V5(will) => &will.topic,
+        };
+        Topic::parse(self.intake.gateway(), name)
+            .is_ok_and(|topic| topic.channel == Channel::State && rights.may_publish(&topic))
+    }
+
+    fn subscribe(&self, session: &Session, subscribe: &Subscribe) -> SubscribeReturn {
+        let rights = self.users.rights(session.id.username_ref());
+        if rights.is_some_and(|rights| rights.may_subscribe(self.intake.gateway(), &subscribe.topic_filter)) {
+            SubscribeReturn::new_success(subscribe.opts.qos(), None)
+        } else {
+            metrics::counter!("gateway_mqtt_refused_total", "what" => "subscription").increment(1);
+            SubscribeReturn::new_failure(SubscribeAckReason::NotAuthorized)
+        }
+    }
+
+    async fn publish(&self, session: &Session, publish: &Publish) -> PublishAclResult {
+        let taken = tokio::time::timeout(TAKE_TIMEOUT, self.take(session, publish)).await;
+        // A client of MQTT 3.1.1 would get a plain PUBACK for what was not taken: it is disconnected instead.
+        let understands = session.protocol().await.is_ok_and(|level| level == MQTT_LEVEL_5);
+        match taken {
+            Ok(Ok(Taken::Durable)) => PublishAclResult::allow(),
+            Ok(Ok(Taken::Refused(device, refusal))) => {
+                self.tell(session, device, &refusal).await;
+                let disconnect = refusal.reason == Cause::WrongTopic && !understands;
+                answer(code(refusal.reason), refusal.to_string(), disconnect)
+            }
+            Ok(Err(NotTaken::Stopping)) => {
+                answer(PublishAckReason::ImplementationSpecificError, NotTaken::Stopping.to_string(), true)
+            }
+            Ok(Err(busy)) => answer(PublishAckReason::QuotaExceeded, busy.to_string(), !understands),
+            Err(_elapsed) => {
+                metrics::counter!("gateway_mqtt_refused_total", "what" => "slow-sink").increment(1);
+                answer(PublishAckReason::QuotaExceeded, "the spool is slow: try again later".to_owned(), !understands)
+            }
+        }
+    }
+
+    async fn take(&self, session: &Session, publish: &Publish) -> Result<Taken, NotTaken> {
+        let rights = self.users.rights(session.id.username_ref());
+        let topic = Topic::parse(self.intake.gateway(), &publish.topic);
+        let verdict = match (rights, topic) {
+            (Some(rights), Ok(topic)) if rights.may_publish(&topic) => {
+                if topic.channel == Channel::State && publish.payload.len() <= STATE_BYTES_MAX {
+                    return Ok(Taken::Durable);
+                }
+                let device = Some(topic.device);
+                return Ok(match self.intake.take(&publish.topic, &publish.payload).await? {
+                    Verdict::Spooled(_) | Verdict::Duplicate(_) => Taken::Durable,
+                    Verdict::Quarantined(_, refusal) => Taken::Refused(device, refusal),
+                });
+            }
+            (rights, topic) => {
+                metrics::counter!("gateway_mqtt_refused_total", "what" => "topic").increment(1);
+                let device = rights.and_then(Rights::device).cloned();
+                let refusal = topic.err().unwrap_or_else(|| {
+                    Refusal::new(Cause::WrongTopic, "this user may not publish under this topic")
+                });
+                self.intake.refuse(device.clone(), refusal.clone(), &publish.payload).await?;
+                Taken::Refused(device, refusal)
+            }
+        };
+        Ok(verdict)
+    }
+
+    /// Publishes the reason on the device's error topic, for whoever listens there.
+    async fn tell(&self, session: &Session, device: Option<DeviceId>, refusal: &Refusal) {
+        let Some(device) = device else { return };
+        let topic = Topic { device, channel: Channel::Error }.name(self.intake.gateway());
+        let text = serde_json::json!({ "reason": refusal.reason.as_str(), "detail": refusal.detail }).to_string();
+        let message = CodecPublish {
+            dup: false,
+            retain: false,
+            qos: QoS::AtLeastOnce,
+            topic: topic.into(),
+            packet_id: None,
+            payload: Bytes::from(text),
+            properties: Some(Default::default()),
+        };
+        let message = Publish::from(message).create_time(crate::outbox::now_ms());
+        let origin = Origin::from_system(session.id.clone());
+        if let Err(error) = SessionState::forwards(&self.context, origin, message, false, None).await {
+            tracing::debug!(%error, "the reason could not be published");
+        }
+    }
+
+    /// A packet above the limit ended the connection before it was received: it is counted and shown all the same.
+    async fn disconnected(&self, session: &Session, reason: &Reason) {
+        let Some(size_bytes) = oversize(reason) else { return };
+        let device = self.users.rights(session.id.username_ref()).and_then(Rights::device).cloned();
+        if let Err(error) = self.intake.refuse_unreceived(device, size_bytes).await {
+            tracing::warn!(%error, size_bytes, "a giant packet was dropped and could not be recorded");
+        }
+    }
+}
+
+/// What became of a message that may be acknowledged.
+enum Taken {
+    Durable,
+    Refused(Option<DeviceId>, Refusal),
+}
+
+fn refused_login(why: &'static str, result: AuthResult) -> AuthResult {
+    metrics::counter!("gateway_mqtt_logins_refused_total", "why" => why).increment(1);
+    result
+}
+
+/// The reason code for a message that is in quarantine. Each is an error that sending again does not cure.
+const fn code(reason: Cause) -> PublishAckReason {
+    match reason {
+        Cause::UnknownDevice | Cause::WrongSignature | Cause::WrongTopic => PublishAckReason::NotAuthorized,
+        Cause::TooLarge
+        | Cause::Malformed
+        | Cause::UnknownCode
+        | Cause::WrongUnit
+        | Cause::Implausible
+        | Cause::Equivocation => PublishAckReason::PayloadFormatInvalid,
+    }
+}
+
+fn answer(code: PublishAckReason, why: String, disconnect: bool) -> PublishAclResult {
+    PublishAclResult(PublishResult::reason_code(code, Some(why.into()), disconnect))
+}
+
+/// The size of the packet, if its size is why the connection ended.
+fn oversize(reason: &Reason) -> Option<u64> {
+    match reason {
+        Reason::MqttError(MqttError::Decode(DecodeError::MaxSizeExceeded { size, .. })) => Some(u64::from(*size)),
+        Reason::Error(text) => {
+            let (_, rest) = text.split_once(OVERSIZE)?;
+            rest.split(',').next()?.parse().ok()
+        }
+        Reason::Reasons(all) => all.iter().find_map(oversize),
+        _ => None,
+    }
+}
+
+#[async_trait]
+impl Handler for Hooks {
+    async fn hook(&self, question: &Parameter, before: Option<HookResult>) -> ReturnType {
+        match question {
+            Parameter::ClientAuthenticate(connect) => {
+                (false, Some(HookResult::AuthResult(self.authenticate(connect).await)))
+            }
+            Parameter::ClientSubscribeCheckAcl(session, subscribe) => {
+                (false, Some(HookResult::SubscribeAclResult(self.subscribe(session, subscribe))))
+            }
+            Parameter::MessagePublishCheckAcl(session, publish) => {
+                (false, Some(HookResult::PublishAclResult(self.publish(session, publish).await)))
+            }
+            Parameter::ClientDisconnected(session, reason) => {
+                self.disconnected(session, reason).await;
+                (true, before)
+            }
+            _ => (true, before),
+        }
+    }
+}

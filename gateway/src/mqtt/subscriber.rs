@@ -1,0 +1,319 @@
+//! The client of an outside broker: manual acknowledgements, a session that outlives restarts, and the application's own
+//! cumulative acknowledgement, because a PUBACK from such a broker is no receipt.
+
+use std::{collections::BTreeMap, fs, future, num::NonZeroU16, path::PathBuf, sync::Arc, time::Duration};
+
+use futures::{StreamExt as _, stream::FuturesOrdered};
+use record::{ids::DeviceId, reading::Refusal};
+use rumqttc::{
+    AckMode, AsyncClient, BrokerSessionResumePolicy, Event, EventLoop, MqttOptions, Packet, Publish, PublishOptions, QoS,
+    SubscribeFilter, TlsConfiguration, Transport,
+};
+use serde::{Deserialize, Serialize};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinHandle,
+    time::{MissedTickBehavior, interval, sleep},
+};
+
+use super::Error;
+use crate::{
+    intake::Intake,
+    outbox::{NotTaken, Progress, Verdict},
+    tls,
+    topic::{self, Channel, Topic},
+};
+
+/// Requests to the client's event loop that wait, at most.
+const REQUESTS_MAX: usize = 1_024;
+/// How often cumulative acknowledgements are published; several readings of a device share one.
+const ACKNOWLEDGE_EVERY: Duration = Duration::from_millis(200);
+/// First and longest pause before a message is offered to a full spool again, or the broker is dialled again.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
+/// Keep-alive, in seconds.
+const KEEP_ALIVE_S: u16 = 30;
+
+/// The outside broker and how this gateway logs in.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// `host:port`; always TLS.
+    pub address: String,
+    /// The authority that signed the broker's certificate, PEM.
+    pub ca: PathBuf,
+    /// User name.
+    pub user: String,
+    /// A file with the password.
+    pub password_file: PathBuf,
+    /// Client id; the broker keeps the session under it.
+    pub client_id: String,
+    /// Messages the broker may send before an acknowledgement.
+    pub receive_max: NonZeroU16,
+    /// Largest packet that is received, in bytes.
+    pub packet_bytes_max: u32,
+    /// How long the broker keeps the session while the gateway is away, in seconds.
+    pub session_expiry_s: u32,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            address: "localhost:8883".to_owned(),
+            ca: "mqtt-ca.crt".into(),
+            user: "gateway".to_owned(),
+            password_file: "mqtt.pass".into(),
+            client_id: "vitalfog-gateway".to_owned(),
+            receive_max: const { NonZeroU16::new(256).expect("not zero") },
+            packet_bytes_max: 2 << 20,
+            session_expiry_s: 7 * 24 * 3_600,
+        }
+    }
+}
+
+/// What is needed to log in, read from its files.
+#[derive(Clone)]
+pub struct Access {
+    host: String,
+    port: u16,
+    tls: Arc<rustls::ClientConfig>,
+    password: String,
+}
+
+impl std::fmt::Debug for Access {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Access({}:{})", self.host, self.port)
+    }
+}
+
+impl Config {
+    /// Reads the files; each fault is one sentence.
+    ///
+    /// # Errors
+    /// All faults.
+    pub fn prepare(&self) -> Result<Access, Vec<String>> {
+        let mut faults = Vec::new();
+        let address = self.address.rsplit_once(':').and_then(|(host, port)| Some((host, port.parse().ok()?)));
+        if address.is_none() {
+            faults.push(format!("mqtt.subscriber.address {:?} must be host:port", self.address));
+        }
+        if self.client_id.is_empty() {
+            faults.push("mqtt.subscriber.client_id must not be empty: the broker keeps the session under it".to_owned());
+        }
+        let tls = tls::client_of_authority(&self.ca).map_err(|fault| faults.push(format!("mqtt.subscriber.ca {fault}")));
+        let password = fs::read_to_string(&self.password_file).map_err(|e| {
+            faults.push(format!("mqtt.subscriber.password_file {}: {e}", self.password_file.display()));
+        });
+        match (address, tls, password) {
+            (Some((host, port)), Ok(tls), Ok(password)) if faults.is_empty() => {
+                Ok(Access { host: host.to_owned(), port, tls: Arc::new(tls), password: password.trim_end().to_owned() })
+            }
+            _ => Err(faults),
+        }
+    }
+
+    fn options(&self, access: &Access) -> MqttOptions {
+        let mut options = MqttOptions::new(&self.client_id, (access.host.as_str(), access.port));
+        options.set_transport(Transport::tls_with_config(TlsConfiguration::Rustls(Arc::clone(&access.tls))));
+        options.set_credentials(&self.user, access.password.clone());
+        options.set_keep_alive(KEEP_ALIVE_S);
+        options.set_clean_start(false);
+        options.set_session_expiry_interval(Some(self.session_expiry_s));
+        // The outbox is our session store: what was not acknowledged is sent again, and known again.
+        options.set_broker_session_resume_policy(BrokerSessionResumePolicy::AllowBrokerOnly);
+        options.set_ack_mode(AckMode::Manual);
+        options.set_receive_maximum(Some(self.receive_max.get()));
+        options.set_max_packet_size(Some(self.packet_bytes_max));
+        options.set_request_channel_capacity(REQUESTS_MAX);
+        options
+    }
+}
+
+/// Whether the broker is connected, and which connection it is: an acknowledgement belongs to one connection only.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct State {
+    is_up: bool,
+    connection: u64,
+}
+
+/// The link to the outside broker.
+#[derive(Clone, Debug)]
+pub struct Link(watch::Receiver<State>);
+
+impl Link {
+    /// Whether it is connected.
+    #[must_use]
+    pub fn is_up(&self) -> bool {
+        self.0.borrow().is_up
+    }
+}
+
+/// The running client.
+#[derive(Debug)]
+pub struct Subscriber {
+    task: JoinHandle<()>,
+    link: watch::Receiver<State>,
+}
+
+impl Subscriber {
+    pub(super) fn start(config: Config, access: Access, intake: Intake) -> Result<Self, Error> {
+        let options = config.options(&access);
+        options.validate()?;
+        let (client, events) = AsyncClient::builder(options).build();
+        // After a reconnect the broker sends the unacknowledged ones again while the first copies may still wait here.
+        let (sender, messages) = mpsc::channel(usize::from(config.receive_max.get()) * 2);
+        let (state, link) = watch::channel(State::default());
+        let dialer = Dialer { client: client.clone(), filters: filters(&intake), sender, state };
+        let taker = Taker { client, intake, link: link.clone(), progress: BTreeMap::new() };
+        let limit = usize::from(config.receive_max.get());
+        let task = tokio::spawn(async move {
+            tokio::join!(dialer.run(events), taker.run(messages, limit));
+        });
+        Ok(Self { task, link })
+    }
+
+    pub(super) fn link(&self) -> Link {
+        Link(self.link.clone())
+    }
+
+    pub(super) async fn ended(&mut self) {
+        // Whether it returned or was cancelled: it ended.
+        let _ended = (&mut self.task).await;
+    }
+
+    pub(super) fn stop(&self) {
+        self.task.abort();
+    }
+}
+
+fn filters(intake: &Intake) -> Vec<SubscribeFilter> {
+    let prefix = topic::prefix(intake.gateway());
+    [Channel::Reading, Channel::Wave, Channel::Event]
+        .map(|channel| SubscribeFilter::new(format!("{prefix}+/{}", channel.as_str()), QoS::AtLeastOnce))
+        .into()
+}
+
+/// Keeps the connection and passes messages on; it never waits for the sink.
+struct Dialer {
+    client: AsyncClient,
+    filters: Vec<SubscribeFilter>,
+    sender: mpsc::Sender<(u64, Publish)>,
+    state: watch::Sender<State>,
+}
+
+impl Dialer {
+    async fn run(self, mut events: EventLoop) {
+        let mut pause = PAUSE.0;
+        loop {
+            match events.poll().await {
+                Ok(Event::Incoming(Packet::ConnAck(ack))) => {
+                    pause = PAUSE.0;
+                    self.state.send_modify(|s| *s = State { is_up: true, connection: s.connection + 1 });
+                    tracing::info!(session_present = ack.session_present, "connected to the broker");
+                    if !ack.session_present
+                        && let Err(error) = self.client.try_subscribe_many(self.filters.clone())
+                    {
+                        tracing::warn!(%error, "subscribing failed; it is tried at the next connection");
+                    }
+                }
+                Ok(Event::Incoming(Packet::Publish(message))) => {
+                    let connection = self.state.borrow().connection;
+                    if self.sender.try_send((connection, message)).is_err() {
+                        // Not acknowledged, so the broker keeps it and sends it again at the next connection.
+                        metrics::counter!("gateway_mqtt_refused_total", "what" => "overrun").increment(1);
+                    }
+                }
+                Ok(_) => {}
+                Err(error) => {
+                    if self.state.send_if_modified(|s| std::mem::replace(&mut s.is_up, false)) {
+                        tracing::warn!(%error, "the broker is lost; dialling again");
+                    }
+                    sleep(jittered(pause)).await;
+                    pause = (pause * 2).min(PAUSE.1);
+                }
+            }
+        }
+    }
+}
+
+/// Hands messages to the sink and acknowledges, in their order, what is durable.
+struct Taker {
+    client: AsyncClient,
+    intake: Intake,
+    link: watch::Receiver<State>,
+    progress: BTreeMap<DeviceId, Progress>,
+}
+
+impl Taker {
+    async fn run(mut self, mut messages: mpsc::Receiver<(u64, Publish)>, limit: usize) {
+        let mut taking = FuturesOrdered::new();
+        let mut acknowledge = interval(ACKNOWLEDGE_EVERY);
+        acknowledge.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                Some((connection, message)) = messages.recv(), if taking.len() < limit => {
+                    taking.push_back(take(self.intake.clone(), connection, message));
+                }
+                Some((connection, message, verdict)) = taking.next() => {
+                    self.settle(connection, &message, verdict).await;
+                }
+                _ = acknowledge.tick() => self.acknowledge(),
+            }
+        }
+    }
+
+    async fn settle(&mut self, connection: u64, message: &Publish, verdict: Verdict) {
+        // Packet ids start anew with a connection: an old one might name a message that is not durable.
+        if self.link.borrow().connection == connection && self.client.ack(message).await.is_err() {
+            return;
+        }
+        let name = String::from_utf8_lossy(&message.topic);
+        let Ok(Topic { device, .. }) = Topic::parse(self.intake.gateway(), &name) else { return };
+        let durable = match verdict {
+            Verdict::Spooled(durable) | Verdict::Duplicate(durable) => durable,
+            Verdict::Quarantined(durable, refusal) => {
+                self.tell(&device, &refusal);
+                durable
+            }
+        };
+        if let Some(progress) = durable.progress() {
+            self.progress.insert(device, progress);
+        }
+    }
+
+    /// Says what is durable; what does not fit in the queue now is covered by the next, which is cumulative.
+    fn acknowledge(&mut self) {
+        let gateway = self.intake.gateway();
+        self.progress.retain(|device, progress| {
+            let topic = Topic { device: device.clone(), channel: Channel::Ack }.name(gateway);
+            let text = serde_json::to_string(progress).expect("plain fields");
+            self.client.try_publish(topic, text, PublishOptions::at_least_once().retained()).is_err()
+        });
+    }
+
+    fn tell(&self, device: &DeviceId, refusal: &Refusal) {
+        let topic = Topic { device: device.clone(), channel: Channel::Error }.name(self.intake.gateway());
+        let text = serde_json::json!({ "reason": refusal.reason.as_str(), "detail": refusal.detail }).to_string();
+        if self.client.try_publish(topic, text, PublishOptions::at_least_once()).is_err() {
+            tracing::debug!("the reason could not be published");
+        }
+    }
+}
+
+/// Offers a message to the sink until it is durable: the broker waits for its acknowledgement and stops sending meanwhile.
+async fn take(intake: Intake, connection: u64, message: Publish) -> (u64, Publish, Verdict) {
+    let mut pause = PAUSE.0;
+    let name = String::from_utf8_lossy(&message.topic).into_owned();
+    loop {
+        match intake.take(&name, &message.payload).await {
+            Ok(verdict) => return (connection, message, verdict),
+            Err(NotTaken::Stopping) => future::pending().await,
+            Err(NotTaken::Full | NotTaken::Busy) => sleep(jittered(pause)).await,
+        }
+        pause = (pause * 2).min(PAUSE.1);
+    }
+}
+
+/// Between half and all of a pause, so that many do not come back at once.
+fn jittered(pause: Duration) -> Duration {
+    pause.mul_f64(rand::random_range(0.5..=1.0))
+}

@@ -1,0 +1,711 @@
+//! Durable store-and-forward: readings are sealed before they touch the disk, and only what is durable is acknowledged.
+//!
+//! One thread owns the state and the store. It collects what arrives within `linger_ms`, seals it by subject, and commits
+//! bundles, sequence state and quarantine in one durable transaction; then, and only then, it answers. Invariants:
+//!
+//! - A [`Durable`] exists only for a message whose commit has returned.
+//! - The file never holds a readable value: a reading is in a sealed bundle, or sealed in quarantine.
+//! - A bundle leaves for a [`VerifiedReceipt`] only, or is set aside with its bytes and the reason.
+//! - A store that fails ends the process: after a failed sync nothing is known about what the disk holds.
+
+mod latency;
+mod quarantine;
+mod seal;
+mod sequence;
+mod store;
+mod writer;
+
+use std::{
+    io,
+    path::Path,
+    sync::{
+        Arc,
+        mpsc::{self, SyncSender, TrySendError},
+    },
+    thread,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use ledger::proof::VerifiedReceipt;
+use record::{
+    bundle::{Entry, SubjectKey},
+    canonical::{Digest, Domain},
+    ids::{DeviceId, ReadingId},
+    reading::Refusal,
+};
+use serde::{Deserialize, Serialize};
+use tokio::sync::{oneshot, watch};
+
+pub use self::{
+    latency::Percentiles,
+    quarantine::{Config as QuarantineConfig, Shown, Summary},
+    seal::{Sealer, can_seal_to},
+    sequence::{BOOTS_MAX, DIGESTS_MAX, GAPS_MAX, Gap, Progress},
+    store::Ticket,
+};
+use self::{store::Store, writer::Writer};
+
+/// Requests that wait for the writer, at most; beyond it a caller is told [`NotTaken::Busy`].
+pub const REQUESTS_MAX: usize = 4_096;
+/// How long a note to the writer (forget, set aside) is tried again while the writer is busy, between two attempts.
+const RETRY: Duration = Duration::from_millis(10);
+
+/// How the outbox collects and how much it holds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// How long the first reading of a commit waits for others, in milliseconds.
+    pub linger_ms: u64,
+    /// Readings in one commit, at most.
+    pub commit_readings_max: usize,
+    /// Bytes of unsent bundles; above it readings are refused until some are final.
+    pub bytes_max: u64,
+    /// Bytes that stay free on the disk; below it readings are refused until there is space again.
+    pub disk_reserve_bytes: u64,
+    /// Memory for the store's pages, in bytes.
+    pub cache_bytes: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            linger_ms: 5,
+            commit_readings_max: 1_024,
+            bytes_max: 1 << 30,
+            disk_reserve_bytes: 64 << 20,
+            cache_bytes: 8 << 20,
+        }
+    }
+}
+
+/// A reading that [`crate::intake`] believes, on its way to the disk.
+#[derive(Clone, Debug)]
+pub struct Measurement {
+    /// What makes it unique.
+    pub id: ReadingId,
+    /// Whom it is sealed for.
+    pub subject: SubjectKey,
+    /// The signed message and when it was received.
+    pub entry: Entry,
+    /// When it was measured, by a clock that is set from a time service.
+    pub wall_ms: Option<i64>,
+}
+
+impl Measurement {
+    /// The digest by which a repetition is recognised. It covers the signature, which nobody can guess: the digest of a
+    /// value alone could be searched for by a thief of the disk.
+    fn digest(&self) -> Digest {
+        Digest::of(Domain::READING, &[self.entry.reading.as_bytes()])
+    }
+}
+
+/// A message that is not believed, on its way to quarantine.
+#[derive(Clone, Debug)]
+pub struct Rejected {
+    /// Whose it claims to be.
+    pub device: Option<DeviceId>,
+    /// Why it is not taken.
+    pub refusal: Refusal,
+    /// The message; empty if it was cut off before it was received.
+    pub message: Bytes,
+    /// How large it was or claimed to be.
+    pub size_bytes: u64,
+    /// Its place in the sequence, if its signature is the device's: a repetition is then recognised, and it is no gap.
+    pub measurement: Option<Box<Measurement>>,
+    /// When, in milliseconds since 1970.
+    pub at_ms: i64,
+}
+
+/// Proof that a message is on the disk; only the writer makes one, after the commit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Durable {
+    progress: Option<Progress>,
+}
+
+impl Durable {
+    /// How far the message's start of the device has come; absent for messages without a place in a sequence.
+    #[must_use]
+    pub const fn progress(&self) -> Option<Progress> {
+        self.progress
+    }
+}
+
+/// What became of a message that was taken. Each is durable, so each may be acknowledged.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Sealed and spooled.
+    Spooled(Durable),
+    /// Spooled, or quarantined, before.
+    Duplicate(Durable),
+    /// Kept in quarantine, for this reason.
+    Quarantined(Durable, Refusal),
+}
+
+/// Why a message was not taken: it must not be acknowledged, and its sender tries again later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotTaken {
+    /// The spool or the disk is full.
+    #[error("the spool is full")]
+    Full,
+    /// Too many requests wait.
+    #[error("too many requests wait for the spool")]
+    Busy,
+    /// The gateway is stopping.
+    #[error("the gateway is stopping")]
+    Stopping,
+}
+
+/// Why the outbox cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The store fails, or is damaged.
+    #[error("the spool cannot be opened: {0}")]
+    Store(#[from] redb::Error),
+    /// It holds bundles of another gateway or network.
+    #[error("the spool belongs to {found}, not to {expected}: use another data_dir")]
+    Foreign {
+        /// Whose it is.
+        found: String,
+        /// Who opens it.
+        expected: String,
+    },
+    /// The thread cannot be started.
+    #[error("the spool's thread cannot be started: {0}")]
+    Thread(#[from] io::Error),
+}
+
+/// A bundle that is final: its receipt, and where it lies in the queue.
+#[derive(Clone, Debug)]
+pub struct Final {
+    /// Its place in the queue.
+    pub order: u64,
+    /// The proof.
+    pub receipt: VerifiedReceipt,
+    /// When it was verified, in milliseconds since 1970.
+    pub verified_ms: i64,
+}
+
+/// The outbox as the status shows it.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    /// Counted over all starts of the gateway.
+    pub counters: Counters,
+    /// Bundles not yet final.
+    pub spooled_bundles: u64,
+    /// Readings in them.
+    pub spooled_readings: u64,
+    /// Their bytes.
+    pub spooled_bytes: u64,
+    /// What is in quarantine.
+    pub quarantined: Summary,
+    /// What is missing.
+    pub gaps: Vec<Gap>,
+    /// From the device's clock to a verified receipt.
+    pub publish_to_final: Percentiles,
+    /// From reception to a verified receipt.
+    pub received_to_final: Percentiles,
+}
+
+/// What is counted over all starts of the gateway.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Counters {
+    /// Messages answered: spooled, duplicate or quarantined.
+    pub received: u64,
+    /// Readings that became durable.
+    pub acknowledged: u64,
+    /// Repetitions of readings that were durable already.
+    pub duplicates: u64,
+    /// Bundles with a verified receipt.
+    pub final_bundles: u64,
+    /// Readings in them.
+    pub final_readings: u64,
+    /// Bundles that the fog refuses for good, set aside.
+    pub refused_bundles: u64,
+    /// Quarantined messages by reason.
+    pub quarantined: std::collections::BTreeMap<String, u64>,
+}
+
+type Answer = oneshot::Sender<Result<Verdict, NotTaken>>;
+
+/// What the writer is asked.
+#[derive(Debug)]
+enum Request {
+    Append(Box<Measurement>, Answer),
+    Quarantine(Box<Rejected>, Answer),
+    Forget(Vec<Final>),
+    SetAside { order: u64, reason: String },
+    Report(oneshot::Sender<Report>),
+    Stop(oneshot::Sender<()>),
+}
+
+/// The handle to the outbox.
+#[derive(Clone, Debug)]
+pub struct Outbox {
+    requests: SyncSender<Request>,
+    store: Store,
+    newest: watch::Receiver<u64>,
+}
+
+impl Outbox {
+    /// Opens the outbox in a folder and starts its thread.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn open(config: Config, quarantine: QuarantineConfig, folder: &Path, sealer: Sealer) -> Result<Self, Error> {
+        let store = Store::open(&folder.join("outbox.redb"), config.cache_bytes, &sealer)?;
+        let (requests, inbox) = mpsc::sync_channel(REQUESTS_MAX);
+        let (announce, newest) = watch::channel(0);
+        let writer = Writer::load(store.clone(), (config, quarantine, folder), sealer, announce)?;
+        thread::Builder::new().name("outbox".to_owned()).spawn(move || writer.run(&inbox))?;
+        Ok(Self { requests, store, newest })
+    }
+
+    /// Takes a reading; answers when it is durable.
+    ///
+    /// # Errors
+    /// [`NotTaken`]: it must not be acknowledged.
+    pub async fn append(&self, measurement: Measurement) -> Result<Verdict, NotTaken> {
+        self.ask(|answer| Request::Append(Box::new(measurement), answer)).await
+    }
+
+    /// Takes a message that is not believed; answers when it is durably in quarantine.
+    ///
+    /// # Errors
+    /// [`NotTaken`]: it must not be acknowledged.
+    pub async fn quarantine(&self, rejected: Rejected) -> Result<Verdict, NotTaken> {
+        self.ask(|answer| Request::Quarantine(Box::new(rejected), answer)).await
+    }
+
+    async fn ask(&self, request: impl FnOnce(Answer) -> Request) -> Result<Verdict, NotTaken> {
+        let (answer, answered) = oneshot::channel();
+        self.requests.try_send(request(answer)).map_err(|e| match e {
+            TrySendError::Full(_) => NotTaken::Busy,
+            TrySendError::Disconnected(_) => NotTaken::Stopping,
+        })?;
+        answered.await.unwrap_or(Err(NotTaken::Stopping))
+    }
+
+    /// Forgets bundles whose receipts were verified. A receipt that is not about the bundle at its place changes nothing.
+    pub async fn forget(&self, bundles: Vec<Final>) {
+        self.tell(Request::Forget(bundles)).await;
+    }
+
+    /// Sets a bundle aside that the fog refuses for good; its bytes stay.
+    pub async fn set_aside(&self, order: u64, reason: String) {
+        self.tell(Request::SetAside { order, reason }).await;
+    }
+
+    /// Waits for room: these requests carry news that must not be lost while the process lives.
+    async fn tell(&self, mut request: Request) {
+        loop {
+            match self.requests.try_send(request) {
+                Ok(()) | Err(TrySendError::Disconnected(_)) => return,
+                Err(TrySendError::Full(back)) => request = back,
+            }
+            tokio::time::sleep(RETRY).await;
+        }
+    }
+
+    /// Up to `limit` bundles that are not final, from a place in the queue on, the oldest first.
+    ///
+    /// # Errors
+    /// The store's failure.
+    pub fn tickets(&self, from: u64, limit: usize) -> Result<Vec<Ticket>, redb::Error> {
+        self.store.tickets(from, limit)
+    }
+
+    /// The bytes to submit for a bundle; `None` once it is forgotten or set aside.
+    ///
+    /// # Errors
+    /// The store's failure.
+    pub fn submission(&self, order: u64) -> Result<Option<Vec<u8>>, redb::Error> {
+        self.store.submission(order)
+    }
+
+    /// Changes whenever bundles were added; its value is the place after the newest.
+    #[must_use]
+    pub fn newest(&self) -> watch::Receiver<u64> {
+        self.newest.clone()
+    }
+
+    /// Counters, sizes, quarantine and gaps; `None` when the outbox has stopped.
+    pub async fn report(&self) -> Option<Report> {
+        let (answer, answered) = oneshot::channel();
+        self.tell(Request::Report(answer)).await;
+        answered.await.ok()
+    }
+
+    /// The sequence numbers that are missing, by device and start.
+    pub async fn gaps(&self) -> Vec<Gap> {
+        self.report().await.map(|report| report.gaps).unwrap_or_default()
+    }
+
+    /// Commits what was taken and ends the thread; requests after this are answered [`NotTaken::Stopping`].
+    pub async fn stop(&self) {
+        let (answer, answered) = oneshot::channel();
+        self.tell(Request::Stop(answer)).await;
+        // An error means that the thread is gone already.
+        let _gone = answered.await;
+    }
+}
+
+/// Ends the process because the store failed: nothing is known about what the disk holds, and a restart reads it anew.
+fn abort(error: &redb::Error) -> ! {
+    tracing::error!(%error, "the spool's disk failed; the process ends, what was acknowledged is on the disk");
+    std::process::abort();
+}
+
+/// Milliseconds since 1970.
+#[must_use]
+pub fn now_ms() -> i64 {
+    jiff::Timestamp::now().as_millisecond()
+}
+
+impl Store {
+    fn shared(db: redb::Database) -> Self {
+        Self { db: Arc::new(db) }
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::{
+        enrolment::{Enrolment, Enrolments},
+        intake::Intake,
+    };
+    use ledger::{
+        admission::Submission,
+        block::{Block, Header, Height},
+        proof::{Finalization, Receipt, ValidatorSet, Vote, vote_message},
+        transaction::SignedTransaction,
+    };
+    use record::{
+        bundle::{Category, SealedBundle, SubjectSecret},
+        decimal::Decimal,
+        ids::{BootId, NetworkId},
+        merkle,
+        reading::{Measured, MeasurementState, Reading, TimeQuality, VERSION},
+        signature::SigningKey,
+    };
+    use tempfile::TempDir;
+
+    pub(crate) fn measured(code: &str, value: Decimal, unit: &str) -> Measured {
+        let state = MeasurementState::Valid;
+        Measured { code: code.to_owned(), value: Some(value), samples: None, unit: unit.to_owned(), state }
+    }
+
+    /// A device, its keys, and whom it measures.
+    pub(crate) struct Device {
+        pub(crate) id: DeviceId,
+        pub(crate) key: SigningKey,
+        pub(crate) secret: SubjectSecret,
+        pub(crate) subject: SubjectKey,
+    }
+
+    impl Device {
+        fn new(id: &str) -> Self {
+            let (secret, subject) = SubjectSecret::generate(Category::Vitals, 1).expect("random numbers");
+            Self { id: id.parse().expect("good"), key: SigningKey::random(), secret, subject }
+        }
+
+        pub(crate) fn unsigned(&self, seq: u64, observations: Vec<Measured>) -> Reading {
+            Reading {
+                v: VERSION,
+                device: self.id.clone(),
+                boot: BootId { counter: 1, random: 2 },
+                seq,
+                up_ms: seq * 1_000,
+                wall: Some(now_ms()),
+                time_quality: TimeQuality::Synced,
+                observations,
+            }
+        }
+
+        pub(crate) fn reading(&self, seq: u64, percent: i64) -> record::reading::SignedReading {
+            self.unsigned(seq, vec![measured("59408-5", Decimal::whole(percent), "%")]).sign(&self.key)
+        }
+
+        fn measurement(&self, seq: u64, percent: i64) -> Measurement {
+            Measurement {
+                id: self.unsigned(seq, vec![]).id(),
+                subject: self.subject.clone(),
+                entry: Entry { received_ms: now_ms(), reading: self.reading(seq, percent) },
+                wall_ms: Some(now_ms()),
+            }
+        }
+    }
+
+    /// A gateway's outbox and sink in a temporary folder, with two devices.
+    pub(crate) struct Home {
+        pub(crate) folder: TempDir,
+        pub(crate) sealer: Sealer,
+        pub(crate) outbox: Outbox,
+        pub(crate) intake: Intake,
+        pub(crate) oximeter: Device,
+        pub(crate) scale: Device,
+        quarantine: SubjectSecret,
+        config: Config,
+    }
+
+    impl Home {
+        pub(crate) fn open() -> Self {
+            Self::with(Config::default())
+        }
+
+        pub(crate) fn with(config: Config) -> Self {
+            let folder = tempfile::tempdir().expect("temporary folder");
+            let (quarantine, to) = SubjectSecret::generate(Category::Clinical, 1).expect("random numbers");
+            let sealer = Sealer {
+                network: NetworkId(Digest::of(Domain::GENESIS, &[b"test"])),
+                gateway: "home-1".parse().expect("good"),
+                key: SigningKey::random(),
+                quarantine: to,
+            };
+            let (oximeter, scale) = (Device::new("oximeter-1"), Device::new("scale-1"));
+            let outbox = open(&config, &folder, &sealer);
+            let intake = sink(&sealer, &outbox, &[&oximeter, &scale]);
+            Self { folder, sealer, outbox, intake, oximeter, scale, quarantine, config }
+        }
+
+        /// Stops the outbox and opens it again from the disk.
+        pub(crate) async fn reopen(&mut self) {
+            self.outbox.stop().await;
+            // The store's lock goes with the last handle; the closed sink and outbox held two of them.
+            let (folder, sealer) = (self.folder.path().to_owned(), self.sealer.clone());
+            let elsewhere = tempfile::tempdir().expect("temporary folder");
+            self.outbox = open(&self.config, &elsewhere, &sealer);
+            self.intake = sink(&sealer, &self.outbox, &[]);
+            let outbox = Outbox::open(self.config.clone(), QuarantineConfig::default(), &folder, sealer.clone());
+            self.outbox = outbox.expect("opens again");
+            self.intake = sink(&sealer, &self.outbox, &[&self.oximeter, &self.scale]);
+        }
+
+        /// A receipt for a queued bundle, signed by one validator of a network of one.
+        pub(crate) fn receipt(&self, order: u64) -> VerifiedReceipt {
+            let submission = self.outbox.submission(order).expect("reads").expect("queued");
+            let (transaction, _) = Submission::decode(&submission).expect("good").into_parts();
+            verified(&self.sealer.network, transaction)
+        }
+
+        async fn spool(&self, device: &Device, seq: u64) -> Verdict {
+            self.outbox.append(device.measurement(seq, 97)).await.expect("taken")
+        }
+
+        fn tickets(&self) -> Vec<Ticket> {
+            self.outbox.tickets(0, 100).expect("reads")
+        }
+    }
+
+    fn open(config: &Config, folder: &TempDir, sealer: &Sealer) -> Outbox {
+        Outbox::open(config.clone(), QuarantineConfig::default(), folder.path(), sealer.clone()).expect("opens")
+    }
+
+    fn sink(sealer: &Sealer, outbox: &Outbox, devices: &[&Device]) -> Intake {
+        let enrolments = devices
+            .iter()
+            .map(|d| Enrolment { device: d.id.clone(), key: d.key.public(), subject: d.subject.clone() })
+            .collect();
+        Intake::new(sealer.gateway.clone(), Enrolments::of(enrolments).expect("good"), outbox.clone())
+    }
+
+    pub(crate) fn receipt_text(network: &NetworkId, transaction: SignedTransaction, validator: &SigningKey) -> String {
+        let mut block = Block { header: header(network), transactions: vec![transaction] };
+        block.header.transactions_root = merkle::root(&block.leaves());
+        let signature = validator.sign_raw(&vote_message(&block.header));
+        let votes = vec![Vote { validator: validator.public(), signature }];
+        Receipt::of(&block, 0, vec![], Finalization { votes }).expect("a commitment").to_json()
+    }
+
+    fn verified(network: &NetworkId, transaction: SignedTransaction) -> VerifiedReceipt {
+        let validator = SigningKey::random();
+        let set = ValidatorSet { network: *network, validators: vec![validator.public()] };
+        Receipt::verify(&receipt_text(network, transaction, &validator), &set).expect("genuine")
+    }
+
+    #[tokio::test]
+    async fn an_acknowledged_reading_survives_a_restart_and_opens_for_its_subject_alone() {
+        let mut home = Home::open();
+        assert!(matches!(home.spool(&home.oximeter, 1).await, Verdict::Spooled(_)));
+        home.reopen().await;
+        let tickets = home.tickets();
+        assert_eq!(tickets.len(), 1);
+        let submission = home.outbox.submission(tickets[0].order).expect("reads").expect("queued");
+        let (_, payload) = Submission::decode(&submission).expect("matched").into_parts();
+        let sealed = SealedBundle::decode(&payload).expect("sealed");
+        let bundle = sealed.open(&home.sealer.network, &home.oximeter.secret).expect("opens");
+        assert!(bundle.entries[0].reading.decode(|_| Some(home.oximeter.key.public())).is_ok());
+        assert!(sealed.open(&home.sealer.network, &home.scale.secret).is_err());
+    }
+
+    #[tokio::test]
+    async fn the_disk_never_holds_a_readable_value() {
+        let home = Home::open();
+        let canary = home.oximeter.unsigned(1, vec![measured("59408-5", "97.531902468".parse().expect("decimal"), "%")]);
+        let bad = home.oximeter.unsigned(2, vec![measured("59408-5", "4097.531902468".parse().expect("decimal"), "%")]);
+        for reading in [canary, bad] {
+            let signed = reading.sign_json(&home.oximeter.key);
+            assert!(signed.as_bytes().windows(9).any(|w| w == b"531902468"), "the canary is in the message");
+            let message = Bytes::copy_from_slice(signed.as_bytes());
+            home.intake.take("vitalfog/v1/home-1/oximeter-1/reading", &message).await.expect("taken");
+        }
+        home.outbox.stop().await;
+        let file = std::fs::read(home.folder.path().join("outbox.redb")).expect("reads");
+        assert!(file.windows(10).any(|w| w == b"oximeter-1"), "the file was written");
+        assert!(!file.windows(9).any(|w| w == b"531902468"));
+    }
+
+    #[tokio::test]
+    async fn readings_of_one_moment_share_a_bundle_by_subject() {
+        let home = Home::with(Config { linger_ms: 200, ..Config::default() });
+        let all = (1..=5).map(|seq| home.spool(&home.oximeter, seq));
+        let others = (1..=3).map(|seq| home.spool(&home.scale, seq));
+        futures::future::join_all(all.chain(others)).await;
+        let mut counts: Vec<_> = home.tickets().iter().map(|t| t.readings).collect();
+        counts.sort_unstable();
+        assert_eq!(counts, [3, 5]);
+    }
+
+    #[tokio::test]
+    async fn a_duplicate_is_known_after_a_restart_and_another_content_is_an_equivocation() {
+        let mut home = Home::open();
+        let first = home.oximeter.measurement(1, 97);
+        let other = home.oximeter.measurement(1, 55);
+        assert!(matches!(home.outbox.append(first.clone()).await, Ok(Verdict::Spooled(_))));
+        home.reopen().await;
+        assert!(matches!(home.outbox.append(first).await, Ok(Verdict::Duplicate(_))));
+        let verdict = home.outbox.append(other).await.expect("taken");
+        assert!(matches!(verdict, Verdict::Quarantined(_, r) if r.reason == record::reading::Reason::Equivocation));
+        home.reopen().await;
+        let report = home.outbox.report().await.expect("runs");
+        assert_eq!(report.quarantined.by_reason["equivocation"], 1);
+        assert_eq!((report.counters.acknowledged, report.counters.duplicates, report.spooled_bundles), (1, 1, 1));
+    }
+
+    #[tokio::test]
+    async fn gaps_are_reported_and_close() {
+        let mut home = Home::open();
+        home.spool(&home.scale, 1).await;
+        let Verdict::Spooled(durable) = home.spool(&home.scale, 4).await else { panic!("not spooled") };
+        assert_eq!(durable.progress().expect("in a sequence").upto_seq, 1);
+        home.reopen().await;
+        assert_eq!(home.outbox.gaps().await[0].missing, [(2, 3)]);
+        home.spool(&home.scale, 3).await;
+        home.spool(&home.scale, 2).await;
+        assert_eq!(home.outbox.gaps().await, []);
+    }
+
+    #[tokio::test]
+    async fn only_a_receipt_about_the_bundle_makes_it_forgotten() {
+        let mut home = Home::open();
+        home.spool(&home.oximeter, 1).await;
+        home.spool(&home.oximeter, 2).await;
+        let tickets = home.tickets();
+        let (first, second) = (tickets[0].order, tickets[1].order);
+        let receipt = home.receipt(first);
+        home.outbox.forget(vec![Final { order: second, receipt: receipt.clone(), verified_ms: now_ms() }]).await;
+        let done = Final { order: first, receipt, verified_ms: now_ms() + 7 };
+        home.outbox.forget(vec![done.clone(), done]).await;
+        home.reopen().await;
+        assert_eq!(home.tickets().iter().map(|t| t.order).collect::<Vec<_>>(), [second]);
+        let report = home.outbox.report().await.expect("runs");
+        assert_eq!((report.counters.final_bundles, report.counters.final_readings), (1, 1));
+        assert_eq!((report.spooled_bundles, report.spooled_readings), (1, 1));
+    }
+
+    #[tokio::test]
+    async fn latencies_are_measured_from_the_devices_clock() {
+        let home = Home::open();
+        let mut measurement = home.oximeter.measurement(1, 97);
+        (measurement.wall_ms, measurement.entry.received_ms) = (Some(1_000), 1_020);
+        home.outbox.append(measurement).await.expect("taken");
+        let order = home.tickets()[0].order;
+        let done = Final { order, receipt: home.receipt(order), verified_ms: 1_100 };
+        home.outbox.forget(vec![done]).await;
+        home.spool(&home.oximeter, 2).await;
+        let report = home.outbox.report().await.expect("runs");
+        assert_eq!((report.publish_to_final.p50, report.received_to_final.p99), (Some(100), Some(80)));
+    }
+
+    #[tokio::test]
+    async fn a_refused_bundle_is_set_aside_with_its_bytes() {
+        let mut home = Home::open();
+        home.spool(&home.oximeter, 1).await;
+        home.outbox.set_aside(home.tickets()[0].order, "422 not ours".to_owned()).await;
+        home.reopen().await;
+        assert_eq!(home.tickets(), []);
+        assert_eq!(home.outbox.report().await.expect("runs").counters.refused_bundles, 1);
+    }
+
+    #[tokio::test]
+    async fn a_full_spool_refuses_new_readings_and_still_knows_the_old() {
+        let home = Home::with(Config { bytes_max: 4_000, ..Config::default() });
+        let old = home.oximeter.measurement(1, 97);
+        assert!(matches!(home.outbox.append(old.clone()).await, Ok(Verdict::Spooled(_))));
+        let mut seq = 2;
+        while home.outbox.append(home.oximeter.measurement(seq, 97)).await.is_ok() {
+            seq += 1;
+            assert!(seq < 10, "never full");
+        }
+        let refused = home.oximeter.measurement(seq, 97);
+        assert_eq!(home.outbox.append(refused.clone()).await, Err(NotTaken::Full));
+        assert!(matches!(home.outbox.append(old).await, Ok(Verdict::Duplicate(_))));
+        for ticket in home.tickets() {
+            let receipt = home.receipt(ticket.order);
+            home.outbox.forget(vec![Final { order: ticket.order, receipt, verified_ms: now_ms() }]).await;
+        }
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        assert!(matches!(home.outbox.append(refused).await, Ok(Verdict::Spooled(_))));
+    }
+
+    #[tokio::test]
+    async fn quarantine_opens_for_its_owner_and_survives() {
+        let mut home = Home::open();
+        let message = Bytes::from_static(b"not a reading");
+        home.intake.take("vitalfog/v1/home-1/scale-1/reading", &message).await.expect("taken");
+        home.reopen().await;
+        let report = home.outbox.report().await.expect("runs");
+        assert_eq!(report.quarantined.recent.len(), 1);
+        let kept = home.outbox.store.load().expect("reads").quarantined;
+        let sealed = SealedBundle::decode(kept[0].1.payload.as_ref().expect("sealed")).expect("decodes");
+        let opened = sealed.open(&home.sealer.network, &home.quarantine).expect("opens");
+        assert_eq!(opened.entries[0].reading.as_bytes(), &message[..]);
+    }
+
+    #[tokio::test]
+    async fn another_gateways_spool_is_not_opened() {
+        let home = Home::open();
+        home.outbox.stop().await;
+        let Home { folder, sealer, outbox, intake, config, .. } = home;
+        drop((outbox, intake));
+        let other = Sealer { gateway: "home-2".parse().expect("good"), ..sealer };
+        let refused = Outbox::open(config, QuarantineConfig::default(), folder.path(), other);
+        assert!(matches!(refused, Err(Error::Foreign { .. })), "{refused:?}");
+    }
+
+    #[tokio::test]
+    async fn after_the_stop_nothing_is_taken() {
+        let home = Home::open();
+        home.outbox.stop().await;
+        assert_eq!(home.outbox.append(home.oximeter.measurement(1, 97)).await, Err(NotTaken::Stopping));
+    }
+
+    fn header(network: &NetworkId) -> Header {
+        Header {
+            version: ledger::block::VERSION,
+            network: *network,
+            epoch: 0,
+            view: 1,
+            parent_view: 0,
+            leader: SigningKey::random().public(),
+            height: Height(1),
+            parent: Digest::ZERO,
+            timestamp_ms: 1,
+            transactions_root: Digest::ZERO,
+            policy: Digest::ZERO,
+            nonce: 0,
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! Readings become a sealed bundle and its signed commitment before anything touches the disk.
+
+use ledger::{
+    admission::Submission,
+    transaction::{Action, Author, Commitment, Transaction},
+};
+use record::{
+    bundle::{Bundle, Entry, SealError, SealedBundle, SubjectKey},
+    ids::{BundleId, GatewayId, NetworkId},
+    reading::SignedReading,
+    signature::SigningKey,
+};
+use serde_bytes::ByteBuf;
+
+/// Bytes of messages in one bundle, at most: with the entries' framing they stay below the largest padding class.
+pub(super) const BUNDLE_MESSAGE_BYTES_MAX: usize = 900_000;
+
+/// Who seals, for which network, and to which key what is not believed.
+#[derive(Clone, Debug)]
+pub struct Sealer {
+    /// The network that commitments are meant for.
+    pub network: NetworkId,
+    /// This gateway.
+    pub gateway: GatewayId,
+    /// The key it signs commitments with.
+    pub key: SigningKey,
+    /// The key that quarantined payloads are sealed to.
+    pub quarantine: SubjectKey,
+}
+
+/// A sealed bundle, ready to be sent.
+#[derive(Debug)]
+pub(super) struct Sealed {
+    pub(super) bundle: BundleId,
+    pub(super) readings: u32,
+    pub(super) submission: Vec<u8>,
+}
+
+impl Sealer {
+    /// Seals readings of one subject and signs the commitment to them.
+    ///
+    /// # Errors
+    /// [`SealError`]: too many bytes, or a key that cannot be sealed to.
+    pub(super) fn seal(&self, key: &SubjectKey, entries: Vec<Entry>, now_ms: i64) -> Result<Sealed, SealError> {
+        let bytes = entries.len();
+        let readings = u32::try_from(bytes).map_err(|_| SealError::TooLarge { bytes })?;
+        let bundle = Bundle::new(entries);
+        let sealed = SealedBundle::seal(&self.network, &self.gateway, key, &bundle)?;
+        let payload = sealed.encode();
+        let commitment = Commitment::to(&payload, &sealed, (bundle.root(), readings), now_ms);
+        let id = commitment.bundle;
+        let transaction = Transaction {
+            network: self.network,
+            author: Author::Gateway(self.gateway.clone()),
+            sequence: 0,
+            action: Action::Commit(commitment),
+        }
+        .sign(&self.key);
+        let submission = Submission { transaction, payload: ByteBuf::from(payload) }.encode();
+        Ok(Sealed { bundle: id, readings, submission })
+    }
+
+    /// Seals a message that is not believed; `None` if there is none, or it is larger than a reading may be.
+    pub(super) fn seal_quarantined(&self, message: &[u8], received_ms: i64) -> Option<ByteBuf> {
+        if message.is_empty() {
+            return None;
+        }
+        let reading = SignedReading::receive(message).ok()?;
+        let bundle = Bundle::new(vec![Entry { received_ms, reading }]);
+        let sealed = SealedBundle::seal(&self.network, &self.gateway, &self.quarantine, &bundle)
+            .expect("the key was tried at start and one message fits in a bundle");
+        Some(ByteBuf::from(sealed.encode()))
+    }
+}
+
+/// Whether a key can be sealed to: not every 32 bytes are a usable point.
+#[must_use]
+pub fn can_seal_to(key: &SubjectKey) -> bool {
+    use record::canonical::Digest;
+    let author = "probe".parse().expect("a good name");
+    SealedBundle::seal(&NetworkId(Digest::ZERO), &author, key, &Bundle::new(Vec::new())).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use record::bundle::{Category, SubjectSecret};
+
+    #[test]
+    fn a_point_of_small_order_cannot_be_sealed_to() {
+        let (_, good) = SubjectSecret::generate(Category::Vitals, 1).expect("random numbers");
+        assert!(can_seal_to(&good));
+        assert!(!can_seal_to(&SubjectKey { public: vec![0; 32], ..good }));
+    }
+}

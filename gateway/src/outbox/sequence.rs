@@ -1,0 +1,308 @@
+//! Which sequence numbers of each start of a device were taken: duplicates, equivocations and gaps, in bounded space.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    mem,
+};
+
+use record::{
+    canonical::Digest,
+    ids::{BootId, DeviceId, ReadingId},
+};
+use serde::{Deserialize, Serialize};
+
+/// Digests kept for each start of a device. A repetition older than these counts as a duplicate without comparison.
+pub const DIGESTS_MAX: usize = 256;
+/// Gaps kept for each start of a device. Beyond them the two oldest become one: what lies between would be taken again,
+/// which the fog's index tells apart, rather than lost.
+pub const GAPS_MAX: usize = 256;
+/// Starts kept for each device; the one unused for longest is dropped first.
+pub const BOOTS_MAX: usize = 1_024;
+
+/// How far one start of a device has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Progress {
+    /// The start.
+    pub boot: BootId,
+    /// Every sequence number up to here is durable.
+    pub upto_seq: u64,
+}
+
+/// The sequence numbers that are missing from one start of a device.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Gap {
+    /// The device.
+    pub device: DeviceId,
+    /// Its start.
+    pub boot: BootId,
+    /// Ranges, both ends included.
+    pub missing: Vec<(u64, u64)>,
+}
+
+/// Where a reading stands among those taken before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    /// Not taken before.
+    New,
+    /// Taken before, with the same content as far as it is still known.
+    Known,
+    /// Its sequence number was used for something else.
+    Equivocation,
+}
+
+/// One start of a device, as it is kept.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Stream {
+    device: DeviceId,
+    boot: BootId,
+    high: u64,
+    missing: Vec<(u64, u64)>,
+    /// Rises with every use of any stream: the smallest was unused for longest.
+    used: u64,
+}
+
+/// Digests of the messages of one start, by sequence number.
+type Digests = BTreeMap<u64, Digest>;
+
+/// What a commit has to write so that the state survives.
+#[derive(Debug, Default)]
+pub(super) struct Changes {
+    pub(super) streams: Vec<(u64, Stream)>,
+    pub(super) streams_cut: Vec<u64>,
+    pub(super) digests: Vec<((u64, u64), Digest)>,
+    pub(super) digests_cut: Vec<(u64, u64)>,
+}
+
+/// The state of every start of every device.
+#[derive(Debug, Default)]
+pub(super) struct Sequences {
+    numbers: HashMap<(DeviceId, BootId), u64>,
+    streams: HashMap<u64, (Stream, Digests)>,
+    next: u64,
+    clock: u64,
+    touched: BTreeSet<u64>,
+    changes: Changes,
+}
+
+impl Sequences {
+    /// The state as it was kept.
+    pub(super) fn of(streams: Vec<(u64, Stream)>, digests: Vec<((u64, u64), Digest)>) -> Self {
+        let mut all = Self::default();
+        for (number, stream) in streams {
+            all.next = all.next.max(number + 1);
+            all.clock = all.clock.max(stream.used);
+            all.numbers.insert((stream.device.clone(), stream.boot), number);
+            all.streams.insert(number, (stream, Digests::new()));
+        }
+        for ((number, seq), digest) in digests {
+            if let Some((_, known)) = all.streams.get_mut(&number) {
+                known.insert(seq, digest);
+            }
+        }
+        all
+    }
+
+    /// Where a reading stands.
+    pub(super) fn judge(&self, id: &ReadingId, digest: &Digest) -> Place {
+        let Some((stream, digests)) = self.stream(id) else { return Place::New };
+        match digests.get(&id.seq) {
+            Some(known) if known == digest => Place::Known,
+            Some(_) => Place::Equivocation,
+            None if id.seq > stream.high || stream.is_missing(id.seq) => Place::New,
+            None => Place::Known,
+        }
+    }
+
+    /// Remembers a reading that is being taken.
+    pub(super) fn record(&mut self, id: &ReadingId, digest: Digest) {
+        let number = self.number(id);
+        self.clock += 1;
+        let (stream, digests) = self.streams.get_mut(&number).expect("a numbered stream exists");
+        stream.used = self.clock;
+        stream.take(id.seq);
+        digests.insert(id.seq, digest);
+        self.changes.digests.push(((number, id.seq), digest));
+        while digests.len() > DIGESTS_MAX {
+            let (seq, _) = digests.pop_first().expect("longer than the limit");
+            self.changes.digests_cut.push((number, seq));
+        }
+        self.touched.insert(number);
+    }
+
+    /// How far the reading's start has come.
+    pub(super) fn progress(&self, id: &ReadingId) -> Option<Progress> {
+        let (stream, _) = self.stream(id)?;
+        let upto_seq = stream.missing.first().map_or(stream.high, |(from, _)| from - 1);
+        Some(Progress { boot: id.boot, upto_seq })
+    }
+
+    /// What is missing, at most `limit` starts of devices, in the order of their names.
+    pub(super) fn gaps(&self, limit: usize) -> Vec<Gap> {
+        let mut gaps: Vec<_> = self
+            .streams
+            .values()
+            .filter(|(stream, _)| !stream.missing.is_empty())
+            .map(|(s, _)| Gap { device: s.device.clone(), boot: s.boot, missing: s.missing.clone() })
+            .collect();
+        gaps.sort_by(|a, b| (&a.device, a.boot).cmp(&(&b.device, b.boot)));
+        gaps.truncate(limit);
+        gaps
+    }
+
+    /// What changed since the last call.
+    pub(super) fn take_changes(&mut self) -> Changes {
+        let mut changes = mem::take(&mut self.changes);
+        for number in mem::take(&mut self.touched) {
+            // A stream that was dropped again in the same batch has nothing left to write.
+            if let Some((stream, _)) = self.streams.get(&number) {
+                changes.streams.push((number, stream.clone()));
+            }
+        }
+        changes
+    }
+
+    fn stream(&self, id: &ReadingId) -> Option<&(Stream, Digests)> {
+        self.streams.get(self.numbers.get(&(id.device.clone(), id.boot))?)
+    }
+
+    fn number(&mut self, id: &ReadingId) -> u64 {
+        if let Some(number) = self.numbers.get(&(id.device.clone(), id.boot)) {
+            return *number;
+        }
+        self.make_room(&id.device);
+        let number = self.next;
+        self.next += 1;
+        let stream = Stream { device: id.device.clone(), boot: id.boot, high: 0, missing: Vec::new(), used: self.clock };
+        self.numbers.insert((id.device.clone(), id.boot), number);
+        self.streams.insert(number, (stream, Digests::new()));
+        number
+    }
+
+    fn make_room(&mut self, device: &DeviceId) {
+        let of_device = || self.streams.iter().filter(|(_, (stream, _))| stream.device == *device);
+        if of_device().count() < BOOTS_MAX {
+            return;
+        }
+        let oldest = of_device().min_by_key(|(_, (stream, _))| stream.used).map(|(number, _)| *number);
+        let Some((number, (stream, digests))) = oldest.and_then(|n| Some((n, self.streams.remove(&n)?))) else { return };
+        self.numbers.remove(&(stream.device, stream.boot));
+        self.changes.streams_cut.push(number);
+        self.changes.digests_cut.extend(digests.into_keys().map(|seq| (number, seq)));
+    }
+}
+
+impl Stream {
+    fn is_missing(&self, seq: u64) -> bool {
+        self.missing.iter().any(|(from, to)| (*from..=*to).contains(&seq))
+    }
+
+    fn take(&mut self, seq: u64) {
+        if seq > self.high {
+            if seq > self.high + 1 {
+                self.missing.push((self.high + 1, seq - 1));
+            }
+            self.high = seq;
+        } else if let Some(at) = self.missing.iter().position(|(from, to)| (*from..=*to).contains(&seq)) {
+            let (from, to) = self.missing.remove(at);
+            let rest = [(from, seq.saturating_sub(1)), (seq.saturating_add(1), to)];
+            for (offset, range) in rest.into_iter().filter(|(from, to)| from <= to).enumerate() {
+                self.missing.insert(at + offset, range);
+            }
+        }
+        if self.missing.len() > GAPS_MAX {
+            let (_, end) = self.missing.remove(1);
+            self.missing[0].1 = end;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use record::canonical::Domain;
+
+    fn id(boot: u32, seq: u64) -> ReadingId {
+        let boot = BootId { counter: boot, random: 9 };
+        ReadingId { device: "scale-1".parse().expect("good"), boot, seq }
+    }
+
+    fn digest(text: &str) -> Digest {
+        Digest::of(Domain::READING, &[text.as_bytes()])
+    }
+
+    fn reopened(all: &mut Sequences, kept: &mut (BTreeMap<u64, Stream>, BTreeMap<(u64, u64), Digest>)) -> Sequences {
+        let changes = all.take_changes();
+        kept.0.extend(changes.streams);
+        changes.streams_cut.iter().for_each(|n| drop(kept.0.remove(n)));
+        kept.1.extend(changes.digests);
+        changes.digests_cut.iter().for_each(|n| drop(kept.1.remove(n)));
+        Sequences::of(kept.0.clone().into_iter().collect(), kept.1.clone().into_iter().collect())
+    }
+
+    #[test]
+    fn a_repetition_is_known_and_another_content_is_an_equivocation_also_after_a_restart() {
+        let mut all = Sequences::default();
+        assert_eq!(all.judge(&id(1, 1), &digest("a")), Place::New);
+        all.record(&id(1, 1), digest("a"));
+        let all = reopened(&mut all, &mut Default::default());
+        assert_eq!(all.judge(&id(1, 1), &digest("a")), Place::Known);
+        assert_eq!(all.judge(&id(1, 1), &digest("b")), Place::Equivocation);
+        assert_eq!(all.judge(&id(2, 1), &digest("b")), Place::New);
+    }
+
+    #[test]
+    fn gaps_open_shrink_and_close() {
+        let mut all = Sequences::default();
+        for seq in [3, 9, 6] {
+            all.record(&id(1, seq), digest("x"));
+        }
+        assert_eq!(all.gaps(9)[0].missing, [(1, 2), (4, 5), (7, 8)]);
+        assert_eq!(all.progress(&id(1, 1)).expect("known").upto_seq, 0);
+        for seq in [1, 2, 5, 4, 7, 8] {
+            assert_eq!(all.judge(&id(1, seq), &digest("x")), Place::New);
+            all.record(&id(1, seq), digest("x"));
+        }
+        assert_eq!(all.gaps(9), []);
+        assert_eq!(all.progress(&id(1, 1)).expect("known").upto_seq, 9);
+    }
+
+    #[test]
+    fn what_is_kept_is_bounded_and_nothing_unseen_is_called_known() {
+        let (mut all, mut kept) = (Sequences::default(), Default::default());
+        for seq in (2..4_000).step_by(2) {
+            all.record(&id(1, seq), digest("x"));
+            if seq % 100 == 0 {
+                all = reopened(&mut all, &mut kept);
+            }
+        }
+        let all = reopened(&mut all, &mut kept);
+        assert_eq!(kept.1.len(), DIGESTS_MAX);
+        assert_eq!(all.gaps(9)[0].missing.len(), GAPS_MAX);
+        for seq in (1..4_000).step_by(2) {
+            assert_eq!(all.judge(&id(1, seq), &digest("x")), Place::New, "{seq}");
+        }
+    }
+
+    #[test]
+    fn the_start_unused_for_longest_goes_first() {
+        let (mut all, mut kept) = (Sequences::default(), Default::default());
+        for boot in 1..=u32::try_from(BOOTS_MAX).expect("small") {
+            all.record(&id(boot, 1), digest("x"));
+        }
+        all.record(&id(1, 2), digest("y"));
+        all.record(&id(9_999, 1), digest("z"));
+        let all = reopened(&mut all, &mut kept);
+        assert_eq!(kept.0.len(), BOOTS_MAX);
+        assert_eq!(all.judge(&id(1, 1), &digest("x")), Place::Known);
+        assert_eq!(all.judge(&id(2, 1), &digest("x")), Place::New);
+    }
+
+    #[test]
+    fn the_largest_number_does_not_overflow() {
+        let mut all = Sequences::default();
+        all.record(&id(1, u64::MAX), digest("x"));
+        all.record(&id(1, u64::MAX - 1), digest("x"));
+        assert_eq!(all.gaps(9)[0].missing, [(1, u64::MAX - 2)]);
+    }
+}

@@ -1,0 +1,240 @@
+//! The outbox's tables in redb: what one commit writes, and what a start reads back.
+
+use std::{path::Path, sync::Arc};
+
+use record::{
+    canonical::{self, Digest},
+    ids::BundleId,
+};
+use redb::{Database, Durability, ReadableDatabase as _, ReadableTable as _, TableDefinition};
+use serde::{Deserialize, Serialize};
+use serde_bytes::ByteBuf;
+
+use super::{
+    Counters, Error,
+    quarantine::Kept,
+    seal::Sealer,
+    sequence::{self, Stream},
+};
+
+/// Place in the queue -> [`Ticket`].
+const QUEUE: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("queue");
+/// Place in the queue -> the bytes to submit.
+const SUBMISSIONS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("submissions");
+/// Place in the queue -> [`SetAside`].
+const REFUSED: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("refused");
+/// Number of a stream -> [`Stream`].
+const STREAMS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("streams");
+/// Number of a stream, sequence number -> digest of the message.
+const DIGESTS: TableDefinition<'_, (u64, u64), [u8; 32]> = TableDefinition::new("digests");
+/// Number -> [`Kept`].
+const QUARANTINE: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("quarantine");
+/// `owner` -> text, `counters` -> [`Counters`], `next` -> the next place in the queue.
+const ABOUT: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("about");
+
+/// Rows of our own making are read without a limit of their own; this is far above any of them.
+const ROW_BYTES_MAX: usize = 64 << 20;
+
+/// A bundle's place in the queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Ticket {
+    /// Its place: older bundles have smaller ones.
+    pub order: u64,
+    /// The bundle.
+    pub bundle: BundleId,
+    /// How many readings it holds.
+    pub readings: u32,
+    /// How many bytes are submitted for it.
+    pub bytes: u64,
+}
+
+/// A bundle that the fog refuses for good.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct SetAside {
+    pub(super) ticket: Ticket,
+    pub(super) reason: String,
+    pub(super) at_ms: i64,
+    pub(super) submission: ByteBuf,
+}
+
+/// What one commit writes.
+#[derive(Debug, Default)]
+pub(super) struct Changes {
+    pub(super) spooled: Vec<(Ticket, Vec<u8>)>,
+    pub(super) gone: Vec<u64>,
+    pub(super) set_aside: Vec<SetAside>,
+    pub(super) sequences: sequence::Changes,
+    pub(super) quarantined: Vec<(u64, Kept)>,
+    pub(super) released: Vec<u64>,
+    pub(super) counters: Counters,
+    pub(super) next: u64,
+}
+
+/// What a start reads back.
+#[derive(Debug)]
+pub(super) struct Loaded {
+    pub(super) streams: Vec<(u64, Stream)>,
+    pub(super) digests: Vec<((u64, u64), Digest)>,
+    pub(super) quarantined: Vec<(u64, Kept)>,
+    pub(super) counters: Counters,
+    pub(super) next: u64,
+    /// Bundles, readings and bytes that are not final.
+    pub(super) spooled: (u64, u64, u64),
+}
+
+/// The store: one thread writes, any thread reads.
+#[derive(Clone, Debug)]
+pub(super) struct Store {
+    pub(super) db: Arc<Database>,
+}
+
+impl Store {
+    /// Opens the file for one gateway on one network.
+    pub(super) fn open(path: &Path, cache_bytes: usize, sealer: &Sealer) -> Result<Self, Error> {
+        let db = Database::builder().set_cache_size(cache_bytes).create(path).map_err(redb::Error::from)?;
+        let store = Self::shared(db);
+        let expected = format!("gateway {} on network {}", sealer.gateway, sealer.network);
+        match store.claim(&expected)? {
+            Some(found) if found != expected => Err(Error::Foreign { found, expected }),
+            _ => Ok(store),
+        }
+    }
+
+    /// Makes the tables and writes the owner if there is none; returns the owner that was there.
+    fn claim(&self, owner: &str) -> Result<Option<String>, redb::Error> {
+        let write = self.db.begin_write()?;
+        let found = {
+            for table in [QUEUE, SUBMISSIONS, REFUSED, STREAMS, QUARANTINE] {
+                write.open_table(table)?;
+            }
+            write.open_table(DIGESTS)?;
+            let mut about = write.open_table(ABOUT)?;
+            let found = about.get("owner")?.map(|text| String::from_utf8_lossy(text.value()).into_owned());
+            if found.is_none() {
+                about.insert("owner", owner.as_bytes())?;
+            }
+            found
+        };
+        write.commit()?;
+        Ok(found)
+    }
+
+    /// Writes all of it or none of it; durable on return.
+    pub(super) fn commit(&self, changes: &Changes) -> Result<(), redb::Error> {
+        let mut write = self.db.begin_write()?;
+        write.set_durability(Durability::Immediate)?;
+        {
+            let mut queue = write.open_table(QUEUE)?;
+            let mut submissions = write.open_table(SUBMISSIONS)?;
+            for (ticket, submission) in &changes.spooled {
+                queue.insert(ticket.order, canonical::encode(ticket).as_slice())?;
+                submissions.insert(ticket.order, submission.as_slice())?;
+            }
+            for order in &changes.gone {
+                queue.remove(*order)?;
+                submissions.remove(*order)?;
+            }
+            let mut about = write.open_table(ABOUT)?;
+            about.insert("counters", canonical::encode(&changes.counters).as_slice())?;
+            about.insert("next", canonical::encode(&changes.next).as_slice())?;
+        }
+        write_aside(&write, changes)?;
+        write_sequences(&write, &changes.sequences)?;
+        write.commit()?;
+        Ok(())
+    }
+
+    /// Everything but the bundles themselves.
+    pub(super) fn load(&self) -> Result<Loaded, redb::Error> {
+        let read = self.db.begin_read()?;
+        let mut digests = Vec::new();
+        for row in read.open_table(DIGESTS)?.iter()? {
+            let (key, digest) = row?;
+            digests.push((key.value(), Digest::from_bytes(digest.value())));
+        }
+        let mut spooled = (0, 0, 0);
+        for row in read.open_table(QUEUE)?.iter()? {
+            let ticket: Ticket = decoded(row?.1.value())?;
+            spooled = (spooled.0 + 1, spooled.1 + u64::from(ticket.readings), spooled.2 + ticket.bytes);
+        }
+        let about = read.open_table(ABOUT)?;
+        Ok(Loaded {
+            streams: rows(&read, STREAMS)?,
+            digests,
+            quarantined: rows(&read, QUARANTINE)?,
+            counters: about.get("counters")?.map(|row| decoded(row.value())).transpose()?.unwrap_or_default(),
+            next: about.get("next")?.map(|row| decoded(row.value())).transpose()?.unwrap_or_default(),
+            spooled,
+        })
+    }
+
+    /// Up to `limit` tickets from a place on.
+    pub(super) fn tickets(&self, from: u64, limit: usize) -> Result<Vec<Ticket>, redb::Error> {
+        let queue = self.db.begin_read()?.open_table(QUEUE)?;
+        queue.range(from..)?.take(limit).map(|row| decoded(row?.1.value())).collect()
+    }
+
+    /// The ticket at a place.
+    pub(super) fn ticket(&self, order: u64) -> Result<Option<Ticket>, redb::Error> {
+        let queue = self.db.begin_read()?.open_table(QUEUE)?;
+        queue.get(order)?.map(|row| decoded(row.value())).transpose()
+    }
+
+    /// The bytes to submit for a place.
+    pub(super) fn submission(&self, order: u64) -> Result<Option<Vec<u8>>, redb::Error> {
+        let submissions = self.db.begin_read()?.open_table(SUBMISSIONS)?;
+        Ok(submissions.get(order)?.map(|row| row.value().to_vec()))
+    }
+}
+
+fn write_aside(write: &redb::WriteTransaction, changes: &Changes) -> Result<(), redb::Error> {
+    let mut refused = write.open_table(REFUSED)?;
+    for aside in &changes.set_aside {
+        refused.insert(aside.ticket.order, canonical::encode(aside).as_slice())?;
+    }
+    let mut quarantine = write.open_table(QUARANTINE)?;
+    for (number, kept) in &changes.quarantined {
+        quarantine.insert(*number, canonical::encode(kept).as_slice())?;
+    }
+    for number in &changes.released {
+        quarantine.remove(*number)?;
+    }
+    Ok(())
+}
+
+fn write_sequences(write: &redb::WriteTransaction, changes: &sequence::Changes) -> Result<(), redb::Error> {
+    let mut streams = write.open_table(STREAMS)?;
+    for (number, stream) in &changes.streams {
+        streams.insert(*number, canonical::encode(stream).as_slice())?;
+    }
+    for number in &changes.streams_cut {
+        streams.remove(*number)?;
+    }
+    let mut digests = write.open_table(DIGESTS)?;
+    for (key, digest) in &changes.digests {
+        digests.insert(*key, *digest.as_bytes())?;
+    }
+    for key in &changes.digests_cut {
+        digests.remove(*key)?;
+    }
+    Ok(())
+}
+
+fn rows<T: Serialize + for<'de> Deserialize<'de>>(
+    read: &redb::ReadTransaction,
+    table: TableDefinition<'_, u64, &[u8]>,
+) -> Result<Vec<(u64, T)>, redb::Error> {
+    let mut all = Vec::new();
+    for row in read.open_table(table)?.iter()? {
+        let (key, value) = row?;
+        all.push((key.value(), decoded(value.value())?));
+    }
+    Ok(all)
+}
+
+/// A row of our own making that does not decode is damage.
+fn decoded<T: Serialize + for<'de> Deserialize<'de>>(row: &[u8]) -> Result<T, redb::Error> {
+    canonical::decode(row, ROW_BYTES_MAX).map_err(|e| redb::Error::Corrupted(e.to_string()))
+}

@@ -1,0 +1,454 @@
+//! The one thread that owns the outbox: collects, seals, commits, and only then answers.
+
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    mem,
+    path::{Path, PathBuf},
+    sync::mpsc::{Receiver, RecvTimeoutError},
+    time::{Duration, Instant},
+};
+
+use record::{
+    bundle::{BUNDLE_READINGS_MAX, Entry, SubjectKey},
+    canonical::{Digest, Domain},
+    ids::{KeyId, ReadingId},
+    reading::{Reason, Refusal},
+};
+use tokio::sync::{oneshot, watch};
+
+use super::{
+    Answer, Config, Counters, Durable, Error, Final, Measurement, NotTaken, QuarantineConfig, Rejected, Report, Request,
+    Verdict, abort,
+    latency::Durations,
+    now_ms,
+    quarantine::{Kept, Quarantine, Summary},
+    seal::{BUNDLE_MESSAGE_BYTES_MAX, Sealer},
+    sequence::{Place, Sequences},
+    store::{Changes, SetAside, Store, Ticket},
+};
+
+/// A commit that only forgets bundles waits this long for readings, so that one sync serves both.
+const FORGET_LINGER: Duration = Duration::from_millis(100);
+/// How long a look at the free disk space holds.
+const SPACE_CHECKED_EVERY: Duration = Duration::from_secs(1);
+/// What sealing, padding and framing may add to one message, for the high-water mark.
+const OVERHEAD_BYTES: u64 = 1_024;
+/// Readings whose times are remembered for the latencies; beyond it new bundles are not timed.
+const TIMED_MAX: usize = 50_000;
+/// Starts of devices with gaps that the status shows.
+const GAPS_SHOWN_MAX: usize = 1_000;
+
+/// When a reading was measured, if its clock can be trusted, and received.
+type Times = (Option<i64>, i64);
+
+/// What one commit will hold, and who waits for it.
+#[derive(Debug, Default)]
+struct Batch {
+    groups: BTreeMap<KeyId, Group>,
+    readings: usize,
+    bytes: u64,
+    rejected: Vec<Rejected>,
+    answers: Vec<(Answer, Pending)>,
+    finals: Vec<Final>,
+    refused: Vec<(u64, String)>,
+    duplicates: u64,
+    stop: Option<oneshot::Sender<()>>,
+}
+
+/// Readings of one subject.
+#[derive(Debug)]
+struct Group {
+    subject: SubjectKey,
+    entries: Vec<(Entry, Times)>,
+}
+
+/// An answer that waits for the commit.
+#[derive(Debug)]
+enum Pending {
+    Spooled(ReadingId),
+    Duplicate(ReadingId),
+    Quarantined(Option<ReadingId>, Refusal),
+}
+
+impl Batch {
+    /// Whether somebody waits for an answer.
+    fn is_urgent(&self) -> bool {
+        !self.answers.is_empty() || self.stop.is_some()
+    }
+
+    /// Whether there is something to write or to answer.
+    fn is_empty(&self) -> bool {
+        !self.is_urgent() && self.finals.is_empty() && self.refused.is_empty()
+    }
+
+    fn writes(&self) -> bool {
+        self.readings + self.rejected.len() + self.finals.len() + self.refused.len() > 0
+    }
+}
+
+/// The outbox's state.
+#[derive(Debug)]
+pub(super) struct Writer {
+    store: Store,
+    config: Config,
+    folder: PathBuf,
+    sealer: Sealer,
+    sequences: Sequences,
+    quarantine: Quarantine,
+    counters: Counters,
+    next: u64,
+    spooled: (u64, u64, u64),
+    times: HashMap<u64, Vec<Times>>,
+    timed: usize,
+    publish_to_final: Durations,
+    received_to_final: Durations,
+    space: Option<(Instant, bool)>,
+    announce: watch::Sender<u64>,
+}
+
+impl Writer {
+    /// Reads the state back.
+    pub(super) fn load(
+        store: Store,
+        (config, quarantine, folder): (Config, QuarantineConfig, &Path),
+        sealer: Sealer,
+        announce: watch::Sender<u64>,
+    ) -> Result<Self, Error> {
+        let loaded = store.load()?;
+        announce.send_replace(loaded.next);
+        Ok(Self {
+            store,
+            config,
+            folder: folder.to_owned(),
+            sealer,
+            sequences: Sequences::of(loaded.streams, loaded.digests),
+            quarantine: Quarantine::of(quarantine, loaded.quarantined),
+            counters: loaded.counters,
+            next: loaded.next,
+            spooled: loaded.spooled,
+            times: HashMap::new(),
+            timed: 0,
+            publish_to_final: Durations::default(),
+            received_to_final: Durations::default(),
+            space: None,
+            announce,
+        })
+    }
+
+    /// Serves requests until it is told to stop or nobody can ask any more.
+    pub(super) fn run(mut self, inbox: &Receiver<Request>) {
+        while let Ok(first) = inbox.recv() {
+            let mut batch = Batch::default();
+            self.accept(first, &mut batch);
+            self.gather(inbox, &mut batch);
+            let stop = batch.stop.take();
+            self.settle(batch);
+            if let Some(stop) = stop {
+                // Nobody waits for the end any more: the thread ends all the same.
+                let _unheard = stop.send(());
+                return;
+            }
+        }
+    }
+
+    fn gather(&mut self, inbox: &Receiver<Request>, batch: &mut Batch) {
+        let linger = Duration::from_millis(self.config.linger_ms);
+        let start = Instant::now();
+        let mut deadline = start + FORGET_LINGER;
+        let mut urgent = false;
+        while !batch.is_empty() && batch.readings < self.config.commit_readings_max && batch.stop.is_none() {
+            if batch.is_urgent() && !urgent {
+                urgent = true;
+                deadline = deadline.min(Instant::now() + linger);
+            }
+            match inbox.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                Ok(request) => self.accept(request, batch),
+                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => return,
+            }
+        }
+    }
+
+    fn accept(&mut self, request: Request, batch: &mut Batch) {
+        match request {
+            Request::Append(measurement, answer) => self.accept_reading(*measurement, answer, batch),
+            Request::Quarantine(rejected, answer) => self.accept_rejected(*rejected, answer, batch),
+            Request::Forget(finals) => batch.finals.extend(finals),
+            Request::SetAside { order, reason } => batch.refused.push((order, reason)),
+            Request::Stop(done) => batch.stop = Some(done),
+            Request::Report(answer) => {
+                // Whoever asked may have given up waiting.
+                let _unheard = answer.send(self.report());
+            }
+        }
+    }
+
+    fn accept_reading(&mut self, measurement: Measurement, answer: Answer, batch: &mut Batch) {
+        let digest = measurement.digest();
+        match self.sequences.judge(&measurement.id, &digest) {
+            Place::Known => {
+                batch.duplicates += 1;
+                batch.answers.push((answer, Pending::Duplicate(measurement.id)));
+            }
+            Place::Equivocation => {
+                let rejected = equivocation(measurement);
+                batch.answers.push((answer, Pending::Quarantined(None, rejected.refusal.clone())));
+                batch.rejected.push(rejected);
+            }
+            Place::New => {
+                let bytes = measurement.entry.reading.as_bytes().len() as u64 + OVERHEAD_BYTES;
+                if self.is_full(batch.bytes + bytes) {
+                    metrics::counter!("gateway_outbox_full_total").increment(1);
+                    let _unheard = answer.send(Err(NotTaken::Full));
+                    return;
+                }
+                self.sequences.record(&measurement.id, digest);
+                batch.bytes += bytes;
+                batch.readings += 1;
+                batch.answers.push((answer, Pending::Spooled(measurement.id)));
+                let times = (measurement.wall_ms, measurement.entry.received_ms);
+                let group = batch.groups.entry(measurement.subject.id());
+                let group = group.or_insert_with(|| Group { subject: measurement.subject, entries: Vec::new() });
+                group.entries.push((measurement.entry, times));
+            }
+        }
+    }
+
+    /// A message with a genuine signature keeps its place in the sequence: it is no gap, and a repetition is a duplicate.
+    fn accept_rejected(&mut self, rejected: Rejected, answer: Answer, batch: &mut Batch) {
+        let Some(measurement) = &rejected.measurement else {
+            batch.answers.push((answer, Pending::Quarantined(None, rejected.refusal.clone())));
+            batch.rejected.push(rejected);
+            return;
+        };
+        let (id, digest) = (measurement.id.clone(), measurement.digest());
+        match self.sequences.judge(&id, &digest) {
+            Place::Known => {
+                batch.duplicates += 1;
+                batch.answers.push((answer, Pending::Duplicate(id)));
+            }
+            Place::Equivocation => {
+                batch.answers.push((answer, Pending::Quarantined(None, rejected.refusal.clone())));
+                batch.rejected.push(rejected);
+            }
+            Place::New => {
+                self.sequences.record(&id, digest);
+                batch.answers.push((answer, Pending::Quarantined(Some(id), rejected.refusal.clone())));
+                batch.rejected.push(rejected);
+            }
+        }
+    }
+
+    fn is_full(&mut self, more_bytes: u64) -> bool {
+        self.spooled.2 + more_bytes > self.config.bytes_max || self.is_disk_full()
+    }
+
+    fn is_disk_full(&mut self) -> bool {
+        match self.space {
+            Some((at, full)) if at.elapsed() < SPACE_CHECKED_EVERY => full,
+            _ => {
+                // A file system that cannot say how much is free is trusted; a write that fails ends the process anyway.
+                let full = rustix::fs::statvfs(&self.folder)
+                    .is_ok_and(|s| s.f_bavail.saturating_mul(s.f_frsize) < self.config.disk_reserve_bytes);
+                if full && self.space.is_none_or(|(_, before)| !before) {
+                    tracing::warn!("the disk is nearly full: readings are refused until there is space");
+                }
+                self.space = Some((Instant::now(), full));
+                full
+            }
+        }
+    }
+
+    /// Seals, commits, and answers.
+    fn settle(&mut self, mut batch: Batch) {
+        self.counters.duplicates += batch.duplicates;
+        self.counters.received += batch.answers.len() as u64;
+        if batch.writes() {
+            self.commit(&mut batch);
+        }
+        for (answer, pending) in batch.answers {
+            let durable = |id: &ReadingId| Durable { progress: self.sequences.progress(id) };
+            let verdict = match pending {
+                Pending::Spooled(id) => Verdict::Spooled(durable(&id)),
+                Pending::Duplicate(id) => Verdict::Duplicate(durable(&id)),
+                Pending::Quarantined(Some(id), refusal) => Verdict::Quarantined(durable(&id), refusal),
+                Pending::Quarantined(None, refusal) => Verdict::Quarantined(Durable { progress: None }, refusal),
+            };
+            // The device has gone meanwhile: it will send again and be told that it is a duplicate.
+            let _unheard = answer.send(Ok(verdict));
+        }
+    }
+
+    fn commit(&mut self, batch: &mut Batch) {
+        let started = Instant::now();
+        let mut changes = Changes::default();
+        let mut spooled_times = Vec::new();
+        self.seal(mem::take(&mut batch.groups), &mut changes, &mut spooled_times);
+        self.quarantine(mem::take(&mut batch.rejected), &mut changes);
+        let finals = mem::take(&mut batch.finals);
+        self.release(&finals, mem::take(&mut batch.refused), &mut changes).unwrap_or_else(|e| abort(&e));
+        changes.sequences = self.sequences.take_changes();
+        changes.counters = self.counters.clone();
+        changes.next = self.next;
+        self.store.commit(&changes).unwrap_or_else(|e| abort(&e));
+        for (order, times) in spooled_times {
+            self.remember_times(order, times);
+        }
+        self.announce.send_if_modified(|newest| mem::replace(newest, self.next) != self.next);
+        metrics::histogram!("gateway_outbox_commit_seconds").record(started.elapsed());
+        metrics::gauge!("gateway_outbox_spooled_bundles").set(self.spooled.0 as f64);
+        metrics::gauge!("gateway_outbox_spooled_bytes").set(self.spooled.2 as f64);
+        metrics::counter!("gateway_outbox_readings_total").increment(batch.readings as u64);
+    }
+
+    fn seal(&mut self, groups: BTreeMap<KeyId, Group>, changes: &mut Changes, timed: &mut Vec<(u64, Vec<Times>)>) {
+        let now = now_ms();
+        for group in groups.into_values() {
+            let subject = group.subject;
+            for chunk in chunks(group.entries) {
+                let (entries, times): (Vec<_>, Vec<_>) = chunk.into_iter().unzip();
+                let sealed = self
+                    .sealer
+                    .seal(&subject, entries, now)
+                    .expect("the subject's key was tried at start, and the chunk fits in a bundle");
+                let order = self.next;
+                self.next += 1;
+                let bytes = sealed.submission.len() as u64;
+                let ticket = Ticket { order, bundle: sealed.bundle, readings: sealed.readings, bytes };
+                self.spooled.0 += 1;
+                self.spooled.1 += u64::from(ticket.readings);
+                self.spooled.2 += ticket.bytes;
+                self.counters.acknowledged += u64::from(ticket.readings);
+                changes.spooled.push((ticket, sealed.submission));
+                timed.push((order, times));
+            }
+        }
+    }
+
+    fn quarantine(&mut self, rejected: Vec<Rejected>, changes: &mut Changes) {
+        for one in rejected {
+            let reason = one.refusal.reason.as_str();
+            *self.counters.quarantined.entry(reason.to_owned()).or_default() += 1;
+            metrics::counter!("gateway_outbox_quarantined_total", "reason" => reason).increment(1);
+            let kept = Kept {
+                device: one.device,
+                reason: one.refusal.reason,
+                detail: one.refusal.detail,
+                at_ms: one.at_ms,
+                size_bytes: one.size_bytes,
+                digest: (!one.message.is_empty()).then(|| Digest::of(Domain::READING, &[&one.message])),
+                payload: self.sealer.seal_quarantined(&one.message, one.at_ms),
+            };
+            let (number, gone) = self.quarantine.add(&kept);
+            changes.quarantined.push((number, kept));
+            changes.released.extend(gone);
+        }
+    }
+
+    fn release(
+        &mut self,
+        finals: &[Final],
+        refused: Vec<(u64, String)>,
+        changes: &mut Changes,
+    ) -> Result<(), redb::Error> {
+        for done in finals {
+            let Some(ticket) = self.store.ticket(done.order)?.filter(|t| t.bundle == done.receipt.bundle()) else {
+                continue;
+            };
+            if self.drop_from_queue(&ticket, changes) {
+                self.counters.final_bundles += 1;
+                self.counters.final_readings += u64::from(ticket.readings);
+                self.record_latencies(done);
+            }
+        }
+        for (order, reason) in refused {
+            let (Some(ticket), Some(submission)) = (self.store.ticket(order)?, self.store.submission(order)?) else {
+                continue;
+            };
+            if self.drop_from_queue(&ticket, changes) {
+                self.counters.refused_bundles += 1;
+                let submission = submission.into();
+                changes.set_aside.push(SetAside { ticket, reason, at_ms: now_ms(), submission });
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether it was still queued: two notes about one bundle in one commit count once.
+    fn drop_from_queue(&mut self, ticket: &Ticket, changes: &mut Changes) -> bool {
+        if changes.gone.contains(&ticket.order) {
+            return false;
+        }
+        changes.gone.push(ticket.order);
+        self.spooled.0 -= 1;
+        self.spooled.1 -= u64::from(ticket.readings);
+        self.spooled.2 -= ticket.bytes;
+        true
+    }
+
+    fn remember_times(&mut self, order: u64, times: Vec<Times>) {
+        if self.timed + times.len() <= TIMED_MAX {
+            self.timed += times.len();
+            self.times.insert(order, times);
+        }
+    }
+
+    fn record_latencies(&mut self, done: &Final) {
+        for (wall_ms, received_ms) in self.times.remove(&done.order).unwrap_or_default() {
+            self.timed -= 1;
+            self.received_to_final.add(received_ms, done.verified_ms);
+            if let Some(wall_ms) = wall_ms {
+                self.publish_to_final.add(wall_ms, done.verified_ms);
+                let seconds = done.verified_ms.saturating_sub(wall_ms).max(0) as f64 / 1_000.0;
+                metrics::histogram!("gateway_outbox_publish_to_final_seconds").record(seconds);
+            }
+        }
+    }
+
+    fn report(&self) -> Report {
+        Report {
+            counters: self.counters.clone(),
+            spooled_bundles: self.spooled.0,
+            spooled_readings: self.spooled.1,
+            spooled_bytes: self.spooled.2,
+            quarantined: Summary {
+                total: self.counters.quarantined.values().sum(),
+                by_reason: self.counters.quarantined.clone(),
+                recent: self.quarantine.recent(),
+            },
+            gaps: self.sequences.gaps(GAPS_SHOWN_MAX),
+            publish_to_final: self.publish_to_final.percentiles(),
+            received_to_final: self.received_to_final.percentiles(),
+        }
+    }
+}
+
+fn equivocation(measurement: Measurement) -> Rejected {
+    let message = measurement.entry.reading.as_bytes().to_vec();
+    let detail = format!("{} was used for another message before; a new message needs a new number", measurement.id);
+    Rejected {
+        device: Some(measurement.id.device.clone()),
+        refusal: Refusal::new(Reason::Equivocation, detail),
+        size_bytes: message.len() as u64,
+        message: message.into(),
+        measurement: None,
+        at_ms: measurement.entry.received_ms,
+    }
+}
+
+/// Splits readings so that each part fits in one bundle, in their order.
+fn chunks(entries: Vec<(Entry, Times)>) -> Vec<Vec<(Entry, Times)>> {
+    let mut entries = VecDeque::from(entries);
+    let mut all = Vec::new();
+    while !entries.is_empty() {
+        let (mut chunk, mut bytes) = (Vec::new(), 0);
+        while let Some((entry, _)) = entries.front() {
+            bytes += entry.reading.as_bytes().len();
+            if chunk.len() == BUNDLE_READINGS_MAX || (bytes > BUNDLE_MESSAGE_BYTES_MAX && !chunk.is_empty()) {
+                break;
+            }
+            chunk.extend(entries.pop_front());
+        }
+        all.push(chunk);
+    }
+    all
+}

@@ -1,0 +1,125 @@
+//! The TLS of the gateway as a client: who is trusted, who it is, and only TLS 1.3 towards fog nodes.
+
+use std::{collections::HashSet, path::Path, sync::Arc};
+
+use record::canonical::{Digest, Domain};
+use rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, Error as TlsError, RootCertStore, SignatureScheme,
+    client::{
+        WebPkiServerVerifier,
+        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    },
+    crypto::{CryptoProvider, aws_lc_rs},
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject as _},
+    server::ParsedCertificate,
+};
+
+/// A client of brokers whose certificates this authority signs.
+///
+/// # Errors
+/// A sentence about the file.
+pub fn client_of_authority(ca: &Path) -> Result<ClientConfig, String> {
+    let roots = roots(ca)?;
+    let config = ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .map_err(|e| e.to_string())?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Ok(config)
+}
+
+/// A client of fog nodes: TLS 1.3, its own certificate, and nodes whose certificate the authority signed *and* whose key is
+/// pinned in the network's genesis.
+///
+/// # Errors
+/// A sentence about the file that cannot be used.
+pub fn client_of_nodes(
+    ca: &Path,
+    (certificate, private_key): (&Path, &Path),
+    pinned: HashSet<Digest>,
+) -> Result<ClientConfig, String> {
+    let chain = certificates(certificate)?;
+    let key = PrivateKeyDer::from_pem_file(private_key).map_err(|e| format!("{}: {e}", private_key.display()))?;
+    let by_authority = WebPkiServerVerifier::builder_with_provider(Arc::new(roots(ca)?), provider())
+        .build()
+        .map_err(|e| format!("{}: {e}", ca.display()))?;
+    let mut config = ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .map_err(|e| e.to_string())?
+        .dangerous() // stricter than the default: the authority's check is made first
+        .with_custom_certificate_verifier(Arc::new(Pinned { by_authority, pinned }))
+        .with_client_auth_cert(chain, key)
+        .map_err(|e| format!("{}: {e}", certificate.display()))?;
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(config)
+}
+
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(aws_lc_rs::default_provider())
+}
+
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+    let read = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+    match read {
+        Ok(all) if all.is_empty() => Err(format!("{}: no certificate in it", path.display())),
+        Ok(all) => Ok(all),
+        Err(e) => Err(format!("{}: {e}", path.display())),
+    }
+}
+
+fn roots(path: &Path) -> Result<RootCertStore, String> {
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates(path)? {
+        roots.add(certificate).map_err(|e| format!("{}: {e}", path.display()))?;
+    }
+    Ok(roots)
+}
+
+/// The authority's check, then the pin.
+#[derive(Debug)]
+struct Pinned {
+    by_authority: Arc<WebPkiServerVerifier>,
+    pinned: HashSet<Digest>,
+}
+
+impl ServerCertVerifier for Pinned {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, TlsError> {
+        let verified =
+            self.by_authority.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)?;
+        let key = ParsedCertificate::try_from(end_entity)?.subject_public_key_info();
+        if self.pinned.contains(&Digest::of(Domain::TLS_KEY, &[&key])) {
+            Ok(verified)
+        } else {
+            Err(TlsError::InvalidCertificate(CertificateError::ApplicationVerificationFailure))
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, TlsError> {
+        self.by_authority.verify_tls12_signature(message, certificate, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, TlsError> {
+        self.by_authority.verify_tls13_signature(message, certificate, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.by_authority.supported_verify_schemes()
+    }
+}

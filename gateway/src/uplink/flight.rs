@@ -1,0 +1,139 @@
+//! One bundle's way to a verified receipt: submit, wait, and whatever goes wrong, the next node.
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use ledger::{
+    admission::Admission,
+    proof::{Receipt, ValidatorSet},
+};
+use tokio::time::Instant;
+
+use super::node::{Node, Nodes, Reply};
+use crate::outbox::{Final, Outbox, Ticket, now_ms};
+
+/// How a flight ended.
+#[derive(Debug)]
+pub(super) enum Landing {
+    /// With a verified receipt.
+    Final(Box<Final>),
+    /// More nodes than may lie refuse it for good.
+    Refused { order: u64, reason: String },
+    /// It was not in the outbox any more.
+    Gone,
+    /// The outbox cannot be read.
+    Failed(redb::Error),
+}
+
+/// Why this node did not bring the bundle home now.
+enum Miss {
+    /// The node fails or lies: leave it alone for a while, at least this long.
+    Node(Option<Duration>),
+    /// Nothing is wrong with the node; it only is not ready for this bundle.
+    Later,
+    /// The node refuses these bytes for good.
+    Refused(String),
+}
+
+/// What every flight needs.
+#[derive(Clone, Debug)]
+pub(super) struct Flight {
+    pub(super) nodes: Arc<Nodes>,
+    pub(super) outbox: Outbox,
+    pub(super) validators: Arc<ValidatorSet>,
+}
+
+impl Flight {
+    /// Flies until the bundle is final or refused.
+    pub(super) async fn fly(self, ticket: Ticket) -> Landing {
+        // One node's word is not enough to give a bundle up: it takes one more than may lie.
+        let refusals_needed = (self.validators.validators.len().saturating_sub(1) / 3 + 1).min(self.nodes.len());
+        let mut refused_by = BTreeSet::new();
+        let (mut turn, mut misses) = (ticket.order, 0);
+        loop {
+            let submission = match self.submission(ticket.order).await {
+                Ok(Some(submission)) => submission,
+                Ok(None) => return Landing::Gone,
+                Err(error) => return Landing::Failed(error),
+            };
+            let (index, node) = self.nodes.ready(turn).await;
+            turn = turn.wrapping_add(1);
+            match self.attempt(node, &ticket, submission).await {
+                Ok(done) => return Landing::Final(Box::new(done)),
+                Err(Miss::Node(at_least)) => node.failed(at_least),
+                Err(Miss::Later) => self.nodes.pause(misses).await,
+                Err(Miss::Refused(reason)) => {
+                    refused_by.insert(index);
+                    if refused_by.len() >= refusals_needed {
+                        tracing::error!(bundle = %ticket.bundle, reason, "the fog refuses a bundle for good: set aside");
+                        return Landing::Refused { order: ticket.order, reason };
+                    }
+                }
+            }
+            misses += 1;
+            metrics::counter!("gateway_uplink_retries_total").increment(1);
+        }
+    }
+
+    async fn submission(&self, order: u64) -> Result<Option<Vec<u8>>, redb::Error> {
+        let outbox = self.outbox.clone();
+        let read = tokio::task::spawn_blocking(move || outbox.submission(order)).await;
+        read.unwrap_or_else(|panicked| std::panic::resume_unwind(panicked.into_panic()))
+    }
+
+    async fn attempt(&self, node: &Node, ticket: &Ticket, submission: Vec<u8>) -> Result<Final, Miss> {
+        match node.submit(submission).await {
+            Reply::Done(body) => self.admission(node, &body, ticket)?,
+            other => return Err(other.into()),
+        }
+        node.succeeded();
+        let deadline = Instant::now() + node.final_timeout();
+        while Instant::now() < deadline {
+            match node.receipt(&ticket.bundle).await {
+                Reply::Done(text) => return self.receipt(node, &text, ticket),
+                Reply::Waiting => {}
+                other => return Err(other.into()),
+            }
+        }
+        Err(Miss::Later)
+    }
+
+    /// The node's signed word, if it is genuine, by a validator, and about this bundle.
+    fn admission(&self, node: &Node, body: &[u8], ticket: &Ticket) -> Result<(), Miss> {
+        let genuine = serde_json::from_slice::<Admission>(body).is_ok_and(|admission| {
+            admission.bundle == ticket.bundle
+                && self.validators.validators.contains(&admission.validator)
+                && admission.is_genuine()
+        });
+        if genuine { Ok(()) } else { Err(lies(node, "admission")) }
+    }
+
+    /// The receipt, if all of it holds and it is about this bundle.
+    fn receipt(&self, node: &Node, text: &[u8], ticket: &Ticket) -> Result<Final, Miss> {
+        let verified = std::str::from_utf8(text).ok().and_then(|text| Receipt::verify(text, &self.validators).ok());
+        match verified.filter(|receipt| receipt.bundle() == ticket.bundle) {
+            Some(receipt) => {
+                tracing::info!(
+                    bundle = %ticket.bundle, readings = ticket.readings, height = receipt.header().height.0, "finalized"
+                );
+                Ok(Final { order: ticket.order, receipt, verified_ms: now_ms() })
+            }
+            None => Err(lies(node, "receipt")),
+        }
+    }
+}
+
+fn lies(node: &Node, what: &'static str) -> Miss {
+    tracing::warn!(node = node.url(), what, "a node's word does not verify");
+    metrics::counter!("gateway_uplink_lies_total", "what" => what).increment(1);
+    Miss::Node(None)
+}
+
+impl From<Reply> for Miss {
+    fn from(reply: Reply) -> Self {
+        match reply {
+            Reply::Failed(at_least) => Self::Node(at_least),
+            Reply::Refused(reason) => Self::Refused(reason),
+            Reply::Done(_) | Reply::Waiting | Reply::NotYet => Self::Later,
+        }
+    }
+}

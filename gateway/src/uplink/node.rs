@@ -1,0 +1,269 @@
+//! The fog nodes over HTTP: what their answers mean, and which of them to leave alone for a while.
+
+use std::time::Duration;
+
+use record::ids::BundleId;
+use reqwest::{Client, Method, RequestBuilder, Response, StatusCode, Url, header};
+use serde::Serialize;
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep, sleep_until},
+};
+
+use super::Config;
+use ledger::proof::RECEIPT_BYTES_MAX;
+
+/// A node's explanation is cut after this many bytes.
+const REASON_BYTES_MAX: usize = 2_048;
+/// An admission has fewer bytes than this.
+const ADMISSION_BYTES_MAX: usize = 16_384;
+/// A node's `Retry-After` is believed up to this.
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(30);
+/// What a receipt question may take beyond its waiting time.
+const RECEIPT_GRACE: Duration = Duration::from_secs(5);
+
+/// What a node's answer means.
+#[derive(Debug)]
+pub(super) enum Reply {
+    /// What was asked for.
+    Done(Vec<u8>),
+    /// Admitted, not yet final.
+    Waiting,
+    /// The node is fine but cannot take or does not know this bundle now.
+    NotYet,
+    /// The node is unreachable, busy or broken; it may ask for a pause.
+    Failed(Option<Duration>),
+    /// These bytes are refused for good, for this reason.
+    Refused(String),
+}
+
+/// A node as the status shows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct NodeState {
+    /// Its address.
+    pub url: String,
+    /// `untried`, `up` or `resting`.
+    pub state: &'static str,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Health {
+    tried: bool,
+    failures: u32,
+    rests_until: Option<Instant>,
+}
+
+impl Health {
+    fn is_resting(&self) -> bool {
+        self.rests_until.is_some_and(|until| until > Instant::now())
+    }
+}
+
+/// One fog node.
+#[derive(Debug)]
+pub(super) struct Node {
+    base: Url,
+    client: Client,
+    patience: Patience,
+    health: watch::Sender<Health>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Patience {
+    submit: Duration,
+    receipt_wait_ms: u64,
+    until_final: Duration,
+    pause: (Duration, Duration),
+}
+
+impl Patience {
+    fn pause_after(&self, failures: u32) -> Duration {
+        let pause = self.pause.0.saturating_mul(1 << failures.min(16)).min(self.pause.1);
+        pause.mul_f64(rand::random_range(0.5..=1.0))
+    }
+}
+
+/// The fog nodes.
+#[derive(Debug)]
+pub(super) struct Nodes {
+    nodes: Vec<Node>,
+    patience: Patience,
+}
+
+/// A node's address: https, host and port, nothing behind.
+pub(super) fn base(text: &str) -> Option<Url> {
+    Url::parse(text).ok().filter(|url| url.scheme() == "https" && url.path() == "/" && url.query().is_none())
+}
+
+impl Nodes {
+    pub(super) fn connect(config: &Config, tls: rustls::ClientConfig) -> Result<Self, reqwest::Error> {
+        let client = Client::builder()
+            .tls_backend_preconfigured(tls)
+            .https_only(true)
+            .no_proxy()
+            .redirect(reqwest::redirect::Policy::none())
+            .connect_timeout(Duration::from_millis(config.connect_timeout_ms))
+            .http2_keep_alive_interval(Duration::from_secs(5))
+            .http2_keep_alive_timeout(Duration::from_secs(5))
+            .build()?;
+        let patience = Patience {
+            submit: Duration::from_millis(config.submit_timeout_ms),
+            receipt_wait_ms: config.receipt_wait_ms,
+            until_final: Duration::from_millis(config.final_timeout_ms),
+            pause: (Duration::from_millis(config.pause_min_ms), Duration::from_millis(config.pause_max_ms)),
+        };
+        let node = |base| Node { base, client: client.clone(), patience, health: watch::Sender::default() };
+        let nodes = config.nodes.iter().filter_map(|url| base(url)).map(node).collect();
+        Ok(Self { nodes, patience })
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// The first node from `turn` on that is not resting; if all are, it waits for the first to have rested.
+    pub(super) async fn ready(&self, turn: u64) -> (usize, &Node) {
+        let count = self.nodes.len();
+        let start = usize::try_from(turn % (count as u64)).expect("smaller than the number of nodes");
+        loop {
+            let mut from_turn = (0..count).map(|offset| (start + offset) % count);
+            if let Some(index) = from_turn.find(|index| !self.nodes[*index].health.borrow().is_resting()) {
+                return (index, &self.nodes[index]);
+            }
+            let soonest = self.nodes.iter().filter_map(|node| node.health.borrow().rests_until).min();
+            sleep_until(soonest.unwrap_or_else(Instant::now)).await;
+        }
+    }
+
+    /// Waits after so many misses that are no node's fault.
+    pub(super) async fn pause(&self, misses: u32) {
+        sleep(self.patience.pause_after(misses)).await;
+    }
+
+    pub(super) fn states(&self) -> Vec<NodeState> {
+        let state = |health: Health| match health {
+            health if health.is_resting() => "resting",
+            health if health.tried => "up",
+            _ => "untried",
+        };
+        let shown = |node: &Node| NodeState { url: node.url().to_owned(), state: state(*node.health.borrow()) };
+        self.nodes.iter().map(shown).collect()
+    }
+}
+
+impl Node {
+    pub(super) fn url(&self) -> &str {
+        self.base.as_str().trim_end_matches('/')
+    }
+
+    pub(super) const fn final_timeout(&self) -> Duration {
+        self.patience.until_final
+    }
+
+    /// Leaves the node alone for a while. Flights that fail together count once.
+    pub(super) fn failed(&self, at_least: Option<Duration>) {
+        self.health.send_modify(|health| {
+            if health.is_resting() {
+                return;
+            }
+            if health.failures == 0 {
+                tracing::warn!(node = self.url(), "a fog node fails; its peers take over");
+            }
+            let pause = self.patience.pause_after(health.failures);
+            let pause = at_least.map_or(pause, |asked| asked.min(RETRY_AFTER_MAX).max(pause));
+            *health =
+                Health { tried: true, failures: health.failures + 1, rests_until: Some(Instant::now() + pause) };
+        });
+    }
+
+    pub(super) fn succeeded(&self) {
+        self.health.send_if_modified(|health| {
+            if health.failures > 0 {
+                tracing::info!(node = self.url(), "a fog node is back");
+            }
+            let changed = !health.tried || health.failures > 0;
+            *health = Health { tried: true, failures: 0, rests_until: None };
+            changed
+        });
+    }
+
+    /// Submits a bundle.
+    pub(super) async fn submit(&self, submission: Vec<u8>) -> Reply {
+        let request = self
+            .request(Method::POST, "/api/v1/bundles")
+            .timeout(self.patience.submit)
+            .header(header::CONTENT_TYPE, "application/vnd.ipld.dag-cbor")
+            .body(submission);
+        match request.send().await {
+            Ok(response) if response.status() == StatusCode::ACCEPTED => body(response, ADMISSION_BYTES_MAX).await,
+            Ok(response) => refusal(response).await,
+            Err(error) => unreachable_node(self, &error),
+        }
+    }
+
+    /// Asks for a bundle's receipt; the node may hold the answer back until there is one.
+    pub(super) async fn receipt(&self, bundle: &BundleId) -> Reply {
+        let wait_ms = self.patience.receipt_wait_ms;
+        let request = self
+            .request(Method::GET, &format!("/api/v1/receipts/{bundle}?wait_ms={wait_ms}"))
+            .timeout(Duration::from_millis(wait_ms) + RECEIPT_GRACE);
+        match request.send().await {
+            Ok(response) if response.status() == StatusCode::OK => body(response, RECEIPT_BYTES_MAX).await,
+            Ok(response) if response.status() == StatusCode::ACCEPTED => Reply::Waiting,
+            Ok(response) => match refusal(response).await {
+                // The bytes were admitted: a node that refuses the question has forgotten, or is confused.
+                Reply::Refused(_) => Reply::NotYet,
+                other => other,
+            },
+            Err(error) => unreachable_node(self, &error),
+        }
+    }
+
+    fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        let url = self.base.join(path).expect("a path of ours joins any https base");
+        self.client.request(method, url)
+    }
+}
+
+fn unreachable_node(node: &Node, error: &reqwest::Error) -> Reply {
+    // Logged where it is handled: `failed` says it once per outage.
+    tracing::debug!(node = node.url(), %error, "no answer");
+    Reply::Failed(None)
+}
+
+/// What an answer other than the one hoped for means (the contract between gateway and node).
+async fn refusal(response: Response) -> Reply {
+    let status = response.status();
+    let retry_after = response
+        .headers()
+        .get(header::RETRY_AFTER)
+        .and_then(|value| value.to_str().ok()?.parse().ok())
+        .map(Duration::from_secs);
+    match status {
+        StatusCode::BAD_REQUEST
+        | StatusCode::PAYLOAD_TOO_LARGE
+        | StatusCode::UNSUPPORTED_MEDIA_TYPE
+        | StatusCode::UNPROCESSABLE_ENTITY => {
+            let text = match body(response, REASON_BYTES_MAX).await {
+                Reply::Done(text) => String::from_utf8_lossy(&text).into_owned(),
+                _ => String::new(),
+            };
+            Reply::Refused(format!("{status} {text}"))
+        }
+        // Not enrolled yet, key not announced yet, bundle unknown here: true now, perhaps not in a moment.
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::NOT_FOUND | StatusCode::CONFLICT => Reply::NotYet,
+        _ => Reply::Failed(retry_after),
+    }
+}
+
+/// The body, if it is not larger than it may be.
+async fn body(mut response: Response, bytes_max: usize) -> Reply {
+    let mut body = Vec::new();
+    loop {
+        match response.chunk().await {
+            Ok(Some(chunk)) if body.len() + chunk.len() <= bytes_max => body.extend_from_slice(&chunk),
+            Ok(None) => return Reply::Done(body),
+            Ok(Some(_)) | Err(_) => return Reply::Failed(None),
+        }
+    }
+}
