@@ -1,1 +1,33 @@
-//! fog-node
+//! The fog: stores, agrees, answers.
+//!
+//! Doors open inwards only. From the street inwards, and along the line of one reading:
+//!
+//! 1. [`command`] the command line; [`node`] the composition, the only file that names every room; [`config`] the one file
+//!    of settings.
+//! 2. [`http`] the outer door: one file a resource, who asks, how it fails. [`consensus`] the engine room: propose, verify,
+//!    finalize.
+//! 3. [`intake`] check, keep, queue. [`query`] permitted questions, the only way to records. [`projection`] from the chain
+//!    into the index. [`turnstile`] how many of one name may be in a room.
+//! 4. [`mempool`] what waits for a block, the one turn of the line; [`chain`] finalized blocks and the state; [`vault`]
+//!    payloads by content identifier; [`index`] searchable metadata; [`keyring`] the keys this node holds.
+//! 5. [`telemetry`] what an operator sees.
+
+pub mod command;
+pub mod config;
+pub mod node;
+
+pub mod consensus;
+pub mod http;
+
+pub mod intake;
+pub mod projection;
+pub mod query;
+pub mod turnstile;
+
+pub mod chain;
+pub mod index;
+pub mod keyring;
+pub mod mempool;
+pub mod vault;
+
+pub mod telemetry;

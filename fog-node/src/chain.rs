@@ -1,0 +1,267 @@
+//! Finalized blocks, in order, durable, and what follows from them: the state, and where each transaction stands.
+//!
+//! One redb file. A block is appended in one commit together with its votes, the outcome of each transaction, the
+//! identifiers that may not become final again and, if the block changed who may do what, a snapshot of the state.
+//! Between snapshots only height and rolling digest move, and both are kept with every block. **Invariants:** heights
+//! have no gap; a block is appended once; every block that is read back is hashed again and compared.
+
+mod store;
+
+use std::{
+    path::Path,
+    sync::{Arc, Mutex},
+};
+
+use ledger::{
+    block::{FinalizedBlock, Height},
+    genesis::Genesis,
+    proof::{DESCENT_MAX, Finalization, Receipt},
+    state::{Outcome, State},
+    transaction::TransactionId,
+};
+use record::{canonical::Digest, ids::BundleId};
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+
+use store::Store;
+
+/// The chain's file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Memory for pages of the file, in bytes.
+    pub cache_bytes_max: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { cache_bytes_max: 16 << 20 }
+    }
+}
+
+/// The chain cannot go on. Each of these stops the node: its disk does not hold what was agreed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The file cannot be read or written.
+    #[error("chain.redb: {0}")]
+    Store(#[source] Box<redb::Error>),
+    /// The data folder cannot be made.
+    #[error("the chain's folder: {0}")]
+    Folder(#[source] std::io::Error),
+    /// What is read is not what was written.
+    #[error("chain.redb is damaged: {0}")]
+    Damaged(String),
+    /// The file belongs to a network with another genesis.
+    #[error("chain.redb belongs to another network: the genesis file was changed, or the data folder is another node's")]
+    OtherNetwork,
+    /// A block that is not the child of the last one.
+    #[error("block {found} is not the child of block {head}")]
+    NotNext {
+        /// The chain's height.
+        head: Height,
+        /// The height that came.
+        found: Height,
+    },
+}
+
+impl<E: Into<redb::Error>> From<E> for Error {
+    fn from(error: E) -> Self {
+        Self::Store(Box::new(error.into()))
+    }
+}
+
+/// The last block, and what the state is after it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Head {
+    /// Its height.
+    pub height: Height,
+    /// Its digest.
+    pub digest: Digest,
+    /// The state's rolling digest after it.
+    pub state_digest: Digest,
+    /// When it was proposed, in milliseconds since 1970.
+    pub timestamp_ms: u64,
+}
+
+/// Where a transaction stands, and what became of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Placed {
+    /// The block.
+    pub height: Height,
+    /// Its position in the block.
+    pub index: u32,
+    /// What became of it.
+    pub outcome: Outcome,
+}
+
+#[derive(Debug)]
+struct Shared {
+    store: Store,
+    // The one writer's turn; it is held while a commit is synced, by the engine's delivery alone.
+    writer: Mutex<()>,
+    state: watch::Sender<Arc<State>>,
+    head: watch::Sender<Head>,
+}
+
+/// The chain of this node; clones share it.
+#[derive(Clone, Debug)]
+pub struct Chain(Arc<Shared>);
+
+impl Chain {
+    /// Opens `chain.redb` in the data folder, or founds it with the genesis block.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn open(config: &Config, data_dir: &Path, genesis: &Genesis) -> Result<Self, Error> {
+        std::fs::create_dir_all(data_dir).map_err(Error::Folder)?;
+        let store = Store::open(&data_dir.join("chain.redb"), config.cache_bytes_max)?;
+        let (state, head) = match store.last()? {
+            Some(last) => last,
+            None => store.found(genesis)?,
+        };
+        if state.network != genesis.network() {
+            return Err(Error::OtherNetwork);
+        }
+        metrics::gauge!("fog_chain_height").set(head.height.0 as f64);
+        let (state, head) = (watch::Sender::new(Arc::new(state)), watch::Sender::new(head));
+        Ok(Self(Arc::new(Shared { store, writer: Mutex::new(()), state, head })))
+    }
+
+    /// The last block.
+    #[must_use]
+    pub fn head(&self) -> Head {
+        *self.0.head.borrow()
+    }
+
+    /// Follows the last block; it is also touched when an earlier block becomes provable.
+    #[must_use]
+    pub fn watch(&self) -> watch::Receiver<Head> {
+        self.0.head.subscribe()
+    }
+
+    /// The state after the last block, or a block that was appended just now.
+    #[must_use]
+    pub fn state(&self) -> Arc<State> {
+        Arc::clone(&self.0.state.borrow())
+    }
+
+    /// The block at a height.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn block(&self, height: Height) -> Result<Option<FinalizedBlock>, Error> {
+        self.read(move |store| store.block(height)).await
+    }
+
+    /// Where a transaction stands.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn transaction(&self, id: &TransactionId) -> Result<Option<Placed>, Error> {
+        let digest = id.0;
+        self.read(move |store| store.placed(&digest)).await
+    }
+
+    /// Where the commitment to a bundle stands.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn bundle(&self, id: &BundleId) -> Result<Option<Placed>, Error> {
+        let digest = id.0;
+        self.read(move |store| store.placed(&digest)).await
+    }
+
+    /// The receipt of a bundle: `None` until its block, or one of the next [`DESCENT_MAX`] blocks, carries votes.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn receipt(&self, bundle: &BundleId) -> Result<Option<String>, Error> {
+        let bundle = *bundle;
+        self.read(move |store| receipt(store, &bundle)).await
+    }
+
+    async fn read<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&Store) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let chain = self.clone();
+        tokio::task::spawn_blocking(move || question(&chain.0.store)).await.expect("reading the chain does not panic")
+    }
+
+    /// The height at which a transaction or bundle took effect. A short lookup on the caller's thread.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn took_effect_at(&self, identifier: &Digest) -> Result<Option<Height>, Error> {
+        self.0.store.took_effect_at(identifier)
+    }
+
+    /// The digest of the block at a height. A short lookup on the caller's thread.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn digest_at(&self, height: Height) -> Result<Option<Digest>, Error> {
+        self.0.store.digest_at(height)
+    }
+
+    /// Appends the next block; it is durable when this returns.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn append(&self, block: FinalizedBlock) -> Result<Vec<Outcome>, Error> {
+        let chain = self.clone();
+        let outcomes = tokio::task::spawn_blocking(move || chain.append_all(&[block])).await;
+        Ok(outcomes.expect("appending does not panic")?.remove(0))
+    }
+
+    /// Appends the next blocks in one commit, on the caller's thread; they are durable when this returns.
+    ///
+    /// # Errors
+    /// [`Error`]; nothing was appended then.
+    ///
+    /// # Panics
+    /// Never, unless another writer panicked.
+    pub fn append_all(&self, blocks: &[FinalizedBlock]) -> Result<Vec<Vec<Outcome>>, Error> {
+        let _turn = self.0.writer.lock().expect("a writer does not panic");
+        let mut state = State::clone(&self.state());
+        let (head, outcomes) = self.0.store.append(&mut state, self.head(), blocks)?;
+        self.0.state.send_replace(Arc::new(state));
+        self.0.head.send_replace(head);
+        metrics::gauge!("fog_chain_height").set(head.height.0 as f64);
+        let transactions: usize = outcomes.iter().map(Vec::len).sum();
+        metrics::counter!("fog_chain_transactions_total").increment(transactions as u64);
+        Ok(outcomes)
+    }
+
+    /// Keeps the votes on a block that was appended without them, on the caller's thread.
+    ///
+    /// # Errors
+    /// [`Error`].
+    ///
+    /// # Panics
+    /// Never, unless another writer panicked.
+    pub fn attach(&self, height: Height, finalization: &Finalization) -> Result<(), Error> {
+        let _turn = self.0.writer.lock().expect("a writer does not panic");
+        self.0.store.attach(height, finalization)?;
+        self.0.head.send_modify(|_| {});
+        Ok(())
+    }
+}
+
+fn receipt(store: &Store, bundle: &BundleId) -> Result<Option<String>, Error> {
+    let Some(placed) = store.placed(&bundle.0)? else { return Ok(None) };
+    let Some(block) = store.block(placed.height)? else {
+        return Err(Error::Damaged(format!("block {} is missing", placed.height)));
+    };
+    let mut finalization = block.finalization;
+    let mut descendants = Vec::new();
+    let mut height = placed.height;
+    while finalization.is_none() && descendants.len() + 1 < DESCENT_MAX {
+        height = height.next();
+        let Some(descendant) = store.block(height)? else { return Ok(None) };
+        descendants.push(descendant.block.header);
+        finalization = descendant.finalization;
+    }
+    let receipt = finalization.and_then(|f| Receipt::of(&block.block, placed.index as usize, descendants, f));
+    Ok(receipt.map(|r| r.to_json()))
+}

@@ -1,0 +1,241 @@
+//! The chain's tables and what is read from and written to them; every call blocks.
+
+use std::{cell::RefCell, path::Path};
+
+use ledger::{
+    block::{Block, FinalizedBlock, Height},
+    genesis::Genesis,
+    proof::Finalization,
+    state::{self, Finals, Outcome, State},
+};
+use record::canonical::{self, Digest};
+use redb::{Database, ReadableDatabase as _, ReadableTable, ReadableTableMetadata as _, Table, TableDefinition, WriteTransaction};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use super::{Error, Head, Placed};
+
+/// Canonical bytes of each block by height.
+const BLOCKS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("blocks");
+/// Votes on a block by height; absent while it is final through a descendant only.
+const FINALIZATIONS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("finalizations");
+/// [`Applied`] by height.
+const APPLIED: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("applied");
+/// Transaction and bundle ids -> height, index, whether it took effect. What took effect is never replaced.
+const PLACES: TableDefinition<'_, &[u8; 32], (u64, u32, bool)> = TableDefinition::new("places");
+/// The newest snapshot of the state, under [`NEWEST`].
+const SNAPSHOTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("snapshots");
+const NEWEST: &str = "newest";
+/// More than any record of ours has; the canonical decoder wants a limit.
+const RECORD_BYTES_MAX: usize = 1 << 30;
+
+/// What applying a block gave.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Applied {
+    digest: Digest,
+    state_digest: Digest,
+    outcomes: Vec<Outcome>,
+}
+
+#[derive(Debug)]
+pub(super) struct Store(Database);
+
+impl Store {
+    pub(super) fn open(path: &Path, cache_bytes_max: usize) -> Result<Self, Error> {
+        Ok(Self(Database::builder().set_cache_size(cache_bytes_max).create(path)?))
+    }
+
+    /// Writes the genesis block and the state before the first block.
+    pub(super) fn found(&self, genesis: &Genesis) -> Result<(State, Head), Error> {
+        let (block, state) = (Block::genesis(genesis), State::genesis(genesis));
+        let head = head_after(&block, &state);
+        let transaction = self.0.begin_write()?;
+        let finalized = FinalizedBlock { digest: head.digest, block, finalization: None };
+        write_block(&transaction, &finalized, &state, &[])?;
+        write_snapshot(&transaction, &state)?;
+        // Tables that are read before they are first written.
+        transaction.open_table(PLACES)?;
+        transaction.open_table(FINALIZATIONS)?;
+        transaction.commit()?;
+        Ok((state, head))
+    }
+
+    /// The state and the head as they were written last; `None` if nothing was.
+    pub(super) fn last(&self) -> Result<Option<(State, Head)>, Error> {
+        let transaction = self.0.begin_read()?;
+        let snapshots = match transaction.open_table(SNAPSHOTS) {
+            Err(redb::TableError::TableDoesNotExist(_)) => return Ok(None),
+            table => table?,
+        };
+        let snapshot = snapshots.get(NEWEST)?.ok_or_else(|| Error::Damaged("no snapshot of the state".to_owned()))?;
+        let mut state: State = decode(snapshot.value(), "the state's snapshot")?;
+        let height = transaction.open_table(BLOCKS)?.last()?.map_or(Height(0), |(height, _)| Height(height.value()));
+        let missing = || Error::Damaged(format!("block {height} is missing"));
+        let block = self.block(height)?.ok_or_else(missing)?.block;
+        let applied = self.applied(height)?.ok_or_else(missing)?;
+        if transaction.open_table(BLOCKS)?.len()? != height.0 + 1 {
+            return Err(Error::Damaged("a height below the last one has no block".to_owned()));
+        }
+        // A block that changes anything else in the state comes with a snapshot.
+        (state.height, state.digest) = (height, applied.state_digest);
+        let head = head_after(&block, &state);
+        Ok(Some((state, head)))
+    }
+
+    pub(super) fn block(&self, height: Height) -> Result<Option<FinalizedBlock>, Error> {
+        let transaction = self.0.begin_read()?;
+        let Some(bytes) = transaction.open_table(BLOCKS)?.get(height.0)? else { return Ok(None) };
+        let damaged = |what: &str| Error::Damaged(format!("block {height}: {what}"));
+        let block = Block::decode(bytes.value()).map_err(|e| damaged(&e.to_string()))?;
+        let digest = block.header.digest();
+        let agreed = self.digest_at(height)?.ok_or_else(|| damaged("no record of its digest"))?;
+        if digest != agreed || block.transactions_root() != block.header.transactions_root {
+            return Err(damaged("it does not hash to the digest that was agreed on"));
+        }
+        let votes = transaction.open_table(FINALIZATIONS)?.get(height.0)?;
+        let finalization = votes.map(|votes| decode(votes.value(), "votes")).transpose()?;
+        Ok(Some(FinalizedBlock { block, digest, finalization }))
+    }
+
+    fn applied(&self, height: Height) -> Result<Option<Applied>, Error> {
+        let table = self.0.begin_read()?.open_table(APPLIED)?;
+        let bytes = table.get(height.0)?;
+        bytes.map(|bytes| decode(bytes.value(), "the record of an applied block")).transpose()
+    }
+
+    pub(super) fn digest_at(&self, height: Height) -> Result<Option<Digest>, Error> {
+        Ok(self.applied(height)?.map(|applied| applied.digest))
+    }
+
+    pub(super) fn placed(&self, identifier: &Digest) -> Result<Option<Placed>, Error> {
+        let table = self.0.begin_read()?.open_table(PLACES)?;
+        let Some(place) = table.get(identifier.as_bytes())? else { return Ok(None) };
+        let (height, index, _) = place.value();
+        let outcome = self.applied(Height(height))?.and_then(|applied| applied.outcomes.get(index as usize).copied());
+        let outcome = outcome.ok_or_else(|| Error::Damaged(format!("block {height}: no outcome {index}")))?;
+        Ok(Some(Placed { height: Height(height), index, outcome }))
+    }
+
+    pub(super) fn took_effect_at(&self, identifier: &Digest) -> Result<Option<Height>, Error> {
+        let table = self.0.begin_read()?.open_table(PLACES)?;
+        let place = table.get(identifier.as_bytes())?.map(|place| place.value());
+        Ok(place.and_then(|(height, _, effect)| effect.then_some(Height(height))))
+    }
+
+    pub(super) fn append(
+        &self,
+        state: &mut State,
+        mut head: Head,
+        blocks: &[FinalizedBlock],
+    ) -> Result<(Head, Vec<Vec<Outcome>>), Error> {
+        let transaction = self.0.begin_write()?;
+        let mut all = Vec::with_capacity(blocks.len());
+        let mut changed = false;
+        for finalized in blocks {
+            let header = &finalized.block.header;
+            if header.height != head.height.next() || header.parent != head.digest || header.digest() != finalized.digest {
+                return Err(Error::NotNext { head: head.height, found: header.height });
+            }
+            let outcomes = apply(&transaction, state, &finalized.block)?;
+            changed |= changes_state(&finalized.block, &outcomes);
+            write_block(&transaction, finalized, state, &outcomes)?;
+            head = head_after(&finalized.block, state);
+            all.push(outcomes);
+        }
+        if changed {
+            write_snapshot(&transaction, state)?;
+        }
+        transaction.commit()?;
+        Ok((head, all))
+    }
+
+    pub(super) fn attach(&self, height: Height, finalization: &Finalization) -> Result<(), Error> {
+        let transaction = self.0.begin_write()?;
+        transaction.open_table(FINALIZATIONS)?.insert(height.0, canonical::encode(finalization).as_slice())?;
+        Ok(transaction.commit()?)
+    }
+}
+
+/// Applies a block to the state and notes where each of its transactions stands.
+fn apply(transaction: &WriteTransaction, state: &mut State, block: &Block) -> Result<Vec<Outcome>, Error> {
+    let mut places = transaction.open_table(PLACES)?;
+    let finals = Places { table: &places, failure: RefCell::new(None) };
+    let outcomes = state.apply(block, &finals);
+    if let Some(failure) = finals.failure.into_inner() {
+        return Err(failure.into());
+    }
+    for (index, (signed, outcome)) in (0_u32..).zip(block.transactions.iter().zip(&outcomes)) {
+        let effect = *outcome == Outcome::Applied;
+        for identifier in state::identifiers(signed) {
+            let replaces = !took_effect(&places, &identifier)?;
+            if replaces {
+                places.insert(identifier.as_bytes(), (block.header.height.0, index, effect))?;
+            }
+        }
+    }
+    Ok(outcomes)
+}
+
+/// The identifiers that are final, as the state asks for them; a failed read is kept, since the question has no error.
+struct Places<'t, 'txn> {
+    table: &'t Table<'txn, &'static [u8; 32], (u64, u32, bool)>,
+    failure: RefCell<Option<redb::StorageError>>,
+}
+
+impl Finals for Places<'_, '_> {
+    fn contains(&self, digest: &Digest) -> bool {
+        took_effect(self.table, digest).unwrap_or_else(|failure| {
+            self.failure.replace(Some(failure));
+            false
+        })
+    }
+}
+
+fn took_effect(
+    table: &impl ReadableTable<&'static [u8; 32], (u64, u32, bool)>,
+    identifier: &Digest,
+) -> Result<bool, redb::StorageError> {
+    Ok(table.get(identifier.as_bytes())?.is_some_and(|place| place.value().2))
+}
+
+/// Commitments move only height and digest; whatever else took effect changed who may do what.
+fn changes_state(block: &Block, outcomes: &[Outcome]) -> bool {
+    let decided = |(signed, outcome): (&ledger::transaction::SignedTransaction, &Outcome)| {
+        signed.commitment().is_none() && *outcome == Outcome::Applied
+    };
+    block.transactions.iter().zip(outcomes).any(decided)
+}
+
+fn write_block(
+    transaction: &WriteTransaction,
+    finalized: &FinalizedBlock,
+    state: &State,
+    outcomes: &[Outcome],
+) -> Result<(), Error> {
+    let height = finalized.block.header.height.0;
+    let applied = Applied { digest: finalized.digest, state_digest: state.digest, outcomes: outcomes.to_vec() };
+    transaction.open_table(BLOCKS)?.insert(height, finalized.block.encode().as_slice())?;
+    transaction.open_table(APPLIED)?.insert(height, canonical::encode(&applied).as_slice())?;
+    if let Some(finalization) = &finalized.finalization {
+        transaction.open_table(FINALIZATIONS)?.insert(height, canonical::encode(finalization).as_slice())?;
+    }
+    Ok(())
+}
+
+fn write_snapshot(transaction: &WriteTransaction, state: &State) -> Result<(), Error> {
+    transaction.open_table(SNAPSHOTS)?.insert(NEWEST, canonical::encode(state).as_slice())?;
+    Ok(())
+}
+
+fn head_after(block: &Block, state: &State) -> Head {
+    Head {
+        height: block.header.height,
+        digest: block.header.digest(),
+        state_digest: state.digest,
+        timestamp_ms: block.header.timestamp_ms,
+    }
+}
+
+fn decode<T: Serialize + DeserializeOwned>(bytes: &[u8], what: &str) -> Result<T, Error> {
+    canonical::decode(bytes, RECORD_BYTES_MAX).map_err(|e| Error::Damaged(format!("{what}: {e}")))
+}

@@ -1,0 +1,75 @@
+//! The real network between validators: authenticated, encrypted, to known addresses.
+
+use std::{net::SocketAddr, num::NonZeroUsize, time::Duration};
+
+use commonware_cryptography::{
+    ChaCha20Poly1305,
+    ed25519::{PrivateKey, PublicKey},
+};
+use commonware_p2p::{
+    Address, AddressableManager as _,
+    authenticated::lookup::{self, Network, Oracle, Receiver, Sender},
+};
+use commonware_runtime::{Handle, Quota, Supervisor as _, tokio::Context};
+use commonware_stream::{
+    cups::{self, Cups},
+    sake::{self, Sake},
+};
+use commonware_utils::{NZU32, NZUsize, ordered::Map};
+use ledger::proof;
+use record::ids::NetworkId;
+
+use super::engine::{Channels, message_bytes_max};
+
+/// Small messages one peer may send on one channel, per second.
+const MESSAGES_QUOTA: Quota = Quota::per_second(NZU32!(512));
+/// Messages that carry whole blocks or batches of transactions, per second, peer and channel.
+const BLOCKS_QUOTA: Quota = Quota::per_second(NZU32!(128));
+/// Capacity of the network's mailboxes, in messages.
+const MAILBOX_MAX: usize = 1_024;
+/// How much clocks may differ in a handshake.
+const HANDSHAKE_SKEW: Duration = Duration::from_secs(5);
+/// How old a handshake may be.
+const HANDSHAKE_AGE: Duration = Duration::from_secs(10);
+
+/// Where a validator is reached.
+pub(super) type Peers = Map<PublicKey, Address>;
+
+/// What the engine needs of the network, and the network's own task.
+pub(super) struct Connected {
+    pub(super) channels: Channels<Sender<PublicKey, Context>, Receiver<PublicKey>>,
+    pub(super) oracle: Oracle<PublicKey>,
+    pub(super) task: Handle<()>,
+}
+
+/// Listens, and connects to every peer.
+pub(super) fn connect(context: &Context, key: PrivateKey, network: &NetworkId, listen: SocketAddr, peers: Peers) -> Connected {
+    let peers_max = NonZeroUsize::new(peers.len()).expect("this node is one of them");
+    let handshake = Cups::<_, ChaCha20Poly1305>::new(
+        Sake {
+            signer: key,
+            synchrony_bound: HANDSHAKE_SKEW,
+            max_handshake_age: HANDSHAKE_AGE,
+            version: sake::Version::V1,
+        },
+        cups::Version::V1,
+    );
+    let namespace = [proof::vote_namespace(network).as_slice(), b"/p2p"].concat();
+    // A handful of known peers, often in private address ranges: reconnecting within a second is what matters, and the
+    // preset for that is `local`.
+    let mut config =
+        lookup::Config::local(handshake, &namespace, listen, peers_max, message_bytes_max(), NZUsize!(MAILBOX_MAX));
+    config.tracked_peer_sets = NZUsize!(2);
+    let (mut network, mut oracle) = Network::new(context.child("network"), config);
+    // Of a set that is tracked first there is nothing to report back.
+    let _ = oracle.track(0, peers);
+    let channels = Channels {
+        votes: network.register(0, MESSAGES_QUOTA),
+        certificates: network.register(1, MESSAGES_QUOTA),
+        resolver: network.register(2, MESSAGES_QUOTA),
+        backfill: network.register(3, BLOCKS_QUOTA),
+        proposals: network.register(4, BLOCKS_QUOTA),
+        mempool: network.register(5, BLOCKS_QUOTA),
+    };
+    Connected { channels, oracle, task: network.start() }
+}

@@ -1,0 +1,315 @@
+//! The outer door: HTTPS for gateways, other nodes and hospitals; one file a resource, who asks in `caller`, how it fails in
+//! `fault`.
+
+pub mod answer;
+pub mod bundles;
+pub mod caller;
+pub mod chain;
+pub mod fault;
+pub mod fhir;
+pub mod health;
+pub mod parameters;
+pub mod payloads;
+pub mod receipts;
+pub mod route;
+pub mod server;
+pub mod token;
+pub mod transactions;
+
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+
+use ::http::header;
+use ledger::{admission::SUBMISSION_BYTES_MAX, genesis::Genesis};
+use record::signature::PublicKey;
+use serde::{Deserialize, Serialize};
+use tokio::{net::TcpListener, sync::watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    chain::Chain, index::Index, intake::Intake, mempool::Mempool, query::Query, telemetry::Telemetry, vault::Vault,
+};
+use caller::Caller;
+use fault::Fault;
+use route::{Bounds, Request, Route, Service, Table};
+use server::{Identity, Limits};
+
+/// Bytes of a body, at most: 1 MiB, which a submission fits in.
+pub const BODY_BYTES_MAX: usize = 1 << 20;
+const _: () = assert!(SUBMISSION_BYTES_MAX <= BODY_BYTES_MAX);
+/// How long a caller may ask to wait for something, in milliseconds.
+pub const WAIT_MS_MAX: u64 = 30_000;
+/// The first words of addresses; everything else is not here.
+const PREFIXES: [&str; 6] = ["fhir", "api", "ipfs", "healthz", "readyz", "metrics"];
+
+/// What an operator may set.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Where to listen.
+    pub listen: SocketAddr,
+    /// How callers reach this node; links in answers begin with it. Empty: `https://` and the listening address.
+    pub public_url: String,
+    /// This node's certificate chain, PEM, the leaf first.
+    pub certificate: PathBuf,
+    /// Its private key, PEM, readable by the owner alone.
+    pub private_key: PathBuf,
+    /// The network's CA, PEM: who shows a certificate shows one of its.
+    pub ca: PathBuf,
+    /// Open connections, at most.
+    pub connections_max: usize,
+    /// Open connections from one address, at most.
+    pub connections_per_address_max: usize,
+    /// Requests at a time on one HTTP/2 connection, at most.
+    pub streams_max: u32,
+    /// Time for the TLS handshake, and for each header.
+    pub header_timeout_ms: u64,
+    /// Time for a body to arrive.
+    pub body_timeout_ms: u64,
+    /// Time for an answer.
+    pub answer_timeout_ms: u64,
+    /// Time a connection may be open without a request.
+    pub idle_timeout_ms: u64,
+    /// Time for requests under way when the node stops.
+    pub drain_timeout_ms: u64,
+    /// `/readyz`: the last block may be this old.
+    pub head_age_ms_max: u64,
+    /// `/readyz`: the index may be this many blocks behind.
+    pub projection_lag_blocks_max: u64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 8401)),
+            public_url: String::new(),
+            certificate: "node.crt".into(),
+            private_key: "node.key".into(),
+            ca: "ca.crt".into(),
+            connections_max: 2_048,
+            connections_per_address_max: 1_024,
+            streams_max: 64,
+            header_timeout_ms: 10_000,
+            body_timeout_ms: 30_000,
+            answer_timeout_ms: 45_000,
+            idle_timeout_ms: 60_000,
+            drain_timeout_ms: 5_000,
+            head_age_ms_max: 15_000,
+            projection_lag_blocks_max: 50,
+        }
+    }
+}
+
+impl Config {
+    /// What is wrong with it, each with the key to change.
+    #[must_use]
+    pub fn faults(&self) -> Vec<String> {
+        let least = [
+            ("connections_max", self.connections_max as u64, 1),
+            (
+                "connections_per_address_max",
+                self.connections_per_address_max as u64,
+                1,
+            ),
+            ("streams_max", u64::from(self.streams_max), 1),
+            ("header_timeout_ms", self.header_timeout_ms, 1),
+            ("body_timeout_ms", self.body_timeout_ms, 1),
+            // A caller who may wait this long must get its answer.
+            ("answer_timeout_ms", self.answer_timeout_ms, WAIT_MS_MAX + 1_000),
+            ("idle_timeout_ms", self.idle_timeout_ms, self.header_timeout_ms),
+        ];
+        let too_small = least.iter().filter(|(_, value, least)| value < least);
+        let mut faults: Vec<_> = too_small
+            .map(|(key, _, least)| format!("http.{key} must be at least {least}"))
+            .collect();
+        if !self.public_url.is_empty() && !self.public_url.starts_with("https://") {
+            faults.push("http.public_url must begin with https://".to_owned());
+        }
+        faults
+    }
+
+    fn fhir_base(&self) -> String {
+        let listen = format!("https://{}", self.listen);
+        let url = if self.public_url.is_empty() {
+            &listen
+        } else {
+            &self.public_url
+        };
+        format!("{}/fhir", url.trim_end_matches('/'))
+    }
+
+    fn limits(&self) -> Limits {
+        Limits {
+            connections_max: self.connections_max,
+            connections_per_address_max: self.connections_per_address_max,
+            streams_max: self.streams_max,
+            header_timeout: Duration::from_millis(self.header_timeout_ms),
+            idle_timeout: Duration::from_millis(self.idle_timeout_ms),
+            drain_timeout: Duration::from_millis(self.drain_timeout_ms),
+        }
+    }
+
+    fn bounds(&self) -> Bounds {
+        Bounds {
+            body_bytes_max: BODY_BYTES_MAX,
+            body_timeout: Duration::from_millis(self.body_timeout_ms),
+            answer_timeout: Duration::from_millis(self.answer_timeout_ms),
+        }
+    }
+}
+
+/// The rooms behind the door.
+#[derive(Debug)]
+pub struct Rooms {
+    /// Finalized blocks and the state.
+    pub chain: Chain,
+    /// What waits for a block.
+    pub mempool: Mempool,
+    /// Payloads.
+    pub vault: Vault,
+    /// The projection, for `/readyz`.
+    pub index: Index,
+    /// What is handed in.
+    pub intake: Intake,
+    /// What is asked.
+    pub query: Query,
+    /// What is counted.
+    pub telemetry: Telemetry,
+    /// Whether the engine runs.
+    pub consensus_runs: watch::Receiver<bool>,
+}
+
+/// What handlers work with.
+#[derive(Debug)]
+pub struct Context {
+    config: Config,
+    fhir_base: String,
+    genesis: Genesis,
+    validator: PublicKey,
+    rooms: Rooms,
+}
+
+impl std::ops::Deref for Context {
+    type Target = Rooms;
+
+    fn deref(&self) -> &Rooms {
+        &self.rooms
+    }
+}
+
+impl Context {
+    /// The door of the node with this key.
+    #[must_use]
+    pub fn new(config: Config, genesis: Genesis, validator: PublicKey, rooms: Rooms) -> Self {
+        Self {
+            fhir_base: config.fhir_base(),
+            config,
+            genesis,
+            validator,
+            rooms,
+        }
+    }
+
+    /// Who asks, by the state of this moment.
+    fn caller(&self, request: &Request) -> Result<Caller, Fault> {
+        Caller::of(&self.chain.state(), &request.peer, &request.headers)
+    }
+
+    fn into_service(self) -> Service {
+        let bounds = self.config.bounds();
+        Table::new(routes(), Arc::new(self), bounds).into_service(&PREFIXES)
+    }
+}
+
+/// The whole table of addresses.
+#[must_use]
+pub fn routes() -> Vec<Route<Context>> {
+    [
+        bundles::routes(),
+        receipts::routes(),
+        transactions::routes(),
+        payloads::routes(),
+        chain::routes(),
+        health::routes(),
+        fhir::routes(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
+
+/// Serves until `shutdown`, then lets requests under way finish.
+///
+/// # Errors
+/// Key and certificate do not fit.
+pub async fn serve(
+    listener: TcpListener,
+    identity: &Identity,
+    context: Context,
+    shutdown: CancellationToken,
+) -> Result<(), server::TlsError> {
+    let (tls, limits) = (identity.server()?, context.config.limits());
+    server::serve(listener, tls, context.into_service(), limits, shutdown).await;
+    Ok(())
+}
+
+impl Request {
+    /// Refuses a body of another media type.
+    ///
+    /// # Errors
+    /// 415.
+    pub fn expect_media_type(&self, expected: &str) -> Result<(), Fault> {
+        let media_type = self
+            .headers
+            .get(header::CONTENT_TYPE)
+            .and_then(|value| value.to_str().ok())
+            .unwrap_or_default();
+        let media_type = media_type.split(';').next().unwrap_or_default().trim();
+        if media_type.eq_ignore_ascii_case(expected) {
+            return Ok(());
+        }
+        Err(Fault::unsupported_media(format!(
+            "send the body as Content-Type: {expected}"
+        )))
+    }
+
+    /// Whether the caller accepts a media type; without an Accept header nothing in particular.
+    #[must_use]
+    pub fn accepts(&self, media_type: &str) -> bool {
+        let values = self
+            .headers
+            .get_all(header::ACCEPT)
+            .iter()
+            .filter_map(|value| value.to_str().ok());
+        values.flat_map(|value| value.split(',')).any(|range| {
+            let mut parts = range.split(';').map(str::trim);
+            let range = parts.next().unwrap_or_default().to_ascii_lowercase();
+            let refused = parts.any(|part| matches!(part, "q=0" | "q=0.0" | "q=0.00" | "q=0.000"));
+            let family = range
+                .strip_suffix("/*")
+                .is_some_and(|family| media_type.split('/').next() == Some(family));
+            !refused && (range == "*/*" || family || range == media_type)
+        })
+    }
+
+    /// How long the caller wants to wait (`wait_ms`).
+    ///
+    /// # Errors
+    /// 400.
+    pub fn wait(&self) -> Result<Duration, Fault> {
+        let Some(text) = self.parameters.last("wait_ms") else {
+            return Ok(Duration::ZERO);
+        };
+        let wait_ms: u64 = text
+            .parse()
+            .map_err(|_| Fault::invalid("wait_ms is a whole number of milliseconds"))?;
+        if wait_ms > WAIT_MS_MAX {
+            return Err(Fault::invalid(format!("wait_ms is at most {WAIT_MS_MAX}")));
+        }
+        Ok(Duration::from_millis(wait_ms))
+    }
+}
+
+#[cfg(test)]
+mod journey;
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,55 @@
+//! `/api/v1/payloads` and `/ipfs/{cid}`: sealed payloads between the nodes of the network, by content identifier.
+
+use std::sync::Arc;
+
+use http::{HeaderValue, StatusCode, header};
+use record::{bundle::SealedBundle, canonical};
+
+use super::{
+    Context, answer,
+    fault::Fault,
+    route::{Answered, Request, Route},
+};
+
+/// What is served here.
+#[must_use]
+pub fn routes() -> Vec<Route<Context>> {
+    vec![
+        Route::post("/api/v1/payloads", |context, request| Box::pin(keep(context, request))),
+        Route::get("/ipfs/{cid}", |context, request| Box::pin(give(context, request))),
+    ]
+}
+
+/// 204 only when the payload is durable: the sender counts on it.
+async fn keep(context: Arc<Context>, request: Request) -> Answered {
+    context.caller(&request)?.validator()?;
+    SealedBundle::decode(&request.body)
+        .map_err(|error| Fault::unprocessable(format!("not a sealed bundle: {error}")))?;
+    context.vault.put(request.body).await?;
+    Ok(answer::nothing())
+}
+
+/// The raw block of an IPFS trustless gateway, from this node's own disk; it never asks others on a caller's behalf.
+async fn give(context: Arc<Context>, request: Request) -> Answered {
+    context.caller(&request)?.validator()?;
+    let wants_raw = request.parameters.last("format") == Some("raw") || request.accepts("application/vnd.ipld.raw");
+    if !wants_raw {
+        return Err(Fault::not_acceptable(
+            "only raw blocks are served: ask with ?format=raw or Accept: application/vnd.ipld.raw",
+        ));
+    }
+    let cid = canonical::parse_cid(request.place()).map_err(Fault::invalid)?;
+    let payload = context
+        .vault
+        .local(&cid)
+        .await?
+        .ok_or_else(|| Fault::not_found("this node does not hold this payload"))?;
+    let mut response = answer::bytes(StatusCode::OK, answer::RAW, payload);
+    // A content identifier never names other bytes; only the holder's own client may keep them.
+    let forever = HeaderValue::from_static("private, max-age=31536000, immutable");
+    response.headers_mut().insert(header::CACHE_CONTROL, forever);
+    response
+        .headers_mut()
+        .insert(header::CONTENT_DISPOSITION, HeaderValue::from_static("attachment"));
+    Ok(response)
+}

@@ -1,0 +1,285 @@
+//! The accept loop with real TLS: slow, oversize and half-open requests, client certificates, the graceful end.
+
+use std::{sync::Arc, time::Duration};
+
+use ::http::StatusCode;
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use record::canonical::{Digest, Domain};
+use rustls::{
+    RootCertStore,
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName},
+};
+use serde_json::json;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream},
+    task::JoinHandle,
+    time::{Instant, sleep, timeout},
+};
+use tokio_rustls::{TlsConnector, client::TlsStream};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    answer,
+    route::{Bounds, Handler, Route, Table},
+    server::{self, Identity, Limits},
+};
+
+const HEADER_TIMEOUT: Duration = Duration::from_millis(300);
+const SECONDS: Duration = Duration::from_secs(5);
+
+struct Server {
+    address: std::net::SocketAddr,
+    identity: Identity,
+    shutdown: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+/// A CA, and a certificate of it for loopback.
+fn identity() -> Identity {
+    let mut ca = CertificateParams::new(vec![]).expect("names");
+    ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let ca = CertifiedIssuer::self_signed(ca, KeyPair::generate().expect("a key")).expect("a CA");
+    let key = KeyPair::generate().expect("a key");
+    let names = vec!["127.0.0.1".to_owned(), "localhost".to_owned()];
+    let leaf = CertificateParams::new(names)
+        .expect("names")
+        .signed_by(&key, &ca)
+        .expect("a certificate");
+    let mut roots = RootCertStore::empty();
+    roots.add(ca.der().clone()).expect("a root");
+    let chain: Vec<CertificateDer<'static>> = vec![leaf.der().clone()];
+    let key = PrivateKeyDer::try_from(key.serialize_der()).expect("a key");
+    Identity {
+        chain,
+        key,
+        roots: Arc::new(roots),
+    }
+}
+
+async fn start(connections_max: usize) -> Server {
+    let who: Handler<()> =
+        |_, request| Box::pin(async move { Ok(answer::json(StatusCode::OK, &json!({"tls": request.peer.tls}))) });
+    let slow: Handler<()> = |_, _| {
+        Box::pin(async {
+            sleep(HEADER_TIMEOUT * 3).await;
+            Ok(answer::nothing())
+        })
+    };
+    let routes = vec![
+        Route::get("/fhir/who", who),
+        Route::post("/fhir/who", who),
+        Route::get("/api/slow", slow),
+    ];
+    let bounds = Bounds {
+        body_bytes_max: 1_024,
+        body_timeout: SECONDS,
+        answer_timeout: SECONDS,
+    };
+    let limits = Limits {
+        connections_max,
+        connections_per_address_max: connections_max,
+        streams_max: 8,
+        header_timeout: HEADER_TIMEOUT,
+        idle_timeout: SECONDS,
+        drain_timeout: SECONDS,
+    };
+    let (identity, shutdown) = (identity(), CancellationToken::new());
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("bound");
+    let service = Table::new(routes, Arc::new(()), bounds).into_service(&["fhir", "api"]);
+    let tls = identity.server().expect("fits");
+    let task = tokio::spawn(server::serve(listener, tls, service, limits, shutdown.clone()));
+    Server {
+        address,
+        identity,
+        shutdown,
+        task,
+    }
+}
+
+impl Server {
+    /// A TLS connection that speaks HTTP/1.1 by hand, without a certificate.
+    async fn connect(&self) -> std::io::Result<TlsStream<TcpStream>> {
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = rustls::ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&rustls::version::TLS12])
+            .expect("TLS 1.2 is known")
+            .with_root_certificates(self.identity.roots.clone())
+            .with_no_client_auth();
+        let stream = TcpStream::connect(self.address).await?;
+        let name = ServerName::try_from("localhost").expect("a name");
+        TlsConnector::from(Arc::new(config)).connect(name, stream).await
+    }
+
+    fn client(&self) -> reqwest::Client {
+        let tls = self.identity.client().expect("fits");
+        reqwest::Client::builder()
+            .tls_backend_preconfigured(tls)
+            .no_proxy()
+            .build()
+            .expect("a client")
+    }
+
+    fn url(&self, path: &str) -> String {
+        format!("https://{}{path}", self.address)
+    }
+}
+
+/// Everything the server sends until it closes; an error is an end as well.
+async fn until_closed(stream: &mut TlsStream<TcpStream>) -> String {
+    let mut answer = Vec::new();
+    let _end = timeout(SECONDS, stream.read_to_end(&mut answer))
+        .await
+        .expect("the server closes it");
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+#[tokio::test]
+async fn a_half_sent_header_is_closed_in_time() {
+    let server = start(8).await;
+    for begun in [
+        "GET /fhir/who HTTP/1.1\r\nHost: x\r\nX-Slow: ",
+        "PRI * HTTP/2.0\r\n",
+        "",
+    ] {
+        let mut stream = server.connect().await.expect("connects");
+        let since = Instant::now();
+        stream.write_all(begun.as_bytes()).await.expect("sends");
+        let answer = until_closed(&mut stream).await;
+        assert!(!answer.contains("200 OK"), "{answer}");
+        assert!(
+            since.elapsed() >= HEADER_TIMEOUT / 2 && since.elapsed() < HEADER_TIMEOUT * 5,
+            "{:?} {begun:?}",
+            since.elapsed()
+        );
+    }
+}
+
+#[tokio::test]
+async fn no_handshake_is_waited_for_forever() {
+    let server = start(8).await;
+    let mut stream = TcpStream::connect(server.address).await.expect("connects");
+    let mut nothing = [0; 1];
+    let read = timeout(HEADER_TIMEOUT * 5, stream.read(&mut nothing))
+        .await
+        .expect("closed in time");
+    assert!(matches!(read, Ok(0) | Err(_)));
+}
+
+#[tokio::test]
+async fn an_oversize_body_is_refused_announced_or_not() {
+    let server = start(8).await;
+    let announced = server
+        .client()
+        .post(server.url("/fhir/who"))
+        .body(vec![0; 1_025])
+        .send()
+        .await
+        .expect("answers");
+    assert_eq!(announced.status(), 413);
+    assert_eq!(
+        announced.json::<serde_json::Value>().await.expect("JSON")["issue"][0]["code"],
+        "too-long"
+    );
+    let mut stream = server.connect().await.expect("connects");
+    let head = "POST /fhir/who HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n";
+    let body = format!("800\r\n{}\r\n0\r\n\r\n", "x".repeat(0x800));
+    stream
+        .write_all(format!("{head}{body}").as_bytes())
+        .await
+        .expect("sends");
+    assert!(until_closed(&mut stream).await.starts_with("HTTP/1.1 413"));
+}
+
+#[tokio::test]
+async fn a_client_certificate_becomes_the_peers_identity() {
+    let server = start(8).await;
+    let key = rustls::server::ParsedCertificate::try_from(&server.identity.chain[0]).expect("parses");
+    let pin = Digest::of(Domain::TLS_KEY, &[key.subject_public_key_info().as_ref()]);
+    let with = server
+        .client()
+        .get(server.url("/fhir/who"))
+        .send()
+        .await
+        .expect("answers");
+    assert_eq!(with.version(), ::http::Version::HTTP_2);
+    assert_eq!(with.headers()["x-content-type-options"], "nosniff");
+    assert_eq!(
+        with.json::<serde_json::Value>().await.expect("JSON"),
+        json!({"tls": pin})
+    );
+    let mut without = server.connect().await.expect("connects");
+    without
+        .write_all(b"GET /fhir/who HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        .await
+        .expect("sends");
+    assert!(until_closed(&mut without).await.ends_with(r#"{"tls":null}"#));
+}
+
+#[tokio::test]
+async fn a_certificate_of_another_ca_is_refused() {
+    let server = start(8).await;
+    let mut other = identity();
+    other.roots = server.identity.roots.clone();
+    let tls = other.client().expect("fits");
+    let client = reqwest::Client::builder()
+        .tls_backend_preconfigured(tls)
+        .no_proxy()
+        .build()
+        .expect("a client");
+    assert!(client.get(server.url("/fhir/who")).send().await.is_err());
+}
+
+#[tokio::test]
+async fn every_wrong_address_and_method_is_an_operation_outcome() {
+    let server = start(8).await;
+    let client = server.client();
+    for (request, status) in [
+        (client.get(server.url("/elsewhere")), 404),
+        (client.get(server.url("/fhir")), 404),
+        (client.delete(server.url("/fhir/who")), 405),
+        (
+            client.post(server.url("/fhir/who")).header("content-encoding", "gzip"),
+            415,
+        ),
+    ] {
+        let answer = request.send().await.expect("answers");
+        assert_eq!(answer.status(), status);
+        assert_eq!(answer.headers()["content-type"], "application/fhir+json; charset=utf-8");
+        assert_eq!(
+            answer.json::<serde_json::Value>().await.expect("JSON")["resourceType"],
+            "OperationOutcome"
+        );
+    }
+    let head = client.head(server.url("/fhir/who")).send().await.expect("answers");
+    assert_eq!(head.status(), 200);
+    assert!(head.headers()["content-length"] != "0");
+}
+
+#[tokio::test]
+async fn one_connection_too_many_is_turned_away_until_another_ends() {
+    let server = start(1).await;
+    let first = server.connect().await.expect("connects");
+    assert!(server.connect().await.is_err());
+    drop(first);
+    let again = async {
+        while server.connect().await.is_err() {
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(SECONDS, again).await.expect("room again");
+}
+
+#[tokio::test]
+async fn a_request_under_way_is_answered_before_the_end() {
+    let server = start(8).await;
+    let slow = server.client().get(server.url("/api/slow")).send();
+    let (answer, ()) = tokio::join!(slow, async {
+        sleep(HEADER_TIMEOUT).await;
+        server.shutdown.cancel();
+    });
+    assert_eq!(answer.expect("answers").status(), 204);
+    timeout(SECONDS, server.task).await.expect("drained").expect("ended");
+    assert!(TcpStream::connect(server.address).await.is_err());
+}

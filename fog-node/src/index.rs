@@ -1,0 +1,532 @@
+//! Searchable metadata of the observations this node can open: a projection of the chain, without measured values.
+//!
+//! Delete it and it is rebuilt, equal. It answers for permits only: a row whose key no permit names does not exist for
+//! the caller, in the page and in the total alike.
+
+mod sqlite;
+
+use std::{fmt, path::Path, str::FromStr};
+
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use cid::Cid;
+use ledger::{block::Height, consent::Permit};
+use record::ids::{BundleId, KeyId, ReadingId, SubjectId};
+use serde::{Deserialize, Serialize};
+
+use sqlite::Sqlite;
+
+/// Rows on one page, at most.
+pub const PAGE_ROWS_MAX: u32 = 1_000;
+/// Permits, codes, dates and ids in one search, at most, together.
+pub const CRITERIA_MAX: usize = 10_000;
+
+/// Which database.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Driver {
+    /// `index.sqlite` in the data folder.
+    #[default]
+    Sqlite,
+}
+
+/// How the index is kept.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Which database.
+    pub driver: Driver,
+    /// Connections at a time, at most.
+    pub connections_max: u32,
+    /// How long a query waits for a connection or a lock.
+    pub busy_timeout_ms: u64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { driver: Driver::Sqlite, connections_max: 4, busy_timeout_ms: 5_000 }
+    }
+}
+
+impl Config {
+    /// What is wrong with it, each with the key to change.
+    #[must_use]
+    pub fn faults(&self) -> Vec<String> {
+        let zero = [("connections_max", self.connections_max == 0), ("busy_timeout_ms", self.busy_timeout_ms == 0)];
+        zero.iter().filter(|(_, is_zero)| *is_zero).map(|(key, _)| format!("index.{key} must be at least 1")).collect()
+    }
+}
+
+/// Why the index does not answer.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The database is busy, unreachable or failing: later again.
+    #[error("the index does not answer: {0}")]
+    Database(#[from] sqlx::Error),
+    /// The database cannot be brought to this version's schema.
+    #[error("the index cannot be migrated (delete it, it will be rebuilt): {0}")]
+    Migration(#[from] sqlx::migrate::MigrateError),
+    /// A row does not parse: delete the index, it will be rebuilt.
+    #[error("the index is damaged in column {0}: delete it, it will be rebuilt")]
+    Damaged(&'static str),
+    /// The search names more than [`CRITERIA_MAX`] things.
+    #[error("the search names {0} keys, codes, dates and ids, at most {CRITERIA_MAX} are allowed: narrow it")]
+    TooBroad(usize),
+}
+
+/// One observation, as far as the index knows it: where it is, not what was measured.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Row {
+    /// FHIR logical id (`record::observation::Observation::id`).
+    pub id: String,
+    /// The key that opens it.
+    pub key: KeyId,
+    /// Whose it is.
+    pub subject: SubjectId,
+    /// LOINC (or MDC) code.
+    pub code: String,
+    /// When it holds, in milliseconds since 1970.
+    pub effective_ms: i64,
+    /// When the gateway received it, in milliseconds since 1970.
+    pub received_ms: i64,
+    /// The reading it comes from.
+    pub reading: ReadingId,
+    /// Which of the reading's observations, from 0.
+    pub ordinal: u16,
+    /// The bundle that holds the reading.
+    pub bundle: BundleId,
+    /// The bundle's payload.
+    pub cid: Cid,
+    /// Which reading of the bundle, from 0.
+    pub entry: u32,
+    /// Block of the commitment.
+    pub height: Height,
+}
+
+/// Something in a final bundle that was not indexed; it never repeats a measured value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rejection {
+    /// The bundle.
+    pub bundle: BundleId,
+    /// Which reading of it, from 0; none for the bundle as a whole.
+    pub entry: Option<u32>,
+    /// The reason code.
+    pub reason: &'static str,
+    /// Block of the commitment.
+    pub height: Height,
+}
+
+/// A bundle of which something was rejected for a reason that may pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pending {
+    /// The bundle.
+    pub bundle: BundleId,
+    /// Block of the commitment.
+    pub height: Height,
+}
+
+/// A span of time: from (inclusive) to (exclusive), in milliseconds since 1970.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DateRange {
+    /// The first millisecond inside.
+    pub from_ms: i64,
+    /// The first millisecond after.
+    pub to_ms: i64,
+}
+
+/// What is asked for. Empty lists do not restrict; all that is given must hold.
+#[derive(Clone, Debug, Default)]
+pub struct Search {
+    /// Of this subject.
+    pub subject: Option<SubjectId>,
+    /// With one of these codes.
+    pub codes: Vec<String>,
+    /// Within each of these spans.
+    pub dates: Vec<DateRange>,
+    /// With one of these logical ids.
+    pub ids: Vec<String>,
+    /// Rows on a page; 0 asks for the total alone.
+    pub count: u32,
+    /// Where the page begins.
+    pub cursor: Option<Cursor>,
+    /// The chain as of this height; a cursor's own height takes its place.
+    pub height: Height,
+}
+
+/// Where the next page begins, and in which state of the index. Opaque to callers; it grants nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cursor {
+    effective_ms: i64,
+    id: [u8; 16],
+    height: Height,
+}
+
+/// A cursor that this software has not made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not a cursor of this server: follow the `next` link as it was given")]
+pub struct BadCursor;
+
+/// First byte of a cursor's encoding.
+const CURSOR_VERSION: u8 = 1;
+
+impl Cursor {
+    /// The height as of which the pages are cut.
+    #[must_use]
+    pub const fn height(&self) -> Height {
+        self.height
+    }
+
+    /// After the given row.
+    fn after(row: &Row, height: Height) -> Result<Self, Error> {
+        let mut id = [0; 16];
+        hex::decode_to_slice(&row.id, &mut id).map_err(|_| Error::Damaged("id"))?;
+        Ok(Self { effective_ms: row.effective_ms, id, height })
+    }
+}
+
+impl fmt::Display for Cursor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let parts = [&[CURSOR_VERSION][..], &self.effective_ms.to_be_bytes(), &self.id, &self.height.0.to_be_bytes()];
+        f.write_str(&URL_SAFE_NO_PAD.encode(parts.concat()))
+    }
+}
+
+impl FromStr for Cursor {
+    type Err = BadCursor;
+
+    fn from_str(text: &str) -> Result<Self, BadCursor> {
+        let mut bytes = [0; 33];
+        let length = URL_SAFE_NO_PAD.decode_slice(text, &mut bytes).map_err(|_| BadCursor)?;
+        if length != bytes.len() || bytes[0] != CURSOR_VERSION {
+            return Err(BadCursor);
+        }
+        let (effective_ms, rest) = bytes[1..].split_first_chunk().ok_or(BadCursor)?;
+        let (id, rest) = rest.split_first_chunk().ok_or(BadCursor)?;
+        let (height, _) = rest.split_first_chunk().ok_or(BadCursor)?;
+        let height = Height(u64::from_be_bytes(*height));
+        Ok(Self { effective_ms: i64::from_be_bytes(*effective_ms), id: *id, height })
+    }
+}
+
+/// One page of a search.
+#[derive(Clone, Debug)]
+pub struct Page {
+    /// The rows, newest effective time first.
+    pub rows: Vec<Row>,
+    /// How many rows the whole search has for this caller.
+    pub total: u64,
+    /// Where the next page begins; none on the last.
+    pub next: Option<Cursor>,
+    /// The height as of which the page was cut.
+    pub height: Height,
+}
+
+/// What became of a block's rows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Projected {
+    /// Rows that are new.
+    pub inserted: u64,
+    /// Rows whose observation was there already, from another bundle or another place in this one.
+    pub duplicates: u64,
+}
+
+/// How much is in the index.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Observations.
+    pub observations: u64,
+    /// Second occurrences, which are not inserted.
+    pub duplicates: u64,
+    /// Entries and bundles that were rejected.
+    pub rejected: u64,
+    /// Bundles among them whose payload no peer had; they are tried again.
+    pub payloads_missing: u64,
+}
+
+/// The index. Clones share it.
+#[derive(Clone, Debug)]
+pub struct Index(Store);
+
+#[derive(Clone, Debug)]
+enum Store {
+    Sqlite(Sqlite),
+}
+
+impl Index {
+    /// Opens the database and brings it to this version's schema.
+    ///
+    /// # Errors
+    /// [`Error::Database`] or [`Error::Migration`].
+    pub async fn open(config: &Config, data_dir: &Path) -> Result<Self, Error> {
+        match config.driver {
+            Driver::Sqlite => Sqlite::open(config, data_dir).await.map(Store::Sqlite).map(Self),
+        }
+    }
+
+    /// The height up to which the chain is projected.
+    ///
+    /// # Errors
+    /// [`Error::Database`].
+    pub async fn projected(&self) -> Result<Height, Error> {
+        let Store::Sqlite(store) = &self.0;
+        store.projected().await
+    }
+
+    /// Takes in a block, all of it or nothing; a height that was taken in before changes nothing.
+    ///
+    /// # Errors
+    /// [`Error::Database`].
+    pub async fn project(&self, height: Height, rows: &[Row], rejections: &[Rejection]) -> Result<Projected, Error> {
+        let Store::Sqlite(store) = &self.0;
+        store.project(height, rows, rejections).await
+    }
+
+    /// Replaces what was rejected of a bundle by what a later attempt gave. Its rows become visible with the next
+    /// height, so that pages already handed out stay as they are.
+    ///
+    /// # Errors
+    /// [`Error::Database`].
+    pub async fn settle(&self, bundle: BundleId, rows: &[Row], rejections: &[Rejection]) -> Result<Projected, Error> {
+        let Store::Sqlite(store) = &self.0;
+        store.settle(bundle, rows, rejections).await
+    }
+
+    /// Bundles of which something was rejected for one of these reasons, those tried least first.
+    ///
+    /// # Errors
+    /// [`Error::Database`].
+    pub async fn pending(&self, reasons: &[&'static str], count: u32) -> Result<Vec<Pending>, Error> {
+        let Store::Sqlite(store) = &self.0;
+        store.pending(reasons, count).await
+    }
+
+    /// A page of the rows that the permits open.
+    ///
+    /// # Errors
+    /// [`Error::TooBroad`], [`Error::Database`] or [`Error::Damaged`].
+    pub async fn find(&self, permits: &[Permit], search: &Search) -> Result<Page, Error> {
+        let keys: Vec<_> = permits.iter().map(Permit::key).collect();
+        let criteria = keys.len() + search.codes.len() + search.dates.len() + search.ids.len();
+        if criteria > CRITERIA_MAX {
+            return Err(Error::TooBroad(criteria));
+        }
+        let Store::Sqlite(store) = &self.0;
+        store.find(&keys, search).await
+    }
+
+    /// How often an observation occurred again.
+    ///
+    /// # Errors
+    /// [`Error::Database`].
+    pub async fn duplicates(&self) -> Result<u64, Error> {
+        self.counts().await.map(|counts| counts.duplicates)
+    }
+
+    /// How much is in the index.
+    ///
+    /// # Errors
+    /// [`Error::Database`].
+    pub async fn counts(&self) -> Result<Counts, Error> {
+        let Store::Sqlite(store) = &self.0;
+        store.counts().await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ledger::{
+        block::Block,
+        consent,
+        genesis::{Genesis, Organization, Role, Validator},
+        policy::ValidityPolicy,
+        state::{Finals, State},
+        transaction::{Action, Author, Transaction},
+    };
+    use record::{
+        bundle::{Category, SubjectKey},
+        canonical::{self, Digest, Domain},
+        ids::{BootId, OrganizationId},
+        signature::SigningKey,
+    };
+
+    struct Nothing;
+
+    impl Finals for Nothing {
+        fn contains(&self, _: &Digest) -> bool {
+            false
+        }
+    }
+
+    fn hospital() -> OrganizationId {
+        "hospital-a".parse().expect("good")
+    }
+
+    fn subject_key(seed: u8) -> SubjectKey {
+        SubjectKey { public: vec![seed; 32], category: Category::Vitals, epoch: 1 }
+    }
+
+    /// Permits of the custodian for these keys: made the only way there is, from a state.
+    fn permits(seeds: &[u8]) -> Vec<Permit> {
+        let key = SigningKey::random();
+        let organization =
+            Organization { id: hospital(), name: "A".to_owned(), role: Role::Provider, key: key.public() };
+        let genesis = Genesis {
+            name: "test".to_owned(),
+            founded_ms: 1,
+            organizations: vec![organization],
+            validators: vec![Validator { organization: hospital(), key: key.public(), tls: Digest::ZERO }],
+            policy: ValidityPolicy::default(),
+        };
+        let announce = |seed: &u8| {
+            let action = Action::AnnounceKey(subject_key(*seed));
+            let author = Author::Organization(hospital());
+            Transaction { network: genesis.network(), author, sequence: 0, action }.sign(&key)
+        };
+        let mut block = Block { transactions: seeds.iter().map(announce).collect(), ..Block::genesis(&genesis) };
+        block.header.height = Height(1);
+        let mut state = State::genesis(&genesis);
+        state.apply(&block, &Nothing);
+        let permit = |seed: &u8| consent::authorize(&state, &hospital(), &subject_key(*seed).id()).expect("custodian");
+        seeds.iter().map(permit).collect()
+    }
+
+    fn row(seed: u8, seq: u64, effective_ms: i64) -> Row {
+        let reading = ReadingId {
+            device: "oximeter-1".parse().expect("good"),
+            boot: BootId { counter: 1, random: u64::MAX },
+            seq,
+        };
+        let id = Digest::of(Domain::OBSERVATION, &[reading.to_string().as_bytes()]);
+        Row {
+            id: hex::encode(&id.as_bytes()[..16]),
+            key: subject_key(seed).id(),
+            subject: "6f9619ff-8b86-4d01-b42d-00c04fc964ff".parse().expect("a UUID"),
+            code: if seq % 2 == 0 { "8867-4".to_owned() } else { "59408-5".to_owned() },
+            effective_ms,
+            received_ms: effective_ms + 5,
+            reading,
+            ordinal: 0,
+            bundle: BundleId(Digest::of(Domain::BUNDLE, &[&seq.to_be_bytes()])),
+            cid: canonical::cid_of(&seq.to_be_bytes()),
+            entry: 0,
+            height: Height(1),
+        }
+    }
+
+    async fn index() -> (tempfile::TempDir, Index) {
+        let dir = tempfile::tempdir().expect("a folder");
+        let index = Index::open(&Config::default(), dir.path()).await.expect("opens");
+        (dir, index)
+    }
+
+    fn search(count: u32) -> Search {
+        Search { count, height: Height(u64::MAX), ..Search::default() }
+    }
+
+    #[tokio::test]
+    async fn a_row_comes_back_as_it_went_in_also_after_a_restart() {
+        let (dir, index) = index().await;
+        let given = Row { received_ms: i64::MAX, ..row(1, u64::MAX, i64::MIN) };
+        index.project(Height(1), std::slice::from_ref(&given), &[]).await.expect("projects");
+        let index = Index::open(&Config::default(), dir.path()).await.expect("opens");
+        let page = index.find(&permits(&[1]), &search(10)).await.expect("finds");
+        assert_eq!((page.rows, page.total, page.next), (vec![given], 1, None));
+        assert_eq!(index.projected().await.expect("reads"), Height(1));
+    }
+
+    #[tokio::test]
+    async fn projecting_a_height_again_changes_nothing() {
+        let (_dir, index) = index().await;
+        let rows = [row(1, 1, 10), row(1, 2, 20)];
+        let projected = index.project(Height(1), &rows, &[]).await.expect("projects");
+        assert_eq!(projected, Projected { inserted: 2, duplicates: 0 });
+        assert_eq!(index.project(Height(1), &rows, &[]).await.expect("projects"), Projected::default());
+        assert_eq!(index.duplicates().await.expect("counts"), 0);
+        let again = Row { bundle: BundleId(Digest::ZERO), height: Height(2), ..row(1, 2, 20) };
+        let projected = index.project(Height(2), &[again, row(1, 3, 30)], &[]).await.expect("projects");
+        assert_eq!(projected, Projected { inserted: 1, duplicates: 1 });
+        let counts = index.counts().await.expect("counts");
+        assert_eq!((counts.observations, counts.duplicates), (3, 1));
+    }
+
+    #[tokio::test]
+    async fn pages_stay_as_they_are_while_rows_are_added() {
+        let (_dir, index) = index().await;
+        let rows: Vec<_> = (1..=7).map(|seq| row(1, seq, 100 + i64::try_from(seq / 3).expect("small"))).collect();
+        index.project(Height(1), &rows, &[]).await.expect("projects");
+        let (permits, mut search, mut seen) = (permits(&[1]), search(3), Vec::new());
+        for round in 0u8.. {
+            let page = index.find(&permits, &search).await.expect("finds");
+            assert_eq!((page.total, page.height), (7, Height(1)));
+            seen.extend(page.rows);
+            let newer = row(1, 100 + u64::from(round), 101);
+            index.project(Height(2 + u64::from(round)), &[newer], &[]).await.expect("projects");
+            let Some(next) = page.next else { break };
+            search.cursor = Some(next.to_string().parse().expect("our own cursor"));
+        }
+        let mut expected = rows;
+        expected.sort_by(|a, b| (b.effective_ms, &b.id).cmp(&(a.effective_ms, &a.id)));
+        assert_eq!(seen, expected);
+    }
+
+    #[tokio::test]
+    async fn nobody_sees_or_counts_a_row_without_its_permit() {
+        let (_dir, index) = index().await;
+        index.project(Height(1), &[row(1, 1, 10), row(2, 2, 20), row(2, 3, 30)], &[]).await.expect("projects");
+        assert_eq!(index.find(&permits(&[1]), &search(10)).await.expect("finds").total, 1);
+        assert_eq!(index.find(&permits(&[1, 2]), &search(0)).await.expect("finds").total, 3);
+        let nothing = index.find(&[], &search(10)).await.expect("finds");
+        assert_eq!((nothing.total, nothing.rows.len()), (0, 0));
+        let by_id = Search { ids: vec![row(2, 2, 20).id], ..search(10) };
+        assert_eq!(index.find(&permits(&[1]), &by_id).await.expect("finds").total, 0);
+        assert_eq!(index.find(&permits(&[2]), &by_id).await.expect("finds").total, 1);
+    }
+
+    #[tokio::test]
+    async fn each_criterion_restricts() {
+        let (_dir, index) = index().await;
+        let rows: Vec<_> = (1..=6).map(|seq| row(1, seq, i64::try_from(seq).expect("small") * 10)).collect();
+        index.project(Height(1), &rows, &[]).await.expect("projects");
+        let permits = permits(&[1]);
+        let total = async |search: Search| index.find(&permits, &search).await.expect("finds").total;
+        let range = |from_ms, to_ms| DateRange { from_ms, to_ms };
+        assert_eq!(total(Search { codes: vec!["8867-4".to_owned()], ..search(10) }).await, 3);
+        assert_eq!(total(Search { dates: vec![range(20, 50)], ..search(10) }).await, 3);
+        assert_eq!(total(Search { dates: vec![range(20, 50), range(40, 99)], ..search(10) }).await, 1);
+        assert_eq!(total(Search { subject: Some(SubjectId::random()), ..search(10) }).await, 0);
+        assert_eq!(total(Search { height: Height(0), ..search(10) }).await, 0);
+        let broad = Search { codes: vec![String::new(); CRITERIA_MAX], ..search(10) };
+        assert!(matches!(index.find(&permits, &broad).await, Err(Error::TooBroad(_))));
+    }
+
+    #[tokio::test]
+    async fn a_rejected_bundle_is_settled_once_and_visible_with_the_next_height() {
+        let (_dir, index) = index().await;
+        let late = row(1, 1, 10);
+        let missing = Rejection { bundle: late.bundle, entry: None, reason: "payload-missing", height: Height(1) };
+        index.project(Height(1), &[], &[missing]).await.expect("projects");
+        let pending = index.pending(&["payload-missing"], 10).await.expect("reads");
+        assert_eq!(pending, [Pending { bundle: late.bundle, height: Height(1) }]);
+        index.settle(late.bundle, &[], &[missing]).await.expect("still missing");
+        assert_eq!(index.counts().await.expect("counts").payloads_missing, 1);
+        for inserted in [1, 0] {
+            let settled = index.settle(late.bundle, std::slice::from_ref(&late), &[]).await.expect("settles");
+            assert_eq!(settled, Projected { inserted, duplicates: 0 });
+        }
+        assert_eq!(index.find(&permits(&[1]), &search(10)).await.expect("finds").total, 0);
+        index.project(Height(2), &[], &[]).await.expect("projects");
+        assert_eq!(index.find(&permits(&[1]), &search(10)).await.expect("finds").rows, [late]);
+        assert_eq!(index.counts().await.expect("counts"), Counts { observations: 1, ..Counts::default() });
+    }
+
+    #[test]
+    fn only_our_own_cursors_parse() {
+        let cursor = Cursor { effective_ms: -1, id: [7; 16], height: Height(9) };
+        let text = cursor.to_string();
+        assert_eq!(text.parse(), Ok(cursor));
+        let other_version = URL_SAFE_NO_PAD.encode([&[9][..], &[0; 32]].concat());
+        for bad in ["", "AA", "' OR 1=1", &text[1..], &format!("{text}AA"), &format!("{text}="), &other_version] {
+            assert_eq!(bad.parse::<Cursor>(), Err(BadCursor), "{bad}");
+        }
+    }
+}

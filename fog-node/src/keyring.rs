@@ -1,0 +1,416 @@
+//! The private halves of subject keys and who the subjects are, sealed at rest under a passphrase.
+//!
+//! The file: a line that names the format, salt, nonce, and AES-256-GCM over the canonical holdings, under a key that
+//! argon2id (64 MiB, 3 passes) makes of the passphrase. Everything before the ciphertext is authenticated with it, and
+//! the costs are fixed by the format's name: a flipped byte anywhere gives an error, never another keyring.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    fs::{self, File},
+    io::{self, Read as _, Write as _},
+    os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use argon2::{Algorithm, Argon2, Params, Version};
+use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
+use record::{
+    bundle::{SubjectKey, SubjectSecret},
+    canonical,
+    fhir::Patient,
+    ids::{KeyId, SubjectId},
+};
+use serde::{Deserialize, Serialize};
+use serde_bytes::ByteBuf;
+use zeroize::Zeroizing;
+
+/// The file in the data folder.
+pub const FILE: &str = "keyring.sealed";
+/// A sealed keyring has at most this many bytes: some hundred thousand keys.
+pub const KEYRING_BYTES_MAX: usize = 64 << 20;
+/// A passphrase has at least this many bytes.
+pub const PASSPHRASE_BYTES_MIN: usize = 12;
+/// A passphrase file has at most this many bytes.
+const PASSPHRASE_BYTES_MAX: u64 = 4_096;
+/// First line of the file: format, version, and with them every parameter of the sealing.
+const FORMAT: &[u8] = b"vitalfog keyring v1: argon2id m=65536 t=3 p=1, aes-256-gcm\n";
+const SALT_BYTES: usize = 16;
+const HEADER_BYTES: usize = FORMAT.len() + SALT_BYTES + NONCE_LEN;
+
+/// Where the passphrase is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// File that holds the passphrase, readable by its owner alone. Without it the node holds no keys: it stores sealed
+    /// payloads and can read none of them.
+    pub passphrase_file: Option<PathBuf>,
+}
+
+/// Why a keyring cannot be opened or made.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The file cannot be read or written.
+    #[error("{path}: {source}")]
+    Io {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Others than the owner may read it.
+    #[error("{path} may be read by others than its owner: chmod 600 {path}")]
+    Exposed {
+        /// Which file.
+        path: PathBuf,
+    },
+    /// A passphrase that a thief would guess.
+    #[error("the passphrase has fewer than {PASSPHRASE_BYTES_MIN} bytes, or is not one line of UTF-8")]
+    WeakPassphrase,
+    /// Not what [`Keyring::create`] writes.
+    #[error("{path} is not a keyring of this version")]
+    NotAKeyring {
+        /// Which file.
+        path: PathBuf,
+    },
+    /// Another passphrase, or altered bytes; the two cannot be told apart.
+    #[error("{path} does not open: wrong passphrase, or the file was altered; restore it from the backup")]
+    NotOpened {
+        /// Which file.
+        path: PathBuf,
+    },
+    /// The holdings contradict each other.
+    #[error("the holdings contradict each other: one key, or one patient, is given twice and differently")]
+    Contradiction,
+}
+
+/// What opens a keyring; wiped when dropped, never printed.
+pub struct Passphrase(Zeroizing<String>);
+
+impl Passphrase {
+    /// A passphrase of one line.
+    ///
+    /// # Errors
+    /// [`Error::WeakPassphrase`].
+    pub fn new(text: Zeroizing<String>) -> Result<Self, Error> {
+        if text.len() < PASSPHRASE_BYTES_MIN || text.contains('\n') {
+            return Err(Error::WeakPassphrase);
+        }
+        Ok(Self(text))
+    }
+
+    /// Reads the first line of a file that only its owner may read.
+    ///
+    /// # Errors
+    /// [`Error::Io`], [`Error::Exposed`] or [`Error::WeakPassphrase`].
+    pub fn read(path: &Path) -> Result<Self, Error> {
+        let bytes = read_private(path, PASSPHRASE_BYTES_MAX)?;
+        let text = std::str::from_utf8(&bytes).map_err(|_| Error::WeakPassphrase)?;
+        Self::new(Zeroizing::new(text.trim_end_matches(['\r', '\n']).to_owned()))
+    }
+}
+
+impl fmt::Debug for Passphrase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Passphrase(..)")
+    }
+}
+
+/// A subject key whose private half this node holds, and whose it is.
+#[derive(Clone)]
+pub struct Holding {
+    /// The public half, as announced.
+    pub key: SubjectKey,
+    /// The private half.
+    pub secret: SubjectSecret,
+    /// The subject.
+    pub patient: Patient,
+}
+
+impl fmt::Debug for Holding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Holding(of {})", self.key.id())
+    }
+}
+
+/// A holding as it is encoded before it is sealed.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Entry {
+    key: SubjectKey,
+    secret: ByteBuf,
+    patient: Patient,
+}
+
+/// The keys this node holds. Clones share it.
+#[derive(Clone, Default)]
+pub struct Keyring(Arc<Contents>);
+
+#[derive(Default)]
+struct Contents {
+    keys: BTreeMap<KeyId, (SubjectSecret, SubjectId)>,
+    patients: BTreeMap<SubjectId, Patient>,
+}
+
+impl fmt::Debug for Keyring {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Keyring({} keys)", self.0.keys.len())
+    }
+}
+
+impl Keyring {
+    /// The keyring of the data folder; an empty one if no passphrase file is configured.
+    ///
+    /// # Errors
+    /// As [`Passphrase::read`] and [`Keyring::open`].
+    pub fn load(config: &Config, data_dir: &Path) -> Result<Self, Error> {
+        let Some(passphrase_file) = &config.passphrase_file else { return Ok(Self::default()) };
+        Self::open(&data_dir.join(FILE), &Passphrase::read(passphrase_file)?)
+    }
+
+    /// Seals the holdings into a new file; an existing keyring is never overwritten, its keys would be lost.
+    ///
+    /// # Errors
+    /// [`Error::Contradiction`], or [`Error::Io`] (also if the file exists).
+    pub fn create(path: &Path, passphrase: &Passphrase, holdings: Vec<Holding>) -> Result<Self, Error> {
+        if path.exists() {
+            return Err(io_error(path, io::ErrorKind::AlreadyExists.into()));
+        }
+        let keyring = Self::of(holdings.iter().cloned())?;
+        let entries: Vec<_> = holdings
+            .into_iter()
+            .map(|h| Entry { key: h.key, secret: ByteBuf::from(h.secret.secret_bytes()), patient: h.patient })
+            .collect();
+        let plaintext = Zeroizing::new(canonical::encode(&entries));
+        for entry in entries {
+            // ByteBuf does not wipe itself.
+            drop(Zeroizing::new(entry.secret.into_vec()));
+        }
+        write_private(path, &sealed(passphrase, &plaintext))?;
+        Ok(keyring)
+    }
+
+    /// Opens a sealed keyring.
+    ///
+    /// # Errors
+    /// [`Error::Io`], [`Error::Exposed`], [`Error::NotAKeyring`] or [`Error::NotOpened`].
+    pub fn open(path: &Path, passphrase: &Passphrase) -> Result<Self, Error> {
+        let mut file = read_private(path, KEYRING_BYTES_MAX as u64)?;
+        if !file.starts_with(FORMAT) || file.len() < HEADER_BYTES {
+            return Err(Error::NotAKeyring { path: path.to_owned() });
+        }
+        let (header, ciphertext) = file.split_at_mut(HEADER_BYTES);
+        let (salt, nonce) = header[FORMAT.len()..].split_at(SALT_BYTES);
+        let nonce = Nonce::try_assume_unique_for_key(nonce).expect("the header ends with a nonce");
+        let plaintext = sealing_key(passphrase, salt)
+            .open_in_place(nonce, Aad::from(&*header), ciphertext)
+            .map_err(|_| Error::NotOpened { path: path.to_owned() })?;
+        // Not `canonical::decode`: its re-encoding would leave a copy of the secrets in memory.
+        let entries: Vec<Entry> = canonical::decode_foreign(plaintext, KEYRING_BYTES_MAX)
+            .map_err(|_| Error::NotAKeyring { path: path.to_owned() })?;
+        Self::of(entries.into_iter().map(|entry| Holding {
+            key: entry.key,
+            secret: SubjectSecret::from_bytes(Zeroizing::new(entry.secret.into_vec())),
+            patient: entry.patient,
+        }))
+    }
+
+    fn of(holdings: impl Iterator<Item = Holding>) -> Result<Self, Error> {
+        let mut contents = Contents::default();
+        for holding in holdings {
+            let subject = holding.patient.id;
+            let known = contents.patients.entry(subject).or_insert_with(|| holding.patient.clone());
+            let is_new = contents.keys.insert(holding.key.id(), (holding.secret, subject)).is_none();
+            if *known != holding.patient || !is_new {
+                return Err(Error::Contradiction);
+            }
+        }
+        Ok(Self(Arc::new(contents)))
+    }
+
+    /// The private half of a key, if this node holds it.
+    #[must_use]
+    pub fn secret(&self, key: &KeyId) -> Option<&SubjectSecret> {
+        self.0.keys.get(key).map(|(secret, _)| secret)
+    }
+
+    /// The keys of a subject that this node holds.
+    #[must_use]
+    pub fn keys_of(&self, subject: SubjectId) -> Vec<KeyId> {
+        self.0.keys.iter().filter(|(_, (_, of))| *of == subject).map(|(key, _)| *key).collect()
+    }
+
+    /// Whose key it is.
+    #[must_use]
+    pub fn subject_of(&self, key: &KeyId) -> Option<SubjectId> {
+        self.0.keys.get(key).map(|(_, subject)| *subject)
+    }
+
+    /// Who a subject is.
+    #[must_use]
+    pub fn patient(&self, subject: SubjectId) -> Option<&Patient> {
+        self.0.patients.get(&subject)
+    }
+
+    /// All subjects, by id.
+    pub fn patients(&self) -> impl Iterator<Item = &Patient> {
+        self.0.patients.values()
+    }
+}
+
+/// Header and ciphertext, under a fresh salt and nonce.
+fn sealed(passphrase: &Passphrase, plaintext: &[u8]) -> Vec<u8> {
+    let (salt, nonce): ([u8; SALT_BYTES], [u8; NONCE_LEN]) = (rand::random(), rand::random());
+    let header = [FORMAT, &salt, &nonce].concat();
+    let mut body = Zeroizing::new(Vec::with_capacity(plaintext.len() + AES_256_GCM.tag_len()));
+    body.extend_from_slice(plaintext);
+    sealing_key(passphrase, &salt)
+        .seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), Aad::from(&header), &mut *body)
+        .expect("a keyring is far below the limits of AES-GCM");
+    [header.as_slice(), body.as_slice()].concat()
+}
+
+fn sealing_key(passphrase: &Passphrase, salt: &[u8]) -> LessSafeKey {
+    let params = Params::new(64 << 10, 3, 1, Some(32)).expect("within argon2's limits");
+    let mut key = Zeroizing::new([0; 32]);
+    Argon2::new(Algorithm::Argon2id, Version::V0x13, params)
+        .hash_password_into(passphrase.0.as_bytes(), salt, &mut *key)
+        .expect("salt and passphrase are within argon2's limits");
+    LessSafeKey::new(UnboundKey::new(&AES_256_GCM, &*key).expect("the key has 32 bytes"))
+}
+
+/// Reads a file that only its owner may read, if it is not too large.
+fn read_private(path: &Path, bytes_max: u64) -> Result<Zeroizing<Vec<u8>>, Error> {
+    let file = File::open(path).map_err(|e| io_error(path, e))?;
+    let about = file.metadata().map_err(|e| io_error(path, e))?;
+    if about.permissions().mode() & 0o077 != 0 {
+        return Err(Error::Exposed { path: path.to_owned() });
+    }
+    if about.len() > bytes_max {
+        return Err(io_error(path, io::ErrorKind::FileTooLarge.into()));
+    }
+    let capacity = usize::try_from(about.len()).expect("a file below the limit fits in memory");
+    let mut bytes = Zeroizing::new(Vec::with_capacity(capacity));
+    file.take(bytes_max).read_to_end(&mut bytes).map_err(|e| io_error(path, e))?;
+    Ok(bytes)
+}
+
+/// Writes a file that only its owner may read: all of it or none, and durable on return.
+fn write_private(path: &Path, bytes: &[u8]) -> Result<(), Error> {
+    let draft = path.with_extension("draft");
+    let write = || {
+        let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
+        file.set_permissions(fs::Permissions::from_mode(0o600))?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&draft, path)?;
+        File::open(path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new(".")))?.sync_all()
+    };
+    write().map_err(|e| io_error(path, e))
+}
+
+fn io_error(path: &Path, source: io::Error) -> Error {
+    Error::Io { path: path.to_owned(), source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use record::bundle::Category;
+
+    fn passphrase() -> Passphrase {
+        Passphrase::new(Zeroizing::new("correct horse battery".to_owned())).expect("long enough")
+    }
+
+    fn holding(patient: &Patient, epoch: u32) -> Holding {
+        let (secret, key) = SubjectSecret::generate(Category::Vitals, epoch).expect("random numbers");
+        Holding { key, secret, patient: patient.clone() }
+    }
+
+    fn patient() -> Patient {
+        Patient {
+            id: SubjectId::random(),
+            family: "Lindgren-Canary".to_owned(),
+            given: "Astrid".to_owned(),
+            gender: "female".to_owned(),
+            birth_date: "1957-11-14".to_owned(),
+        }
+    }
+
+    fn created() -> (tempfile::TempDir, PathBuf, Vec<Holding>) {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join(FILE);
+        let patient = patient();
+        let holdings = vec![holding(&patient, 1), holding(&patient, 2), holding(&self::patient(), 1)];
+        Keyring::create(&path, &passphrase(), holdings.clone()).expect("creates");
+        (dir, path, holdings)
+    }
+
+    #[test]
+    fn what_was_sealed_is_there_after_opening() {
+        let (_dir, path, holdings) = created();
+        let keyring = Keyring::open(&path, &passphrase()).expect("opens");
+        for holding in &holdings {
+            let key = holding.key.id();
+            assert_eq!(keyring.secret(&key).expect("held").secret_bytes(), holding.secret.secret_bytes());
+            assert_eq!(keyring.subject_of(&key), Some(holding.patient.id));
+            assert_eq!(keyring.patient(holding.patient.id), Some(&holding.patient));
+        }
+        assert_eq!(keyring.keys_of(holdings[0].patient.id).len(), 2);
+        assert_eq!(keyring.patients().count(), 2);
+    }
+
+    #[test]
+    fn a_flipped_byte_or_another_passphrase_never_opens() {
+        let (_dir, path, _) = created();
+        let file = fs::read(&path).expect("reads");
+        // Every byte of the header would do the expensive derivation; each field and the body's ends suffice.
+        let places = [0, FORMAT.len() - 1, FORMAT.len(), FORMAT.len() + SALT_BYTES, HEADER_BYTES, file.len() - 1];
+        for at in places.into_iter().chain((HEADER_BYTES..file.len()).step_by(97)) {
+            let mut altered = file.clone();
+            altered[at] ^= 1;
+            fs::write(&path, &altered).expect("writes");
+            let error = Keyring::open(&path, &passphrase()).expect_err("altered");
+            assert!(matches!(error, Error::NotAKeyring { .. } | Error::NotOpened { .. }), "byte {at}: {error}");
+        }
+        fs::write(&path, &file[..file.len() - 1]).expect("writes");
+        assert!(Keyring::open(&path, &passphrase()).is_err());
+        fs::write(&path, &file).expect("writes");
+        let other = Passphrase::new(Zeroizing::new("incorrect horse battery".to_owned())).expect("long enough");
+        assert!(matches!(Keyring::open(&path, &other), Err(Error::NotOpened { .. })));
+    }
+
+    #[test]
+    fn nothing_of_it_can_be_read_without_the_passphrase() {
+        let (_dir, path, holdings) = created();
+        let file = fs::read(&path).expect("reads");
+        for canary in [b"Lindgren-Canary".as_slice(), holdings[0].secret.secret_bytes()] {
+            assert!(!file.windows(canary.len()).any(|window| window == canary));
+        }
+        let printed = format!("{:?} {:?} {:?}", Keyring::open(&path, &passphrase()), holdings, passphrase());
+        for canary in ["Lindgren", "1957", "horse", &hex::encode(holdings[0].secret.secret_bytes())] {
+            assert!(!printed.contains(canary), "{canary}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_others_may_read_is_refused() {
+        let (_dir, path, _) = created();
+        assert_eq!(fs::metadata(&path).expect("there").permissions().mode() & 0o777, 0o600);
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).expect("chmod");
+        assert!(matches!(Keyring::open(&path, &passphrase()), Err(Error::Exposed { .. })));
+    }
+
+    #[test]
+    fn a_keyring_is_never_overwritten_and_never_contradicts_itself() {
+        let (dir, path, holdings) = created();
+        assert!(matches!(Keyring::create(&path, &passphrase(), vec![]), Err(Error::Io { .. })));
+        let mut twice = holdings[0].clone();
+        twice.key.epoch = 9;
+        twice.patient.family = "Other".to_owned();
+        let error = Keyring::create(&dir.path().join("other"), &passphrase(), vec![holdings[0].clone(), twice]);
+        assert!(matches!(error, Err(Error::Contradiction)));
+        assert!(matches!(Passphrase::new(Zeroizing::new("short".to_owned())), Err(Error::WeakPassphrase)));
+    }
+}

@@ -1,0 +1,296 @@
+//! Transactions that wait to be proposed: the one turn between a request that pushes and the engine that pulls.
+//!
+//! It is kept in memory only: a gateway keeps a bundle until it has seen the receipt, and submits again what was lost.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
+    sync::{Arc, Mutex, MutexGuard},
+};
+
+use ledger::transaction::{SignedTransaction, TransactionId};
+use record::ids::BundleId;
+use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
+
+use crate::vault::Held;
+
+/// How many transactions may wait.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Transactions that wait, at most; a submission beyond is answered with 503 and Retry-After.
+    pub transactions_max: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { transactions_max: 50_000 }
+    }
+}
+
+/// No room: try again when blocks have been finalized.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the mempool holds {transactions_max} transactions, its limit; try again later")]
+pub struct Full {
+    transactions_max: usize,
+}
+
+/// A transaction that may not wait in this form.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unfit {
+    /// A commitment waits only together with the proof that its payload is held here.
+    #[error("a commitment may wait only when its payload is held here")]
+    PayloadNotHeld,
+    /// The proof is about another payload, or the transaction commits to none.
+    #[error("the held payload is not the one that the transaction commits to")]
+    OtherPayload,
+}
+
+/// A transaction that may be proposed: if it commits to a payload, that payload is durable on this node.
+#[derive(Clone, Debug)]
+pub struct Pending(SignedTransaction);
+
+impl Pending {
+    /// A commitment and the proof that its payload is held here.
+    ///
+    /// # Errors
+    /// [`Unfit::OtherPayload`].
+    pub fn bundle(transaction: SignedTransaction, held: Held) -> Result<Self, Unfit> {
+        let committed = transaction.commitment().is_some_and(|c| c.cid == held.cid());
+        if committed { Ok(Self(transaction)) } else { Err(Unfit::OtherPayload) }
+    }
+
+    /// A transaction without a payload.
+    ///
+    /// # Errors
+    /// [`Unfit::PayloadNotHeld`] for a commitment.
+    pub fn plain(transaction: SignedTransaction) -> Result<Self, Unfit> {
+        if transaction.commitment().is_some() { Err(Unfit::PayloadNotHeld) } else { Ok(Self(transaction)) }
+    }
+}
+
+/// What waits, in the order it came.
+#[derive(Debug, Default)]
+struct Waiting {
+    arrivals: u64,
+    in_order: BTreeMap<u64, SignedTransaction>,
+    places: HashMap<TransactionId, u64>,
+    bundles: HashMap<BundleId, TransactionId>,
+    /// Inserted by this node's own clients and not yet sent to the peers; some may have left the pool since.
+    local: VecDeque<TransactionId>,
+}
+
+impl Waiting {
+    fn knows(&self, transaction: &SignedTransaction) -> bool {
+        let bundle_waits = transaction.commitment().is_some_and(|c| self.bundles.contains_key(&c.bundle));
+        bundle_waits || self.places.contains_key(&transaction.id())
+    }
+
+    fn add(&mut self, transaction: SignedTransaction) {
+        let id = transaction.id();
+        if let Some(commitment) = transaction.commitment() {
+            self.bundles.insert(commitment.bundle, id);
+        }
+        self.arrivals += 1;
+        self.places.insert(id, self.arrivals);
+        self.in_order.insert(self.arrivals, transaction);
+    }
+
+    fn remove(&mut self, id: &TransactionId) {
+        let Some(transaction) = self.places.remove(id).and_then(|place| self.in_order.remove(&place)) else { return };
+        if let Some(commitment) = transaction.commitment() {
+            self.bundles.remove(&commitment.bundle);
+        }
+    }
+
+    fn get(&self, id: &TransactionId) -> Option<&SignedTransaction> {
+        self.in_order.get(self.places.get(id)?)
+    }
+}
+
+#[derive(Debug)]
+struct Shared {
+    transactions_max: usize,
+    // A lock, not a task: intake, gossip and the proposer each do a few map operations and never wait while holding it.
+    waiting: Mutex<Waiting>,
+    work: Notify,
+    local: Notify,
+}
+
+/// The waiting transactions of this node; clones share them.
+#[derive(Clone, Debug)]
+pub struct Mempool(Arc<Shared>);
+
+impl Mempool {
+    /// An empty mempool.
+    #[must_use]
+    pub fn new(config: &Config) -> Self {
+        Self(Arc::new(Shared {
+            transactions_max: config.transactions_max,
+            waiting: Mutex::default(),
+            work: Notify::new(),
+            local: Notify::new(),
+        }))
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        self.0.waiting.lock().expect("nothing panics while it holds the mempool")
+    }
+
+    /// Queues what a client of this node submitted, to be proposed here and sent to the peers. Returns whether it is new:
+    /// neither it nor another commitment to its bundle waits already.
+    ///
+    /// # Errors
+    /// [`Full`].
+    pub fn insert(&self, pending: Pending) -> Result<bool, Full> {
+        let id = pending.0.id();
+        let new = self.queue(pending)?;
+        if new {
+            self.waiting().local.push_back(id);
+            self.0.local.notify_one();
+        }
+        Ok(new)
+    }
+
+    /// Queues what a peer gossiped; it is not sent on. Returns whether it is new.
+    ///
+    /// # Errors
+    /// [`Full`].
+    pub fn receive(&self, pending: Pending) -> Result<bool, Full> {
+        self.queue(pending)
+    }
+
+    fn queue(&self, Pending(transaction): Pending) -> Result<bool, Full> {
+        let mut waiting = self.waiting();
+        if waiting.knows(&transaction) {
+            return Ok(false);
+        }
+        if waiting.in_order.len() >= self.0.transactions_max {
+            metrics::counter!("fog_mempool_full_total").increment(1);
+            return Err(Full { transactions_max: self.0.transactions_max });
+        }
+        waiting.add(transaction);
+        gauge(&waiting);
+        drop(waiting);
+        self.0.work.notify_one();
+        Ok(true)
+    }
+
+    /// Whether a transaction waits here; if it is a commitment, its payload is then held here.
+    #[must_use]
+    pub fn contains(&self, id: &TransactionId) -> bool {
+        self.waiting().places.contains_key(id)
+    }
+
+    /// Whether a commitment to this bundle waits here.
+    #[must_use]
+    pub fn bundle(&self, bundle: &BundleId) -> bool {
+        self.waiting().bundles.contains_key(bundle)
+    }
+
+    /// The oldest transactions but those in `used`, at most `count_max`.
+    #[must_use]
+    pub fn pick(&self, used: &HashSet<TransactionId>, count_max: usize) -> Vec<SignedTransaction> {
+        let waiting = self.waiting();
+        waiting.in_order.values().filter(|t| !used.contains(&t.id())).take(count_max).cloned().collect()
+    }
+
+    /// Lets go of transactions that are final, or can never be.
+    pub fn remove(&self, ids: &[TransactionId]) {
+        let mut waiting = self.waiting();
+        for id in ids {
+            waiting.remove(id);
+        }
+        gauge(&waiting);
+    }
+
+    /// Returns when something was queued since the last call returned; for the one proposer.
+    pub async fn wait_for_work(&self) {
+        self.0.work.notified().await;
+    }
+
+    /// Waits for transactions that this node's own clients inserted, and takes note that they are sent to the peers; for
+    /// the one sender.
+    pub async fn take_local(&self, count_max: usize) -> Vec<SignedTransaction> {
+        loop {
+            let taken = self.drain_local(count_max);
+            if !taken.is_empty() {
+                return taken;
+            }
+            self.0.local.notified().await;
+        }
+    }
+
+    fn drain_local(&self, count_max: usize) -> Vec<SignedTransaction> {
+        let mut waiting = self.waiting();
+        let mut taken = Vec::new();
+        while taken.len() < count_max {
+            let Some(id) = waiting.local.pop_front() else { break };
+            taken.extend(waiting.get(&id).cloned());
+        }
+        taken
+    }
+}
+
+fn gauge(waiting: &Waiting) {
+    metrics::gauge!("fog_mempool_transactions").set(waiting.in_order.len() as f64);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ledger::transaction::{Action, Author, Grant, Transaction};
+    use record::{
+        canonical::{Digest, Domain},
+        ids::{KeyId, NetworkId},
+        signature::SigningKey,
+    };
+
+    fn grant(sequence: u64) -> SignedTransaction {
+        let organization: record::ids::OrganizationId = "hospital-a".parse().expect("good");
+        Transaction {
+            network: NetworkId(Digest::ZERO),
+            author: Author::Organization(organization.clone()),
+            sequence,
+            action: Action::Grant(Grant { key: KeyId(Digest::of(Domain::SUBJECT_KEY, &[])), grantee: organization }),
+        }
+        .sign(&SigningKey::random())
+    }
+
+    fn plain(transaction: &SignedTransaction) -> Pending {
+        Pending::plain(transaction.clone()).expect("no commitment")
+    }
+
+    #[test]
+    fn the_oldest_come_first_and_each_once() {
+        let mempool = Mempool::new(&Config::default());
+        let transactions: Vec<_> = (0..5).map(grant).collect();
+        for transaction in &transactions {
+            assert_eq!(mempool.insert(plain(transaction)), Ok(true));
+            assert_eq!(mempool.insert(plain(transaction)), Ok(false));
+        }
+        let used = HashSet::from([transactions[0].id()]);
+        assert_eq!(mempool.pick(&used, 2), transactions[1..3]);
+        mempool.remove(&[transactions[1].id()]);
+        assert!(!mempool.contains(&transactions[1].id()));
+        assert_eq!(mempool.pick(&used, 2), transactions[2..4]);
+    }
+
+    #[test]
+    fn beyond_the_limit_is_refused() {
+        let mempool = Mempool::new(&Config { transactions_max: 1 });
+        assert_eq!(mempool.insert(plain(&grant(0))), Ok(true));
+        assert!(mempool.insert(plain(&grant(1))).is_err());
+    }
+
+    #[tokio::test]
+    async fn only_what_came_from_own_clients_is_sent_to_the_peers() {
+        let mempool = Mempool::new(&Config::default());
+        let (own, gossiped, gone) = (grant(0), grant(1), grant(2));
+        assert_eq!(mempool.insert(plain(&gone)), Ok(true));
+        mempool.remove(&[gone.id()]);
+        assert_eq!(mempool.insert(plain(&own)), Ok(true));
+        assert_eq!(mempool.receive(plain(&gossiped)), Ok(true));
+        assert_eq!(mempool.take_local(10).await, [own]);
+    }
+}

@@ -1,0 +1,314 @@
+//! The composition: the only file that names every room. It opens them, joins them, and stops them together.
+
+use std::{fs, path::Path, time::Duration};
+
+use ledger::genesis::Genesis;
+use record::signature::SigningKey;
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+    task::JoinSet,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    chain::Chain,
+    config::{Config, Faults},
+    consensus::{self, Consensus},
+    http::{
+        self, Context, Rooms,
+        caller::Peer,
+        server::{Identity, is_private},
+    },
+    index::Index,
+    intake::Intake,
+    keyring::Keyring,
+    mempool::Mempool,
+    projection::Projection,
+    query::Query,
+    telemetry::Telemetry,
+    vault::Vault,
+};
+
+/// How long the tasks may take to end after they were told to, beyond the time that requests have.
+const STOP_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a connection to another node may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Why a node does not run (any more).
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A room does not open.
+    #[error("{room} does not open")]
+    Open {
+        /// Which.
+        room: &'static str,
+        /// Why.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A task ended that should not: half a node is worse than none.
+    #[error("{task} has ended: {reason}")]
+    Ended {
+        /// Which.
+        task: &'static str,
+        /// As it said.
+        reason: String,
+    },
+}
+
+fn open<E: Into<Box<dyn std::error::Error + Send + Sync>>>(room: &'static str) -> impl FnOnce(E) -> Error {
+    move |source| Error::Open {
+        room,
+        source: source.into(),
+    }
+}
+
+/// A configuration whose files were read and fit together; nothing was opened or bound yet.
+#[derive(Debug)]
+pub struct Node {
+    config: Config,
+    genesis: Genesis,
+    key: SigningKey,
+    identity: Identity,
+}
+
+impl Node {
+    /// Reads the files that the configuration names and checks that they belong together.
+    ///
+    /// # Errors
+    /// Everything that is wrong.
+    pub fn prepare(config: Config) -> Result<Self, Faults> {
+        let mut faults = Faults::default();
+        let genesis = genesis(&config.genesis, &mut faults);
+        let key = key(&config.key, &mut faults);
+        let identity = identity(&config.http, &mut faults);
+        if let Some(passphrase_file) = &config.keyring.passphrase_file {
+            faults.note(
+                "keyring.passphrase_file",
+                crate::keyring::Passphrase::read(passphrase_file),
+            );
+        }
+        let (Some(genesis), Some(key), Some(identity)) = (genesis, key, identity) else {
+            return Err(faults);
+        };
+        for peer in config.consensus.missing_peers(&genesis, &key.public()) {
+            faults.add(format_args!("consensus.peers has no address for validator {peer}"));
+        }
+        match genesis
+            .validators
+            .iter()
+            .find(|validator| validator.key == key.public())
+        {
+            None => faults.add(format_args!(
+                "key: {} is no validator of this network's genesis",
+                key.public()
+            )),
+            Some(validator) => {
+                if validator.organization != config.organization {
+                    faults.add(format_args!(
+                        "organization: the genesis says that {} runs this validator",
+                        validator.organization
+                    ));
+                }
+                if identity.chain.first().and_then(Peer::identity) != Some(validator.tls) {
+                    faults.add("http.certificate: the genesis pins another TLS key for this validator");
+                }
+            }
+        }
+        faults.none_or(Self {
+            config,
+            genesis,
+            key,
+            identity,
+        })
+    }
+
+    /// Runs until SIGTERM or SIGINT (a good end), or until a task ends (never a good one).
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn run(self, telemetry: Telemetry) -> Result<(), Error> {
+        let listen = self.config.http.listen;
+        let listener = TcpListener::bind(listen).await.map_err(open("http"))?;
+        let mut terminate = signal(SignalKind::terminate()).map_err(open("signals"))?;
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(open("signals"))?;
+        let name = self.config.name.clone();
+        let shutdown = CancellationToken::new();
+        let drain_timeout = Duration::from_millis(self.config.http.drain_timeout_ms);
+        let mut running = self.start(listener, telemetry, &shutdown).await?;
+        tracing::info!(%name, %listen, "running");
+        let end = tokio::select! {
+            _ = terminate.recv() => Ok(()),
+            _ = interrupt.recv() => Ok(()),
+            (task, reason) = running.first_end() => Err(Error::Ended { task, reason }),
+        };
+        tracing::info!(%name, "stopping");
+        shutdown.cancel();
+        running.stop(drain_timeout + STOP_TIMEOUT).await;
+        end
+    }
+
+    /// Opens the rooms from the innermost outwards and starts their tasks.
+    async fn start(
+        self,
+        listener: TcpListener,
+        telemetry: Telemetry,
+        shutdown: &CancellationToken,
+    ) -> Result<Running, Error> {
+        let Self {
+            config,
+            genesis,
+            key,
+            identity,
+        } = self;
+        let keyring = Keyring::load(&config.keyring, &config.data_dir).map_err(open("keyring"))?;
+        let chain = Chain::open(&config.chain, &config.data_dir, &genesis).map_err(open("chain"))?;
+        let peers = peers(&identity)?;
+        let vault = Vault::open(&config.vault, &config.data_dir, peers)
+            .await
+            .map_err(open("vault"))?;
+        let index = Index::open(&config.index, &config.data_dir)
+            .await
+            .map_err(open("index"))?;
+        let mempool = Mempool::new(&config.mempool);
+        let intake = Intake::new(
+            &config.intake,
+            key.clone(),
+            chain.clone(),
+            mempool.clone(),
+            vault.clone(),
+        );
+        let query = Query::new(
+            &config.query,
+            chain.clone(),
+            vault.clone(),
+            index.clone(),
+            keyring.clone(),
+        );
+        let projection = Projection::new(chain.clone(), vault.clone(), index.clone(), keyring);
+        let validator = key.public();
+        let parts = consensus::Parts {
+            data_dir: config.data_dir.clone(),
+            genesis: genesis.clone(),
+            key,
+            mempool: mempool.clone(),
+            chain: chain.clone(),
+            vault: vault.clone(),
+        };
+        let consensus = consensus::start(config.consensus, parts).map_err(open("consensus"))?;
+        let (runs, consensus_runs) = watch::channel(true);
+        let rooms = Rooms {
+            chain,
+            mempool,
+            vault,
+            index,
+            intake,
+            query,
+            telemetry: telemetry.clone(),
+            consensus_runs,
+        };
+        let context = Context::new(config.http, genesis, validator, rooms);
+        let mut tasks = JoinSet::new();
+        tasks.spawn(named("telemetry", telemetry.keep_up()));
+        tasks.spawn(named("projection", projection.run()));
+        let shutdown = shutdown.clone();
+        tasks.spawn(async move {
+            let end = http::serve(listener, &identity, context, shutdown).await;
+            (
+                "http",
+                end.map_or_else(|error| error.to_string(), |()| "it was told to".to_owned()),
+            )
+        });
+        Ok(Running { tasks, consensus, runs })
+    }
+}
+
+async fn named(task: &'static str, run: impl Future<Output = ()>) -> (&'static str, String) {
+    run.await;
+    (task, "without a reason".to_owned())
+}
+
+/// The node's tasks.
+struct Running {
+    tasks: JoinSet<(&'static str, String)>,
+    consensus: Consensus,
+    runs: watch::Sender<bool>,
+}
+
+impl Running {
+    /// Waits for the first task that ends.
+    async fn first_end(&mut self) -> (&'static str, String) {
+        tokio::select! {
+            Some(ended) = self.tasks.join_next() => ended.expect("a panic aborts the process before a join can see it"),
+            reason = self.consensus.stopped() => {
+                self.runs.send_replace(false);
+                ("consensus", reason)
+            }
+        }
+    }
+
+    /// Lets HTTP finish what it answers; what the other tasks lose is made again from the chain.
+    async fn stop(mut self, within: Duration) {
+        let drained = async {
+            while let Some(ended) = self.tasks.join_next().await {
+                if ended.is_ok_and(|(task, _)| task == "http") {
+                    return;
+                }
+            }
+        };
+        if tokio::time::timeout(within, drained).await.is_err() {
+            tracing::warn!("http did not end in time");
+        }
+        self.tasks.shutdown().await;
+        if tokio::time::timeout(within, self.consensus.stop()).await.is_err() {
+            tracing::warn!("consensus did not stop in time");
+        }
+    }
+}
+
+fn genesis(path: &Path, faults: &mut Faults) -> Option<Genesis> {
+    let text = faults.note(format_args!("genesis {}", path.display()), fs::read_to_string(path))?;
+    faults.note(format_args!("genesis {}", path.display()), Genesis::from_json(&text))
+}
+
+fn key(path: &Path, faults: &mut Faults) -> Option<SigningKey> {
+    keep_private("key", path, faults);
+    let pem = faults.note(format_args!("key {}", path.display()), fs::read_to_string(path))?;
+    faults.note(
+        format_args!("key {}", path.display()),
+        SigningKey::from_pem(&zeroize::Zeroizing::new(pem)),
+    )
+}
+
+fn identity(config: &http::Config, faults: &mut Faults) -> Option<Identity> {
+    keep_private("http.private_key", &config.private_key, faults);
+    let identity = faults.note(
+        "http",
+        Identity::read(&config.certificate, &config.private_key, &config.ca),
+    )?;
+    faults.note("http", identity.server())?;
+    Some(identity)
+}
+
+/// A missing file is noted by whoever reads it.
+fn keep_private(what: &str, path: &Path, faults: &mut Faults) {
+    if is_private(path).is_ok_and(|is_private| !is_private) {
+        let path = path.display();
+        faults.add(format_args!(
+            "{what} {path} can be read by others: chmod 600 it, and replace the key if others had access"
+        ));
+    }
+}
+
+/// The client for other nodes: TLS 1.3 with our certificate, the network's CA alone, no redirects and no proxy.
+fn peers(identity: &Identity) -> Result<reqwest::Client, Error> {
+    let tls = identity.client().map_err(open("vault"))?;
+    let client = reqwest::Client::builder()
+        .tls_backend_preconfigured(tls)
+        .https_only(true)
+        .no_proxy()
+        .redirect(reqwest::redirect::Policy::none())
+        .connect_timeout(CONNECT_TIMEOUT);
+    client.build().map_err(open("vault"))
+}

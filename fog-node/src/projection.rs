@@ -1,0 +1,599 @@
+//! Follows the chain and projects what this node can open into the index; a bad bundle is recorded, never in the way.
+//!
+//! For each finalized height, in order: its applied commitments to keys of our keyring, their payloads, opened, compared
+//! with what was committed, every device signature checked again, and all of it taken into the index in one step. The
+//! index keeps the height, so a crash repeats at most the block it interrupted.
+
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use bytes::Bytes;
+use futures::{StreamExt as _, TryStreamExt as _, stream};
+use ledger::{
+    block::{FinalizedBlock, Height},
+    state::{Outcome, State},
+    transaction::Commitment,
+};
+use record::{
+    bundle::{Bundle, Entry, SealedBundle, SubjectSecret},
+    ids::{NetworkId, SubjectId},
+    observation::Observation,
+    reading::{Reason, TimeQuality},
+};
+use tokio::{sync::watch, task::JoinError, time::Instant};
+
+use crate::{
+    chain::{self, Chain, Head},
+    index::{self, Index, Pending, Projected, Rejection, Row},
+    keyring::Keyring,
+    vault::{self, Vault},
+};
+
+/// Payloads of one block had and opened at a time, at most.
+const BUNDLES_AT_A_TIME: usize = 8;
+/// The payloads of a block are waited for this long; a bundle without one is then recorded as [`PAYLOAD_MISSING`].
+const PAYLOADS_WAIT: Duration = Duration::from_secs(30);
+/// The same, when they are tried again.
+const PAYLOADS_WAIT_AGAIN: Duration = Duration::from_secs(5);
+/// Pause after no peer had a payload; doubles.
+const PAYLOAD_PAUSE: Duration = Duration::from_millis(250);
+/// How often bundles that may yet be projected are tried again.
+const REPAIR_EVERY: Duration = Duration::from_secs(15);
+/// Bundles tried again in one go, at most.
+const RETRY_BUNDLES_MAX: u32 = 32;
+/// Pause after the index or the chain did not answer.
+const FAILURE_PAUSE: Duration = Duration::from_secs(1);
+/// Readings of blocks older than this tell nothing about how fast the system is: the node is catching up.
+const LIVE: Duration = Duration::from_secs(60);
+
+/// No peer has the payload: not yet, or not any more.
+const PAYLOAD_MISSING: &str = "payload-missing";
+/// The payload does not open with our key: sealed for another, or altered before it was committed.
+const NOT_OPENED: &str = "not-opened";
+/// Root or count of what was opened are not those that were committed.
+const NOT_AS_COMMITTED: &str = "not-as-committed";
+
+/// Why a step could not be made; the projection tries again.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error(transparent)]
+    Chain(#[from] chain::Error),
+    #[error(transparent)]
+    Index(#[from] index::Error),
+    #[error(transparent)]
+    Vault(#[from] vault::Error),
+    #[error("block {0} is final, but this node's chain does not have it")]
+    NoBlock(Height),
+    #[error("opening a bundle was interrupted: {0}")]
+    Interrupted(#[from] JoinError),
+}
+
+/// The projection's task.
+#[derive(Clone, Debug)]
+pub struct Projection {
+    chain: Chain,
+    vault: Vault,
+    index: Index,
+    keyring: Keyring,
+    payloads_wait: Duration,
+    repair_every: Duration,
+}
+
+/// What a bundle gave.
+#[derive(Default)]
+struct Opened {
+    rows: Vec<Row>,
+    rejections: Vec<Rejection>,
+    /// When readings of devices with a set clock were measured, in milliseconds since 1970.
+    measured_ms: Vec<i64>,
+}
+
+/// All that is needed to open one bundle.
+struct Sealed {
+    network: NetworkId,
+    commitment: Commitment,
+    subject: SubjectId,
+    height: Height,
+}
+
+impl Projection {
+    /// A projection of the chain into the index, of what the keyring opens.
+    #[must_use]
+    pub const fn new(chain: Chain, vault: Vault, index: Index, keyring: Keyring) -> Self {
+        Self { chain, vault, index, keyring, payloads_wait: PAYLOADS_WAIT, repair_every: REPAIR_EVERY }
+    }
+
+    /// Runs until the chain is gone. A failing index or chain is tried again for as long as it takes: the chain goes on
+    /// meanwhile, and the metrics tell how far behind the index is.
+    pub async fn run(self) {
+        tokio::select! {
+            () = self.follow() => {}
+            () = self.repair() => {}
+        }
+    }
+
+    async fn follow(&self) {
+        let mut heads = self.chain.watch();
+        let mut is_failing = false;
+        loop {
+            match self.catch_up(&mut heads).await {
+                Ok(()) => is_failing = false,
+                Err(failure) => {
+                    metrics::counter!("fog_projection_failures_total").increment(1);
+                    if !is_failing {
+                        tracing::warn!(%failure, "the projection waits; the index falls behind the chain");
+                    }
+                    is_failing = true;
+                    tokio::time::sleep(FAILURE_PAUSE).await;
+                    continue;
+                }
+            }
+            if heads.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    async fn catch_up(&self, heads: &mut watch::Receiver<Head>) -> Result<(), Failure> {
+        let mut projected = self.index.projected().await?;
+        loop {
+            let head = heads.borrow_and_update().height;
+            metrics::gauge!("fog_projection_height").set(projected.0 as f64);
+            metrics::gauge!("fog_projection_lag_blocks").set(head.0.saturating_sub(projected.0) as f64);
+            if projected >= head {
+                return Ok(());
+            }
+            projected = projected.next();
+            self.project(projected).await?;
+        }
+    }
+
+    async fn repair(&self) {
+        loop {
+            tokio::time::sleep(self.repair_every).await;
+            if let Err(failure) = self.retry().await {
+                tracing::warn!(%failure, "bundles that may yet be projected could not be tried again");
+            }
+        }
+    }
+
+    async fn project(&self, height: Height) -> Result<(), Failure> {
+        let block = self.block(height).await?;
+        let commitments = self.ours(&block).await?;
+        let deadline = Instant::now() + self.payloads_wait;
+        let opened: Vec<Opened> = stream::iter(commitments)
+            .map(|commitment| self.open(commitment, height, deadline))
+            .buffered(BUNDLES_AT_A_TIME)
+            .try_collect()
+            .await?;
+        let mut all = Opened::default();
+        for bundle in opened {
+            all.rows.extend(bundle.rows);
+            all.rejections.extend(bundle.rejections);
+            all.measured_ms.extend(bundle.measured_ms);
+        }
+        let projected = self.index.project(height, &all.rows, &all.rejections).await?;
+        account(&projected, &all.rejections);
+        let age = now_ms().saturating_sub(i64::try_from(block.block.header.timestamp_ms).unwrap_or(i64::MAX));
+        if u128::from(age.max(0).cast_unsigned()) <= LIVE.as_millis() {
+            for measured_ms in all.measured_ms {
+                let seconds = now_ms().saturating_sub(measured_ms).max(0) as f64 / 1_000.0;
+                metrics::histogram!("fog_projection_publish_to_visible_seconds").record(seconds);
+            }
+        }
+        Ok(())
+    }
+
+    /// Tries again bundles whose payload was missing, and bundles with a device that was not enrolled then.
+    async fn retry(&self) -> Result<(), Failure> {
+        let reasons = [PAYLOAD_MISSING, Reason::UnknownDevice.as_str()];
+        let pending = self.index.pending(&reasons, RETRY_BUNDLES_MAX).await?;
+        let deadline = Instant::now() + PAYLOADS_WAIT_AGAIN;
+        stream::iter(pending)
+            .map(|pending| self.settle(pending, deadline))
+            .buffer_unordered(BUNDLES_AT_A_TIME)
+            .try_collect()
+            .await
+    }
+
+    async fn settle(&self, Pending { bundle, height }: Pending, deadline: Instant) -> Result<(), Failure> {
+        let block = self.block(height).await?;
+        let commitment = self.ours(&block).await?.into_iter().find(|commitment| commitment.bundle == bundle);
+        let Some(commitment) = commitment else { return Ok(()) };
+        let opened = self.open(commitment, height, deadline).await?;
+        let settled = self.index.settle(bundle, &opened.rows, &opened.rejections).await?;
+        account(&settled, &[]);
+        if opened.rejections.is_empty() {
+            tracing::info!(%bundle, %height, "a bundle that could not be projected before now is");
+        }
+        Ok(())
+    }
+
+    async fn block(&self, height: Height) -> Result<FinalizedBlock, Failure> {
+        self.chain.block(height).await?.ok_or(Failure::NoBlock(height))
+    }
+
+    /// The block's commitments that took effect and that we hold the key of.
+    async fn ours(&self, block: &FinalizedBlock) -> Result<Vec<Commitment>, Failure> {
+        let mut commitments = BTreeMap::new();
+        for (at, transaction) in (0u32..).zip(&block.block.transactions) {
+            let Some(commitment) = transaction.commitment() else { continue };
+            if self.keyring.secret(&commitment.key).is_none() || commitments.contains_key(&commitment.bundle) {
+                continue;
+            }
+            // A bundle takes effect once; where, the chain knows.
+            let placed = self.chain.bundle(&commitment.bundle).await?;
+            let here = placed.is_some_and(|p| {
+                p.outcome == Outcome::Applied && p.height == block.block.header.height && p.index == at
+            });
+            if here {
+                commitments.insert(commitment.bundle, commitment.clone());
+            }
+        }
+        Ok(commitments.into_values().collect())
+    }
+
+    async fn open(&self, commitment: Commitment, height: Height, deadline: Instant) -> Result<Opened, Failure> {
+        let (Some(secret), Some(subject)) =
+            (self.keyring.secret(&commitment.key).cloned(), self.keyring.subject_of(&commitment.key))
+        else {
+            return Ok(Opened::default());
+        };
+        let state = self.chain.state();
+        let sealed = Sealed { network: state.network, commitment, subject, height };
+        let Some(payload) = self.payload(&sealed.commitment, deadline).await? else {
+            return Ok(sealed.rejected(PAYLOAD_MISSING));
+        };
+        // A full bundle is a thousand signatures: too long for a thread that serves others.
+        Ok(tokio::task::spawn_blocking(move || sealed.open(&payload, &secret, &state)).await?)
+    }
+
+    /// The payload; none if no peer has it in time.
+    async fn payload(&self, commitment: &Commitment, deadline: Instant) -> Result<Option<Bytes>, Failure> {
+        // Not under the deadline: what is here is had even when the block's other payloads have used it up.
+        if let Some(payload) = self.vault.local(&commitment.cid).await? {
+            return Ok(Some(payload));
+        }
+        let mut pause = PAYLOAD_PAUSE;
+        loop {
+            match tokio::time::timeout_at(deadline, self.vault.get(&commitment.cid)).await {
+                Ok(Ok(payload)) => return Ok(Some(payload)),
+                Ok(Err(vault::Error::Absent(_))) => {}
+                Ok(Err(error)) => return Err(error.into()),
+                Err(_) => return Ok(None),
+            }
+            tokio::time::sleep_until(deadline.min(Instant::now() + pause)).await;
+            pause *= 2;
+        }
+    }
+}
+
+impl Sealed {
+    fn rejected(&self, reason: &'static str) -> Opened {
+        let rejection = Rejection { bundle: self.commitment.bundle, entry: None, reason, height: self.height };
+        Opened { rejections: vec![rejection], ..Opened::default() }
+    }
+
+    /// Opens the payload, compares it with the commitment and puts every reading in clinical terms.
+    fn open(&self, payload: &[u8], secret: &SubjectSecret, state: &Arc<State>) -> Opened {
+        let bundle = SealedBundle::decode(payload)
+            .ok()
+            .filter(|sealed| sealed.key == self.commitment.key)
+            .and_then(|sealed| sealed.open(&self.network, secret).ok());
+        let Some(bundle) = bundle else { return self.rejected(NOT_OPENED) };
+        if !self.is_as_committed(&bundle) {
+            return self.rejected(NOT_AS_COMMITTED);
+        }
+        let mut opened = Opened::default();
+        for (at, entry) in (0u32..).zip(&bundle.entries) {
+            match self.rows(at, entry, state) {
+                Ok((rows, measured_ms)) => {
+                    opened.rows.extend(rows);
+                    opened.measured_ms.extend(measured_ms);
+                }
+                Err(reason) => opened.rejections.push(Rejection {
+                    bundle: self.commitment.bundle,
+                    entry: Some(at),
+                    reason: reason.as_str(),
+                    height: self.height,
+                }),
+            }
+        }
+        opened
+    }
+
+    fn is_as_committed(&self, bundle: &Bundle) -> bool {
+        u32::try_from(bundle.entries.len()) == Ok(self.commitment.count) && bundle.root() == self.commitment.root
+    }
+
+    /// The rows of one reading, whose device's signature is checked against the key on the chain, and when it was
+    /// measured if the device's clock is set.
+    fn rows(&self, at: u32, entry: &Entry, state: &Arc<State>) -> Result<(Vec<Row>, Option<i64>), Reason> {
+        let reading = entry.reading.decode(|device| state.device_key(device)).map_err(|refusal| refusal.reason)?;
+        let observations = Observation::of(&reading, entry.received_ms).map_err(|refusal| refusal.reason)?;
+        let measured_ms = reading.wall.filter(|_| reading.time_quality == TimeQuality::Synced);
+        let rows = observations.into_iter().map(|observation| Row {
+            id: observation.id(),
+            key: self.commitment.key,
+            subject: self.subject,
+            code: observation.sign.code.to_owned(),
+            effective_ms: observation.effective_ms,
+            received_ms: observation.received_ms,
+            ordinal: observation.index,
+            reading: observation.reading,
+            bundle: self.commitment.bundle,
+            cid: self.commitment.cid,
+            entry: at,
+            height: self.height,
+        });
+        Ok((rows.collect(), measured_ms))
+    }
+}
+
+fn account(projected: &Projected, rejections: &[Rejection]) {
+    metrics::counter!("fog_projection_observations_total").increment(projected.inserted);
+    metrics::counter!("fog_projection_duplicates_total").increment(projected.duplicates);
+    // One line per bundle and reason: a bundle may hold a thousand readings of a device that lost its enrolment.
+    let mut kinds: BTreeMap<_, u64> = BTreeMap::new();
+    for rejection in rejections {
+        *kinds.entry((rejection.bundle, rejection.reason)).or_default() += 1;
+    }
+    for ((bundle, reason), count) in kinds {
+        metrics::counter!("fog_projection_rejections_total", "reason" => reason).increment(count);
+        tracing::warn!(%bundle, reason, count, "a final bundle, or readings in it, could not be projected");
+    }
+}
+
+fn now_ms() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
+    i64::try_from(since).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::keyring::{Holding, Passphrase};
+    use ledger::{
+        block::Block,
+        consent::{self, Permit},
+        genesis::{Genesis, Organization, Role, Validator},
+        policy::ValidityPolicy,
+        transaction::{Action, Author, DeviceEnrolment, GatewayEnrolment, SignedTransaction, Transaction},
+    };
+    use record::{
+        bundle::{Category, SubjectKey},
+        canonical::Digest,
+        fhir::Patient,
+        ids::{BootId, GatewayId, OrganizationId},
+        reading::{Measured, MeasurementState, Reading, VERSION},
+        signature::SigningKey,
+    };
+
+    /// A network of one member, with a real chain, vault, index and keyring in a folder.
+    struct Fog {
+        dir: tempfile::TempDir,
+        genesis: Genesis,
+        key: SigningKey,
+        device: SigningKey,
+        subject_key: SubjectKey,
+        projection: Projection,
+    }
+
+    fn member() -> OrganizationId {
+        "hospital-a".parse().expect("good")
+    }
+
+    fn home() -> GatewayId {
+        "home-1".parse().expect("good")
+    }
+
+    impl Fog {
+        async fn new() -> Self {
+            let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+            let dir = tempfile::tempdir().expect("a folder");
+            let (key, device) = (SigningKey::random(), SigningKey::random());
+            let genesis = Genesis {
+                name: "test".to_owned(),
+                founded_ms: 1_000,
+                organizations: vec![Organization {
+                    id: member(),
+                    name: "A".to_owned(),
+                    role: Role::Provider,
+                    key: key.public(),
+                }],
+                validators: vec![Validator { organization: member(), key: key.public(), tls: Digest::ZERO }],
+                policy: ValidityPolicy::default(),
+            };
+            let (secret, subject_key) = SubjectSecret::generate(Category::Vitals, 1).expect("random numbers");
+            let passphrase = Passphrase::new("correct horse battery".to_owned().into()).expect("long enough");
+            let patient = Patient {
+                id: SubjectId::random(),
+                family: "F".to_owned(),
+                given: "G".to_owned(),
+                gender: "female".to_owned(),
+                birth_date: "1957-11-14".to_owned(),
+            };
+            let holding = Holding { key: subject_key.clone(), secret, patient };
+            let keyring = Keyring::create(&dir.path().join("keyring"), &passphrase, vec![holding]).expect("creates");
+            let chain = Chain::open(&chain::Config::default(), dir.path(), &genesis).expect("opens");
+            let vault = Vault::open(&vault::Config::default(), dir.path(), reqwest::Client::new()).await.expect("opens");
+            let index = Index::open(&index::Config::default(), dir.path()).await.expect("opens");
+            let projection = Projection {
+                payloads_wait: Duration::from_millis(50),
+                repair_every: Duration::from_millis(50),
+                ..Projection::new(chain, vault, index, keyring)
+            };
+            Self { dir, genesis, key, device, subject_key, projection }
+        }
+
+        fn sign(&self, author: Author, action: Action) -> SignedTransaction {
+            Transaction { network: self.genesis.network(), author, sequence: 0, action }.sign(&self.key)
+        }
+
+        fn announcement(&self) -> SignedTransaction {
+            self.sign(Author::Organization(member()), Action::AnnounceKey(self.subject_key.clone()))
+        }
+
+        fn gateway(&self) -> SignedTransaction {
+            let enrolment = GatewayEnrolment { gateway: home(), key: self.key.public(), tls: Digest::ZERO };
+            self.sign(Author::Organization(member()), Action::EnrolGateway(enrolment))
+        }
+
+        fn device(&self) -> SignedTransaction {
+            let device = "oximeter-1".parse().expect("good");
+            let enrolment = DeviceEnrolment { device, key: self.device.public(), gateway: home() };
+            self.sign(Author::Organization(member()), Action::EnrolDevice(enrolment))
+        }
+
+        /// A payload with one reading per signer, and the gateway's commitment to it.
+        fn bundle(&self, first_seq: u64, signers: &[&SigningKey]) -> (Bytes, SignedTransaction) {
+            let entry = |(seq, signer): (u64, &&SigningKey)| {
+                let reading = Reading {
+                    v: VERSION,
+                    device: "oximeter-1".parse().expect("good"),
+                    boot: BootId { counter: 1, random: 2 },
+                    seq,
+                    up_ms: 1,
+                    wall: Some(now_ms()),
+                    time_quality: TimeQuality::Synced,
+                    observations: vec![Measured {
+                        code: "59408-5".to_owned(),
+                        value: Some("97".parse().expect("decimal")),
+                        samples: None,
+                        unit: "%".to_owned(),
+                        state: MeasurementState::Valid,
+                    }],
+                };
+                Entry { received_ms: now_ms(), reading: reading.sign(signer) }
+            };
+            let bundle = Bundle::new((first_seq..).zip(signers).map(entry).collect());
+            let sealed = SealedBundle::seal(&self.genesis.network(), &home(), &self.subject_key, &bundle).expect("seals");
+            let payload = sealed.encode();
+            let count = u32::try_from(signers.len()).expect("few");
+            let commitment = Commitment::to(&payload, &sealed, (bundle.root(), count), now_ms());
+            (payload.into(), self.sign(Author::Gateway(home()), Action::Commit(commitment)))
+        }
+
+        async fn append(&self, transactions: Vec<SignedTransaction>) {
+            let head = self.projection.chain.head();
+            let mut block = Block { header: Block::genesis(&self.genesis).header, transactions };
+            block.header.height = head.height.next();
+            block.header.parent = head.digest;
+            block.header.timestamp_ms = head.timestamp_ms + 1;
+            block.header.transactions_root = block.transactions_root();
+            let digest = block.header.digest();
+            let block = FinalizedBlock { block, digest, finalization: None };
+            self.projection.chain.append(block).await.expect("appends");
+        }
+
+        fn permit(&self) -> Permit {
+            consent::authorize(&self.projection.chain.state(), &member(), &self.subject_key.id()).expect("custodian")
+        }
+
+        async fn visible(&self) -> u64 {
+            let search = index::Search { height: Height(u64::MAX), ..index::Search::default() };
+            self.projection.index.find(&[self.permit()], &search).await.expect("finds").total
+        }
+
+        async fn projected(&self, height: u64) {
+            while self.projection.index.projected().await.expect("reads") < Height(height) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        }
+
+        async fn count(&self, done: impl Fn(&index::Counts) -> bool) -> index::Counts {
+            loop {
+                let counts = self.projection.index.counts().await.expect("counts");
+                if done(&counts) {
+                    return counts;
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        }
+    }
+
+    async fn in_time<T>(work: impl Future<Output = T>) -> T {
+        tokio::time::timeout(Duration::from_secs(20), work).await.expect("in time")
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_devices_signed_is_projected_and_what_they_did_not_is_recorded() {
+        let fog = Fog::new().await;
+        let (device, forger) = (fog.device.clone(), SigningKey::random());
+        let (payload, commit) = fog.bundle(1, &[&device, &forger, &device]);
+        fog.projection.vault.put(payload).await.expect("kept");
+        fog.append(vec![fog.announcement(), fog.gateway(), fog.device()]).await;
+        // The repetition is refused by the state and must not be projected twice.
+        fog.append(vec![commit.clone(), commit]).await;
+        let task = tokio::spawn(fog.projection.clone().run());
+        in_time(fog.projected(2)).await;
+        assert_eq!(fog.visible().await, 2);
+        let counts = fog.count(|_| true).await;
+        assert_eq!((counts.rejected, counts.duplicates), (1, 0));
+        task.abort();
+        let _ = task.await;
+        // Without the index everything comes back from chain and vault, equal.
+        let dir = fog.dir.path().join("rebuilt");
+        std::fs::create_dir(&dir).expect("a folder");
+        let index = Index::open(&index::Config::default(), &dir).await.expect("opens");
+        let rebuilt = Fog { projection: Projection { index, ..fog.projection.clone() }, ..fog };
+        let task = tokio::spawn(rebuilt.projection.clone().run());
+        in_time(rebuilt.projected(2)).await;
+        assert_eq!((rebuilt.visible().await, rebuilt.count(|_| true).await), (2, counts));
+        task.abort();
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_payload_that_comes_late_does_not_hold_up_the_chain_and_is_projected_then() {
+        let fog = Fog::new().await;
+        let device = fog.device.clone();
+        let (late, commit) = fog.bundle(1, &[&device]);
+        fog.append(vec![fog.announcement(), fog.gateway(), fog.device()]).await;
+        fog.append(vec![commit]).await;
+        let task = tokio::spawn(fog.projection.clone().run());
+        in_time(fog.projected(2)).await;
+        assert_eq!(fog.count(|_| true).await.payloads_missing, 1);
+        fog.projection.vault.put(late).await.expect("kept");
+        in_time(fog.count(|counts| counts.payloads_missing == 0)).await;
+        fog.append(vec![]).await;
+        in_time(fog.projected(3)).await;
+        assert_eq!(fog.visible().await, 1);
+        task.abort();
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_device_that_is_enrolled_later_is_projected_later() {
+        let fog = Fog::new().await;
+        let device = fog.device.clone();
+        let (payload, commit) = fog.bundle(1, &[&device, &device]);
+        fog.projection.vault.put(payload).await.expect("kept");
+        fog.append(vec![fog.announcement(), fog.gateway()]).await;
+        fog.append(vec![commit]).await;
+        let task = tokio::spawn(fog.projection.clone().run());
+        in_time(fog.count(|counts| counts.rejected == 2)).await;
+        fog.append(vec![fog.device()]).await;
+        let counts = in_time(fog.count(|counts| counts.rejected == 0)).await;
+        assert_eq!((counts.observations, counts.duplicates), (2, 0));
+        task.abort();
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_commitment_to_something_else_is_recorded_and_not_projected() {
+        let fog = Fog::new().await;
+        let device = fog.device.clone();
+        let (payload, commit) = fog.bundle(1, &[&device]);
+        let mut commitment = commit.commitment().expect("a commitment").clone();
+        commitment.count += 1;
+        fog.projection.vault.put(payload).await.expect("kept");
+        fog.append(vec![fog.announcement(), fog.gateway(), fog.device()]).await;
+        fog.append(vec![fog.sign(Author::Gateway(home()), Action::Commit(commitment))]).await;
+        let task = tokio::spawn(fog.projection.clone().run());
+        in_time(fog.projected(2)).await;
+        let counts = fog.count(|_| true).await;
+        assert_eq!((counts.rejected, counts.observations), (1, 0));
+        task.abort();
+    }
+}

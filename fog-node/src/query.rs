@@ -1,0 +1,274 @@
+//! Permitted questions: the only way from a caller to records; without a permit of the state nothing is opened.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+use cid::Cid;
+use futures::{StreamExt as _, TryStreamExt as _};
+use ledger::{
+    consent::{self, Permit},
+    state::State,
+};
+use record::{
+    bundle::{Bundle, SealedBundle},
+    fhir::{self, Patient},
+    ids::{KeyId, NetworkId, OrganizationId, SubjectId},
+    observation::Observation,
+};
+use serde::{Deserialize, Serialize};
+use serde_json::Value as Json;
+
+use crate::{
+    chain::Chain,
+    index::{self, Cursor, DateRange, Index, Row, Search},
+    keyring::Keyring,
+    turnstile::Turnstile,
+    vault::{self, Vault},
+};
+
+/// Bundles of one question that are fetched and opened at a time.
+const OPENED_AT_ONCE_MAX: usize = 4;
+
+/// What an operator may set.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Questions of one organisation that are answered at a time; one that asks more is told to wait.
+    pub in_flight_per_organization_max: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            in_flight_per_organization_max: 32,
+        }
+    }
+}
+
+/// Why a permitted question has no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Ask again later.
+    #[error("too many questions of this organization at once")]
+    Busy,
+    /// Ask again later or elsewhere: a payload is not to be had now.
+    #[error("a sealed record could not be fetched from any node")]
+    Vault(#[from] vault::Error),
+    /// Ask for less, or ask elsewhere.
+    #[error("the index could not be asked")]
+    Index(#[from] index::Error),
+    /// Our index and our vault contradict each other: the index needs rebuilding.
+    #[error("observation {observation} is indexed but {why}")]
+    Contradiction {
+        /// Which observation.
+        observation: String,
+        /// What does not fit.
+        why: &'static str,
+    },
+}
+
+/// A question for observations.
+#[derive(Clone, Debug, Default)]
+pub struct Question {
+    /// About whom; `None` is everybody the reader may see.
+    pub subjects: Option<BTreeSet<SubjectId>>,
+    /// Codes as the index holds them; `None` is any code, an empty list matches nothing.
+    pub codes: Option<Vec<String>>,
+    /// The effective time lies in each of these.
+    pub dates: Vec<DateRange>,
+    /// Logical ids; empty is any.
+    pub ids: Vec<String>,
+    /// Observations on a page, at most; 0 asks for the total alone.
+    pub count: u32,
+    /// Where the page before ended.
+    pub cursor: Option<Cursor>,
+}
+
+/// The answer to a question: what the reader may see, and no hint of the rest.
+#[derive(Debug, Default)]
+pub struct Answer {
+    /// Observation resources, the newest first.
+    pub observations: Vec<Json>,
+    /// How many there are on all pages.
+    pub total: u64,
+    /// Where the next page begins.
+    pub next: Option<Cursor>,
+    /// Whether anybody who was asked about is visible to the reader.
+    pub visible: bool,
+}
+
+/// The room.
+#[derive(Debug)]
+pub struct Query {
+    chain: Chain,
+    vault: Vault,
+    index: Index,
+    keyring: Keyring,
+    readers: Turnstile<OrganizationId>,
+}
+
+impl Query {
+    /// Opens the room.
+    #[must_use]
+    pub fn new(config: &Config, chain: Chain, vault: Vault, index: Index, keyring: Keyring) -> Self {
+        Self {
+            chain,
+            vault,
+            index,
+            keyring,
+            readers: Turnstile::new(config.in_flight_per_organization_max),
+        }
+    }
+
+    /// The patients an organisation may see here, by id: those of whom it may read something that this node can open.
+    #[must_use]
+    pub fn patients(&self, reader: &OrganizationId) -> Vec<Patient> {
+        let state = self.chain.state();
+        let visible = |patient: &&Patient| !self.permits(&state, reader, patient.id).is_empty();
+        self.keyring.patients().filter(visible).cloned().collect()
+    }
+
+    /// One patient, if the organisation may see them; "unknown" and "not yours" are the same answer.
+    #[must_use]
+    pub fn patient(&self, reader: &OrganizationId, subject: SubjectId) -> Option<Patient> {
+        let permits = self.permits(&self.chain.state(), reader, subject);
+        self.keyring.patient(subject).filter(|_| !permits.is_empty()).cloned()
+    }
+
+    /// Answers a question from what the organisation may read.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn observations(&self, reader: &OrganizationId, question: Question) -> Result<Answer, Error> {
+        let _inside = self.readers.enter(reader).ok_or(Error::Busy)?;
+        let state = self.chain.state();
+        let subjects = question
+            .subjects
+            .unwrap_or_else(|| self.keyring.patients().map(|patient| patient.id).collect());
+        let permits: Vec<_> = subjects
+            .iter()
+            .flat_map(|subject| self.permits(&state, reader, *subject))
+            .collect();
+        let visible = !permits.is_empty();
+        if !visible || question.codes.as_ref().is_some_and(Vec::is_empty) {
+            return Ok(Answer {
+                visible,
+                ..Answer::default()
+            });
+        }
+        let search = Search {
+            subject: None,
+            codes: question.codes.unwrap_or_default(),
+            dates: question.dates,
+            ids: question.ids,
+            count: question.count,
+            cursor: question.cursor,
+            // What is being projected while pages are read must not move them.
+            height: self.index.projected().await?,
+        };
+        let page = self.index.find(&permits, &search).await?;
+        let observations = self.open(&state, &permits, page.rows).await?;
+        Ok(Answer {
+            observations,
+            total: page.total,
+            next: page.next,
+            visible,
+        })
+    }
+
+    /// What the organisation may read of one subject with the keys this node holds.
+    fn permits(&self, state: &State, reader: &OrganizationId, subject: SubjectId) -> Vec<Permit> {
+        let keys = self.keyring.keys_of(subject);
+        keys.iter()
+            .filter_map(|key| consent::authorize(state, reader, key).ok())
+            .collect()
+    }
+
+    /// The resources of the rows, in their order; each bundle is fetched and opened once.
+    async fn open(&self, state: &Arc<State>, permits: &[Permit], rows: Vec<Row>) -> Result<Vec<Json>, Error> {
+        let count = rows.len();
+        let mut bundles: HashMap<Cid, (KeyId, Vec<(usize, Row)>)> = HashMap::new();
+        for (at, row) in rows.into_iter().enumerate() {
+            bundles
+                .entry(row.cid)
+                .or_insert_with(|| (row.key, Vec::new()))
+                .1
+                .push((at, row));
+        }
+        let opened = futures::stream::iter(bundles)
+            .map(|(cid, (key, rows))| async move {
+                let permit = permits.iter().find(|permit| permit.key() == key);
+                let permit = permit.ok_or_else(|| contradiction(&rows[0].1, "no permit covers its key"))?;
+                self.resources(state, permit, &cid, rows).await
+            })
+            .buffer_unordered(OPENED_AT_ONCE_MAX);
+        let mut resources: Vec<_> = opened.try_concat().await?;
+        resources.sort_by_key(|(at, _)| *at);
+        debug_assert_eq!(resources.len(), count, "each row gives one resource");
+        Ok(resources.into_iter().map(|(_, resource)| resource).collect())
+    }
+
+    /// Opens one bundle under a permit and picks the observations of its rows.
+    async fn resources(
+        &self,
+        state: &Arc<State>,
+        permit: &Permit,
+        cid: &Cid,
+        rows: Vec<(usize, Row)>,
+    ) -> Result<Vec<(usize, Json)>, Error> {
+        let payload = self.vault.get(cid).await?;
+        let first = &rows[0].1;
+        let secret = self
+            .keyring
+            .secret(&permit.key())
+            .ok_or_else(|| contradiction(first, "its key is not in the keyring"))?;
+        let (secret, network, state) = (secret.clone(), state.network, state.clone());
+        // Decryption and decoding take milliseconds for a full bundle: not on a thread that serves connections.
+        let picked = tokio::task::spawn_blocking(move || {
+            let bundle = opened(&payload, &network, &secret).map_err(|why| contradiction(&rows[0].1, why))?;
+            rows.into_iter()
+                .map(|(at, row)| Ok((at, pick(&bundle, &row, &state)?)))
+                .collect()
+        });
+        picked
+            .await
+            .expect("a panic aborts the process before a join can see it")
+    }
+}
+
+fn opened(payload: &[u8], network: &NetworkId, secret: &record::bundle::SubjectSecret) -> Result<Bundle, &'static str> {
+    let sealed = SealedBundle::decode(payload).map_err(|_| "its payload is no sealed bundle")?;
+    sealed
+        .open(network, secret)
+        .map_err(|_| "its payload does not open with its key")
+}
+
+/// The resource a row points at, after the device's signature was checked again.
+fn pick(bundle: &Bundle, row: &Row, state: &State) -> Result<Json, Error> {
+    let wrong = |why| contradiction(row, why);
+    let at = usize::try_from(row.entry).map_err(|_| wrong("its entry is out of range"))?;
+    let entry = bundle
+        .entries
+        .get(at)
+        .ok_or_else(|| wrong("its bundle has no such entry"))?;
+    let reading = entry
+        .reading
+        .decode(|device| state.device_key(device))
+        .map_err(|_| wrong("its reading does not verify"))?;
+    let observations =
+        Observation::of(&reading, entry.received_ms).map_err(|_| wrong("its reading is no observation we know"))?;
+    let observation = observations
+        .get(usize::from(row.ordinal))
+        .ok_or_else(|| wrong("its reading has no such observation"))?;
+    if observation.id() != row.id {
+        return Err(wrong("its bundle holds another observation at that place"));
+    }
+    Ok(fhir::observation(observation, row.subject))
+}
+
+fn contradiction(row: &Row, why: &'static str) -> Error {
+    Error::Contradiction {
+        observation: row.id.clone(),
+        why,
+    }
+}

@@ -1,0 +1,427 @@
+//! Sealed payloads by content identifier: kept durably here, fetched from peers when missing, pushed to them when new.
+//!
+//! Invariants: a [`Held`] exists only for a payload that is on this node's disk; every byte that leaves the vault was
+//! hashed again on its way out; a payload that does not match its identifier is as good as absent.
+
+mod embedded;
+mod exchange;
+mod wanted;
+
+use std::{fmt, path::Path, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use cid::Cid;
+use record::{bundle::PAYLOAD_BYTES_MAX, canonical};
+use serde::{Deserialize, Serialize};
+use tokio::{
+    runtime::Handle,
+    sync::{mpsc, oneshot},
+};
+use tokio_util::task::AbortOnDropHandle;
+
+use embedded::Embedded;
+pub use embedded::survives_panics;
+use exchange::Exchange;
+pub use exchange::{Config as ExchangeConfig, Peer};
+use wanted::{MESSAGES_MAX, Message, Seeker};
+
+/// Where payloads are kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Driver {
+    /// In one file of this process (`vault.redb` in the data folder).
+    #[default]
+    Embedded,
+}
+
+/// How payloads are kept and exchanged.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Where payloads are kept.
+    pub driver: Driver,
+    /// All payloads together may have this many bytes; a new one above it is refused.
+    pub bytes_max: u64,
+    /// Memory for pages of the store, in bytes.
+    pub cache_bytes_max: usize,
+    /// How payloads travel between fog nodes.
+    pub exchange: ExchangeConfig,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            driver: Driver::Embedded,
+            bytes_max: 64 << 30,
+            cache_bytes_max: 32 << 20,
+            exchange: ExchangeConfig::default(),
+        }
+    }
+}
+
+impl Config {
+    /// What is wrong with it, each with the key to change.
+    #[must_use]
+    pub fn faults(&self) -> Vec<String> {
+        let mut faults = self.exchange.faults();
+        if self.bytes_max < PAYLOAD_BYTES_MAX as u64 {
+            faults.push(format!("vault.bytes_max must be at least {PAYLOAD_BYTES_MAX}: one payload"));
+        }
+        faults
+    }
+}
+
+/// Why a payload cannot be kept or had.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Error {
+    /// The sender's fault: no payload is that large.
+    #[error("a payload of {bytes} bytes is refused, at most {PAYLOAD_BYTES_MAX} are kept")]
+    TooLarge {
+        /// Its size.
+        bytes: usize,
+    },
+    /// The budget is used up; nothing is lost, nothing new is taken.
+    #[error("the vault has reached vault.bytes_max = {bytes_max}; raise it or free space")]
+    Full {
+        /// The budget.
+        bytes_max: u64,
+    },
+    /// The disk has no space; resumes by itself when it has.
+    #[error("the disk below the vault is full; free space, the vault resumes by itself")]
+    DiskFull,
+    /// Neither here nor at any peer that answered in time; it may be later.
+    #[error("payload {0} is neither here nor at a peer that answered in time")]
+    Absent(Cid),
+    /// Our own storage failed: the node must not go on.
+    #[error("the vault's storage failed: {0}")]
+    Storage(#[source] Arc<redb::Error>),
+    /// A task of the vault has ended: the node is stopping.
+    #[error("the vault has stopped")]
+    Stopped,
+}
+
+impl Error {
+    /// Whether the same call may succeed later without anybody changing the request.
+    #[must_use]
+    pub const fn may_pass_later(&self) -> bool {
+        matches!(self, Self::Full { .. } | Self::DiskFull | Self::Absent(_))
+    }
+}
+
+/// Proof that a payload is durable on this node; only the vault makes one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Held(Cid);
+
+impl Held {
+    /// Which payload.
+    #[must_use]
+    pub const fn cid(&self) -> Cid {
+        self.0
+    }
+}
+
+/// The payload store of this node and its exchange with the peers. Clones share it; its tasks end with the last clone.
+#[derive(Clone)]
+pub struct Vault {
+    store: Embedded,
+    exchange: Exchange,
+    seeker: mpsc::Sender<Message>,
+    runtime: Handle,
+}
+
+impl fmt::Debug for Vault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Vault").field("exchange", &self.exchange).finish_non_exhaustive()
+    }
+}
+
+impl Vault {
+    /// Opens the store in the data folder and starts its tasks on the current tokio runtime. The client carries this
+    /// node's certificate and the network's CA, and follows no redirects.
+    ///
+    /// # Errors
+    /// [`Error::Storage`] if the file cannot be opened; a file that redb finds corrupt is set aside and payloads are
+    /// fetched from peers again.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    pub async fn open(config: &Config, data_dir: &Path, client: reqwest::Client) -> Result<Self, Error> {
+        let runtime = Handle::current();
+        let (seeker, messages) = mpsc::channel(MESSAGES_MAX);
+        let Driver::Embedded = config.driver;
+        let store = Embedded::open(config, data_dir, seeker.downgrade()).await?;
+        let exchange = Exchange::new(&config.exchange, client);
+        runtime.spawn(Seeker::new(messages, store.clone(), exchange.clone()).run());
+        Ok(Self { store, exchange, seeker, runtime })
+    }
+
+    /// Keeps a payload; on return it is on the disk. Many concurrent calls share one commit.
+    ///
+    /// # Errors
+    /// [`Error::TooLarge`], [`Error::Full`], [`Error::DiskFull`], or the store has failed.
+    pub async fn put(&self, payload: Bytes) -> Result<Held, Error> {
+        if payload.len() > PAYLOAD_BYTES_MAX {
+            return Err(Error::TooLarge { bytes: payload.len() });
+        }
+        let cid = canonical::cid_of(&payload);
+        self.store.put(cid, payload).await?;
+        Ok(Held(cid))
+    }
+
+    /// The payload, if this node holds it intact.
+    ///
+    /// # Errors
+    /// The store has failed.
+    pub async fn local(&self, cid: &Cid) -> Result<Option<Bytes>, Error> {
+        self.store.read(cid).await
+    }
+
+    /// Waits until this node holds the payload: it does already, a push arrives, or a peer delivers it. Needs no tokio
+    /// context of its own: the consensus engine calls it from its runtime.
+    ///
+    /// # Errors
+    /// [`Error::Absent`] after `timeout`, or the store has failed.
+    pub async fn hold(&self, cid: &Cid, timeout: Duration) -> Result<Held, Error> {
+        if self.local(cid).await?.is_some() {
+            return Ok(Held(*cid));
+        }
+        self.want(cid, self.exchange.push_grace(), timeout).await
+    }
+
+    /// The payload, from here or else from a peer (and then kept here).
+    ///
+    /// # Errors
+    /// [`Error::Absent`], or the store has failed.
+    pub async fn get(&self, cid: &Cid) -> Result<Bytes, Error> {
+        if let Some(payload) = self.local(cid).await? {
+            return Ok(payload);
+        }
+        self.want(cid, Duration::ZERO, self.exchange.get_timeout()).await?;
+        self.local(cid).await?.ok_or(Error::Absent(*cid))
+    }
+
+    /// Pushes a payload to every peer in the background. A peer whose queue is full misses it and fetches it when it
+    /// needs it.
+    pub fn replicate(&self, payload: &Bytes) {
+        self.exchange.push(payload);
+    }
+
+    /// Asks the seeker. The wait runs on the vault's own runtime, so that the caller's may be any.
+    async fn want(&self, cid: &Cid, grace: Duration, timeout: Duration) -> Result<Held, Error> {
+        let (reply, arrived) = oneshot::channel();
+        let (seeker, want) = (self.seeker.clone(), Message::Want { cid: *cid, grace, reply });
+        let wait = async move {
+            let told = async {
+                seeker.send(want).await.ok()?;
+                arrived.await.ok()
+            };
+            tokio::time::timeout(timeout, told).await.ok().flatten()
+        };
+        match AbortOnDropHandle::new(self.runtime.spawn(wait)).await {
+            Ok(Some(())) => Ok(Held(*cid)),
+            Ok(None) => Err(Error::Absent(*cid)),
+            Err(_) => Err(Error::Stopped),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{fs, time::Instant};
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::TcpListener,
+    };
+
+    fn payload(seed: u8, length: usize) -> Bytes {
+        let mut state = u64::from(seed) + 1;
+        let next = |_| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            state.to_be_bytes()[0]
+        };
+        (0..length).map(next).collect()
+    }
+
+    async fn vault(dir: &Path, peers: &[&str]) -> Vault {
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let mut config = Config::default();
+        config.exchange.peers = peers.iter().map(|p| Peer::try_from((*p).to_owned()).expect("a URL")).collect();
+        config.exchange.hedge_after_ms = 20;
+        open(&config, dir).await
+    }
+
+    /// The file's lock is free when the last vault's writer has ended: shortly after it was dropped.
+    async fn open(config: &Config, dir: &Path) -> Vault {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        loop {
+            match Vault::open(config, dir, reqwest::Client::new()).await {
+                Ok(vault) => return vault,
+                Err(_) if Instant::now() < deadline => tokio::time::sleep(Duration::from_millis(5)).await,
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+
+    /// A peer that answers every request with this status and body, after a while.
+    async fn peer(status: &'static str, body: Bytes, after: Duration) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let url = format!("http://{}", listener.local_addr().expect("bound"));
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let body = body.clone();
+                tokio::spawn(async move {
+                    let mut request = [0; 4_096];
+                    let _ = stream.read(&mut request).await;
+                    tokio::time::sleep(after).await;
+                    let length = body.len();
+                    let head = format!("HTTP/1.1 {status}\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n");
+                    let _ = stream.write_all(&[head.as_bytes(), &body].concat()).await;
+                });
+            }
+        });
+        url
+    }
+
+    fn position_of(file: &[u8], payload: &[u8]) -> usize {
+        file.windows(payload.len()).position(|window| window == payload).expect("payloads are stored as they are")
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_was_put_is_there_after_a_restart() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let sent = payload(1, 3_000);
+        let held = vault(dir.path(), &[]).await.put(sent.clone()).await.expect("kept");
+        let vault = vault(dir.path(), &[]).await;
+        assert_eq!(vault.local(&held.cid()).await.expect("reads"), Some(sent));
+        assert_eq!(vault.hold(&held.cid(), Duration::from_millis(1)).await.expect("held"), held);
+        assert_eq!(vault.local(&canonical::cid_of(b"other")).await.expect("reads"), None);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn many_puts_at_once_are_all_kept() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let vault = vault(dir.path(), &[]).await;
+        let puts = (0..200).map(|seed| vault.put(payload(seed, 1_000 + usize::from(seed))));
+        let held = futures::future::try_join_all(puts).await.expect("kept");
+        for (seed, held) in (0..200).zip(held) {
+            assert_eq!(vault.get(&held.cid()).await.expect("kept"), payload(seed, 1_000 + usize::from(seed)));
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_flipped_byte_is_never_served_and_heals_from_a_peer() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let sent = payload(7, 5_000);
+        let held = vault(dir.path(), &[]).await.put(sent.clone()).await.expect("kept");
+        // Opened once more, so that the file is closed when it is altered.
+        drop(vault(dir.path(), &[]).await);
+        let path = dir.path().join("vault.redb");
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let mut file = fs::read(&path).expect("reads");
+        let at = position_of(&file, &sent);
+        file[at + 2_500] ^= 1;
+        fs::write(&path, file).expect("writes");
+
+        let alone = vault(dir.path(), &[]).await;
+        assert_eq!(alone.local(&held.cid()).await.expect("reads"), None);
+        let absent = alone.hold(&held.cid(), Duration::from_millis(100)).await.expect_err("damaged");
+        assert!(matches!(absent, Error::Absent(_)) && absent.may_pass_later());
+        drop(alone);
+
+        let peer = peer("200 OK", sent.clone(), Duration::ZERO).await;
+        let vault = vault(dir.path(), &[&peer]).await;
+        assert_eq!(vault.get(&held.cid()).await.expect("fetched"), sent);
+        assert_eq!(vault.local(&held.cid()).await.expect("reads"), Some(sent));
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_lying_an_empty_and_a_stalling_peer_do_not_keep_a_payload_away() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let sent = payload(3, 2_000);
+        let liar = peer("200 OK", payload(4, 2_000), Duration::ZERO).await;
+        let giant = peer("200 OK", payload(4, PAYLOAD_BYTES_MAX + 1), Duration::ZERO).await;
+        let empty = peer("404 Not Found", Bytes::new(), Duration::ZERO).await;
+        let stalled = peer("200 OK", sent.clone(), Duration::from_secs(60)).await;
+        let honest = peer("200 OK", sent.clone(), Duration::ZERO).await;
+        let vault = vault(dir.path(), &[&liar, &giant, &empty, &stalled, &honest]).await;
+        let held = vault.hold(&canonical::cid_of(&sent), Duration::from_secs(2)).await.expect("one is honest");
+        assert_eq!(vault.local(&held.cid()).await.expect("reads"), Some(sent));
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn who_waits_is_told_when_a_push_arrives_and_in_vain_not_for_ever() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let vault = vault(dir.path(), &[]).await;
+        let pushed = payload(5, 100);
+        let waits = (0..10).map(|_| {
+            let (vault, cid) = (vault.clone(), canonical::cid_of(&pushed));
+            tokio::spawn(async move { vault.hold(&cid, Duration::from_secs(10)).await })
+        });
+        let waits: Vec<_> = waits.collect();
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let held = vault.put(pushed.clone()).await.expect("kept");
+        for wait in waits {
+            assert_eq!(wait.await.expect("no panic").expect("arrived"), held);
+        }
+        let absent = vault.hold(&canonical::cid_of(b"never"), Duration::from_millis(50)).await;
+        assert!(matches!(absent, Err(Error::Absent(_))));
+    }
+
+    #[test]
+    fn waiting_needs_no_tokio_of_the_callers() {
+        let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+        let dir = tempfile::tempdir().expect("a folder");
+        let vault = runtime.block_on(vault(dir.path(), &[]));
+        let absent = futures::executor::block_on(vault.hold(&canonical::cid_of(b"never"), Duration::from_millis(50)));
+        assert!(matches!(absent, Err(Error::Absent(_))));
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn the_budget_and_the_size_are_kept() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let vault = open(&Config { bytes_max: 2_500, ..Config::default() }, dir.path()).await;
+        let held = vault.put(payload(1, 1_500)).await.expect("fits");
+        let full = vault.put(payload(2, 1_500)).await.expect_err("does not fit");
+        assert!(matches!(full, Error::Full { bytes_max: 2_500 }) && full.may_pass_later());
+        assert_eq!(vault.put(payload(1, 1_500)).await.expect("is there"), held);
+        vault.put(payload(2, 1_000)).await.expect("fits");
+        let large = vault.put(payload(3, PAYLOAD_BYTES_MAX + 1)).await.expect_err("too large");
+        assert!(matches!(large, Error::TooLarge { .. }) && !large.may_pass_later());
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn damage_anywhere_in_the_file_serves_nothing_wrong_and_heals() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let sent: Vec<_> = (0..20).map(|seed| payload(seed, 700)).collect();
+        let first = vault(dir.path(), &[]).await;
+        futures::future::try_join_all(sent.iter().map(|p| first.put(p.clone()))).await.expect("kept");
+        drop(first);
+        drop(vault(dir.path(), &[]).await);
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let file = fs::read(dir.path().join("vault.redb")).expect("reads");
+        let (mut absent, mut intact) = (0, 0);
+        for at in (0..file.len()).step_by(file.len() / 150) {
+            let case = dir.path().join(at.to_string());
+            fs::create_dir(&case).expect("a folder");
+            let mut altered = file.clone();
+            altered[at] ^= 0x10;
+            fs::write(case.join("vault.redb"), altered).expect("writes");
+            let vault = vault(&case, &[]).await;
+            for payload in &sent {
+                match vault.local(&canonical::cid_of(payload)).await.expect("damage is no failure") {
+                    Some(read) => {
+                        assert_eq!(read, *payload);
+                        intact += 1;
+                    }
+                    None => absent += 1,
+                }
+            }
+            futures::future::try_join_all(sent.iter().map(|p| vault.put(p.clone()))).await.expect("kept again");
+            for payload in &sent {
+                assert_eq!(vault.local(&canonical::cid_of(payload)).await.expect("reads").as_ref(), Some(payload));
+            }
+        }
+        assert!(absent > 0 && intact > 10 * absent, "absent {absent}, intact {intact}");
+    }
+}

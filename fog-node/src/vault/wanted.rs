@@ -1,0 +1,137 @@
+//! Which payloads somebody waits for: one task keeps the list, seeks each once however many wait, and tells them.
+
+use std::{
+    collections::{HashMap, hash_map},
+    sync::Arc,
+    time::Duration,
+};
+
+use cid::Cid;
+use tokio::{
+    sync::{Semaphore, mpsc, oneshot},
+    task::{AbortHandle, JoinSet},
+};
+
+use super::{embedded::Embedded, exchange::Exchange};
+
+/// Messages waiting for the seeker, at most; senders wait.
+pub(super) const MESSAGES_MAX: usize = 1_024;
+/// Different payloads sought at a time, at most; a want above it is answered "absent".
+const WANTED_MAX: usize = 8_192;
+/// Payloads being fetched from peers at a time, at most.
+const FETCHES_MAX: usize = 64;
+/// Pause before the second round of asking all peers; doubles up to [`PAUSE_MAX`].
+const PAUSE: Duration = Duration::from_millis(100);
+/// The longest pause between two rounds.
+const PAUSE_MAX: Duration = Duration::from_secs(2);
+
+/// What the seeker is told.
+pub(super) enum Message {
+    /// Somebody waits for a payload; dropping the other end of `reply` is giving up.
+    Want {
+        /// Which payload.
+        cid: Cid,
+        /// How long to wait for a push before peers are asked.
+        grace: Duration,
+        /// Told when it is held.
+        reply: oneshot::Sender<()>,
+    },
+    /// These payloads are now durable here.
+    Arrived(Vec<Cid>),
+}
+
+/// One payload that is sought.
+struct Wanted {
+    waiters: Vec<oneshot::Sender<()>>,
+    pause: Duration,
+    round: AbortHandle,
+}
+
+/// The task that seeks.
+pub(super) struct Seeker {
+    messages: mpsc::Receiver<Message>,
+    wanted: HashMap<Cid, Wanted>,
+    rounds: JoinSet<(Cid, bool)>,
+    fetches: Arc<Semaphore>,
+    store: Embedded,
+    exchange: Exchange,
+}
+
+impl Seeker {
+    pub(super) fn new(messages: mpsc::Receiver<Message>, store: Embedded, exchange: Exchange) -> Self {
+        let fetches = Arc::new(Semaphore::new(FETCHES_MAX));
+        Self { messages, wanted: HashMap::new(), rounds: JoinSet::new(), fetches, store, exchange }
+    }
+
+    /// Runs until the last [`super::Vault`] is gone.
+    pub(super) async fn run(mut self) {
+        loop {
+            tokio::select! {
+                message = self.messages.recv() => match message {
+                    Some(Message::Want { cid, grace, reply }) => self.want(cid, grace, reply),
+                    Some(Message::Arrived(cids)) => cids.iter().for_each(|cid| self.arrived(cid)),
+                    None => return,
+                },
+                Some(round) = self.rounds.join_next() => match round {
+                    Ok((cid, true)) => self.arrived(&cid),
+                    Ok((cid, false)) => self.again(cid),
+                    // Aborted, because its payload arrived.
+                    Err(_) => {}
+                },
+            }
+        }
+    }
+
+    fn want(&mut self, cid: Cid, grace: Duration, reply: oneshot::Sender<()>) {
+        let full = self.wanted.len() >= WANTED_MAX;
+        match self.wanted.entry(cid) {
+            hash_map::Entry::Occupied(mut wanted) => wanted.get_mut().waiters.push(reply),
+            hash_map::Entry::Vacant(_) if full => metrics::counter!("fog_vault_wants_refused_total").increment(1),
+            hash_map::Entry::Vacant(vacant) => {
+                let round = round(cid, grace, self.fetches.clone(), self.store.clone(), self.exchange.clone());
+                let round = self.rounds.spawn(round);
+                vacant.insert(Wanted { waiters: vec![reply], pause: PAUSE, round });
+            }
+        }
+    }
+
+    fn arrived(&mut self, cid: &Cid) {
+        if let Some(wanted) = self.wanted.remove(cid) {
+            wanted.round.abort();
+            for waiter in wanted.waiters {
+                // A waiter that gave up is no failure.
+                let _ = waiter.send(());
+            }
+        }
+    }
+
+    fn again(&mut self, cid: Cid) {
+        let hash_map::Entry::Occupied(mut wanted) = self.wanted.entry(cid) else { return };
+        wanted.get_mut().waiters.retain(|waiter| !waiter.is_closed());
+        if wanted.get().waiters.is_empty() {
+            wanted.remove();
+            return;
+        }
+        let pause = wanted.get().pause;
+        let round = round(cid, pause, self.fetches.clone(), self.store.clone(), self.exchange.clone());
+        wanted.get_mut().pause = (pause * 2).min(PAUSE_MAX);
+        wanted.get_mut().round = self.rounds.spawn(round);
+    }
+}
+
+/// After a pause, looks here once more (a push may have come before the want was noted), then asks the peers.
+async fn round(cid: Cid, pause: Duration, fetches: Arc<Semaphore>, store: Embedded, exchange: Exchange) -> (Cid, bool) {
+    tokio::time::sleep(pause).await;
+    if matches!(store.read(&cid).await, Ok(Some(_))) {
+        return (cid, true);
+    }
+    let _permit = fetches.acquire().await.expect("the semaphore is never closed");
+    let Some(payload) = exchange.fetch(&cid).await else { return (cid, false) };
+    match store.put(cid, payload).await {
+        Ok(()) => (cid, true),
+        Err(error) => {
+            tracing::warn!(%cid, %error, "a fetched payload could not be kept");
+            (cid, false)
+        }
+    }
+}
