@@ -1,0 +1,39 @@
+//! The processes of a run, stopped from the outside in: what measures first, what agrees last.
+
+use futures::future::join_all;
+
+use crate::children::Supervised;
+
+/// The processes that were started.
+#[derive(Debug, Default)]
+pub struct Processes {
+    /// The fog nodes, in the order of the members.
+    pub nodes: Vec<Supervised>,
+    /// The gateway.
+    pub gateway: Option<Supervised>,
+    /// The fleet of devices.
+    pub fleet: Option<Supervised>,
+}
+
+impl Processes {
+    /// Stops the fleet alone: it measures no more and waits for what is on its way.
+    pub async fn stop_fleet(&mut self) -> Vec<String> {
+        stop(self.fleet.take()).await.into_iter().collect()
+    }
+
+    /// Stops everything; returns a sentence for each process that had to be killed.
+    pub async fn stop(&mut self) -> Vec<String> {
+        let mut killed = self.stop_fleet().await;
+        killed.extend(stop(self.gateway.take()).await);
+        let nodes = join_all(self.nodes.drain(..).map(|node| stop(Some(node)))).await;
+        killed.extend(nodes.into_iter().flatten());
+        killed
+    }
+}
+
+async fn stop(process: Option<Supervised>) -> Option<String> {
+    let process = process?;
+    let name = process.program().name.clone();
+    let ended = process.stop().await;
+    (!ended).then(|| format!("{name} did not end by itself when it was asked to, and was killed"))
+}
