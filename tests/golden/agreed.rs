@@ -1,0 +1,236 @@
+//! Forms of what is agreed: genesis, policy, transactions of every kind, blocks, state, admission, receipt.
+
+use ledger::{
+    admission::{Admission, Submission},
+    block::{Block, Height},
+    genesis::{Genesis, Organization, Role, Validator},
+    policy::ValidityPolicy,
+    proof::{Finalization, Receipt, ValidatorSet, Vote, vote_message},
+    state::{Finals, Outcome, Refused, State},
+    transaction::{
+        Action, Author, Commitment, DeviceEnrolment, GatewayEnrolment, Grant, SignedTransaction, Transaction,
+    },
+};
+use record::{
+    bundle::SealedBundle,
+    canonical::{Digest, Domain},
+    signature::SigningKey,
+};
+use serde_bytes::ByteBuf;
+
+use crate::{
+    Form, fixed, form, key,
+    measured::{network, root, sealed, subject_key},
+    named, text,
+};
+
+/// Seeds of the organisations' keys; the validators' are ten higher.
+const MEMBERS: [(u8, &str, Role); 4] = [
+    (11, "hospital-a", Role::Provider),
+    (12, "hospital-b", Role::Provider),
+    (13, "insurer", Role::Payer),
+    (14, "supplier", Role::Supplier),
+];
+const GATEWAY: u8 = 31;
+
+fn genesis() -> Genesis {
+    let organization = |(seed, id, role): (u8, &str, Role)| Organization {
+        id: named(id),
+        name: id.to_uppercase(),
+        role,
+        key: key(seed).public(),
+    };
+    let validator = |(seed, id, _): (u8, &str, Role)| Validator {
+        organization: named(id),
+        key: key(seed + 10).public(),
+        tls: tls(seed),
+    };
+    Genesis {
+        name: "golden".to_owned(),
+        founded_ms: 1_789_000_000_000,
+        organizations: MEMBERS.map(organization).to_vec(),
+        validators: MEMBERS.map(validator).to_vec(),
+        policy: ValidityPolicy::default(),
+    }
+}
+
+fn tls(seed: u8) -> Digest {
+    Digest::of(Domain::TLS_KEY, &[&[seed]])
+}
+
+fn signed(author: Author, sequence: u64, action: Action, by: &SigningKey) -> SignedTransaction {
+    let network = genesis().network();
+    Transaction {
+        network,
+        author,
+        sequence,
+        action,
+    }
+    .sign(by)
+}
+
+fn decided(sequence: u64, action: Action) -> SignedTransaction {
+    signed(Author::Organization(named("hospital-a")), sequence, action, &key(11))
+}
+
+fn commit() -> SignedTransaction {
+    let commitment = Commitment::to(&sealed().encode(), &sealed(), root(), 1_790_000_000_000);
+    signed(
+        Author::Gateway(named("home-1")),
+        0,
+        Action::Commit(commitment),
+        &key(GATEWAY),
+    )
+}
+
+/// One of each kind, in an order in which each takes effect.
+fn transactions() -> Vec<(&'static str, SignedTransaction)> {
+    let gateway = GatewayEnrolment {
+        gateway: named("home-1"),
+        key: key(GATEWAY).public(),
+        tls: tls(GATEWAY),
+    };
+    let device = DeviceEnrolment {
+        device: named("oximeter-1"),
+        key: key(1).public(),
+        gateway: named("home-1"),
+    };
+    let grant = Grant {
+        key: subject_key().id(),
+        grantee: named("insurer"),
+    };
+    vec![
+        ("enrol-gateway", decided(1, Action::EnrolGateway(gateway))),
+        ("enrol-device", decided(2, Action::EnrolDevice(device))),
+        ("announce-key", decided(3, Action::AnnounceKey(subject_key()))),
+        ("grant", decided(4, Action::Grant(grant.clone()))),
+        ("revoke", decided(5, Action::Revoke(grant))),
+        ("commit", commit()),
+    ]
+}
+
+fn block() -> Block {
+    let genesis = genesis();
+    let transactions = transactions().into_iter().map(|(_, transaction)| transaction).collect();
+    let mut block = Block {
+        header: Block::genesis(&genesis).header,
+        transactions,
+    };
+    block.header.parent = block.header.digest();
+    block.header.height = Height(1);
+    block.header.view = 2;
+    block.header.timestamp_ms += 1_000;
+    block.header.transactions_root = block.transactions_root();
+    block.header = genesis.policy.mine(block.header).0;
+    block
+}
+
+struct Nothing;
+
+impl Finals for Nothing {
+    fn contains(&self, _: &Digest) -> bool {
+        false
+    }
+}
+
+fn state() -> State {
+    let mut state = State::genesis(&genesis());
+    let outcomes = state.apply(&block(), &Nothing);
+    assert!(outcomes.iter().all(|o| *o == Outcome::Applied), "{outcomes:?}");
+    state
+}
+
+fn receipt() -> Receipt {
+    let block = block();
+    let message = vote_message(&block.header);
+    let mut voters: Vec<_> = MEMBERS.map(|(seed, ..)| key(seed + 10)).into();
+    voters.sort_by_key(SigningKey::public);
+    let vote = |voter: &SigningKey| Vote {
+        validator: voter.public(),
+        signature: voter.sign_raw(&message),
+    };
+    let votes = voters.iter().take(3).map(vote).collect();
+    Receipt::of(&block, 5, vec![], Finalization { votes }).expect("the sixth is the commitment")
+}
+
+fn validators() -> ValidatorSet {
+    ValidatorSet {
+        network: genesis().network(),
+        validators: genesis().committee(),
+    }
+}
+
+fn admission() -> Admission {
+    Admission::sign(SealedBundle::id_of(&sealed().encode()), 1_790_000_000_500, &key(21))
+}
+
+pub(crate) fn bytes() -> Vec<Form> {
+    let kinds = transactions().into_iter().map(|(name, t)| {
+        let survives = SignedTransaction::decode(&t.encode()).is_ok_and(|read| read == t);
+        Form {
+            survives,
+            ..fixed(name, &t.encode())
+        }
+    });
+    let submission = Submission {
+        transaction: commit(),
+        payload: ByteBuf::from(sealed().encode()),
+    };
+    let outcomes = [Outcome::Applied, Outcome::Refused(Refused::AlreadyFinal)];
+    let rest = vec![
+        form("genesis", &genesis()),
+        fixed("network", genesis().network().0.as_bytes()),
+        form("policy", &genesis().policy),
+        fixed("policy-id", genesis().policy.id().as_bytes()),
+        fixed("transaction-id", commit().id().0.as_bytes()),
+        fixed("transaction-leaf", commit().leaf().as_bytes()),
+        fixed("genesis-block", Block::genesis(&genesis()).header.digest().as_bytes()),
+        form("block", &block()),
+        fixed("block-digest", block().header.digest().as_bytes()),
+        form("outcomes", &outcomes.to_vec()),
+        form("state", &state()),
+        fixed("state-digest", state().digest.as_bytes()),
+        form("submission", &submission),
+        form("admission", &admission()),
+        fixed("vote-message", &vote_message(&block().header)),
+    ];
+    kinds.chain(rest).collect()
+}
+
+pub(crate) fn texts() -> Vec<Form> {
+    vec![
+        text("genesis", &genesis()),
+        text("admission", &admission()),
+        text("validators", &validators()),
+        text("receipt", &receipt()),
+    ]
+}
+
+#[test]
+fn the_pinned_receipt_proves_its_bundle() {
+    let verified = Receipt::verify(&receipt().to_json(), &validators()).expect("genuine");
+    assert_eq!(verified.bundle(), SealedBundle::id_of(&sealed().encode()));
+    assert_eq!(verified.votes(), 3);
+}
+
+#[test]
+fn the_pinned_block_meets_the_policy() {
+    let genesis = genesis();
+    let parent = Block::genesis(&genesis).header;
+    assert!(genesis.policy.verify(block(), &parent, &genesis.committee()).is_ok());
+}
+
+#[test]
+fn the_pinned_submission_and_admission_are_genuine() {
+    let submission = Submission {
+        transaction: commit(),
+        payload: ByteBuf::from(sealed().encode()),
+    };
+    assert!(Submission::decode(&submission.encode()).is_ok());
+    assert!(admission().is_genuine());
+    assert_ne!(
+        genesis().network(),
+        network(),
+        "the payload was sealed for a network of its own"
+    );
+}

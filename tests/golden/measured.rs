@@ -1,0 +1,262 @@
+//! Forms of what is measured: digests, readings in both signed forms, bundles plain and sealed, the FHIR shape.
+
+use std::sync::LazyLock;
+
+use record::{
+    bundle::{Bundle, Category, Entry, SealedBundle, SubjectKey, SubjectSecret},
+    canonical::{self, Digest, Domain},
+    decimal::Decimal,
+    fhir::{self, Patient},
+    ids::{BootId, NetworkId},
+    merkle,
+    observation::Observation,
+    reading::{Measured, MeasurementState, Reading, Samples, SignedReading, TimeQuality},
+};
+use serde::Serialize;
+use serde_bytes::ByteBuf;
+
+use crate::{Form, fixed, form, golden, key, named, text};
+
+/// Every domain, by the name its digest has in the file.
+const DOMAINS: [(&str, Domain); 13] = [
+    ("digest-bundle", Domain::BUNDLE),
+    ("digest-reading", Domain::READING),
+    ("digest-observation", Domain::OBSERVATION),
+    ("digest-subject-key", Domain::SUBJECT_KEY),
+    ("digest-transaction", Domain::TRANSACTION),
+    ("digest-header", Domain::HEADER),
+    ("digest-policy", Domain::POLICY),
+    ("digest-genesis", Domain::GENESIS),
+    ("digest-state", Domain::STATE),
+    ("digest-admission", Domain::ADMISSION),
+    ("digest-head", Domain::HEAD),
+    ("digest-merkle-node", Domain::MERKLE_NODE),
+    ("digest-tls-key", Domain::TLS_KEY),
+];
+/// Private half of the subject key: 1, 2, 3, .. 32.
+const SECRET: &str = "0102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f20";
+/// Its public half, as openssl computes it.
+const PUBLIC: &str = "07a37cbc142093c8b755dc1b10e86cb426374ad16aa853ed0bdfc0b2b86d1c7c";
+/// When everything happened: 2026-09-21T14:13:20Z.
+const NOW_MS: i64 = 1_790_000_000_000;
+
+fn one(code: &str, value: &str, unit: &str) -> Measured {
+    Measured {
+        code: code.to_owned(),
+        value: Some(named(value)),
+        samples: None,
+        unit: unit.to_owned(),
+        state: MeasurementState::Valid,
+    }
+}
+
+fn reading() -> Reading {
+    Reading {
+        v: 1,
+        device: named("oximeter-1"),
+        boot: BootId {
+            counter: 7,
+            random: 0x00c0_ffee,
+        },
+        seq: 3,
+        up_ms: 4_000,
+        wall: Some(NOW_MS),
+        time_quality: TimeQuality::Synced,
+        observations: vec![one("59408-5", "97", "%"), one("8867-4", "61.50", "/min")],
+    }
+}
+
+fn rich() -> Reading {
+    let samples = Samples {
+        origin: Decimal::whole(0),
+        period_ms: named("2.778"),
+        factor: named("0.005"),
+        data: vec![-3, 0, 12, 180],
+    };
+    let wave = Measured {
+        value: None,
+        samples: Some(samples),
+        ..one("11524-6", "0", "mV")
+    };
+    let absent = Measured {
+        value: None,
+        state: MeasurementState::Absent,
+        ..one("9279-1", "0", "/min")
+    };
+    let hot = Measured {
+        state: MeasurementState::Questionable,
+        ..one("8310-5", "45.5", "Cel")
+    };
+    let observations = vec![
+        one("8480-6", "128", "mm[Hg]"),
+        one("8462-4", "82", "mm[Hg]"),
+        wave,
+        absent,
+        hot,
+    ];
+    let (wall, time_quality) = (None, TimeQuality::Relative);
+    Reading {
+        wall,
+        time_quality,
+        observations,
+        ..reading()
+    }
+}
+
+/// A bundle whose salt is fixed: it is read from bytes, since a new one draws its own.
+fn bundle() -> Bundle {
+    #[derive(Serialize)]
+    struct Salted {
+        v: u8,
+        salt: ByteBuf,
+        entries: Vec<Entry>,
+    }
+    let entry = |reading: SignedReading, received_ms| Entry { received_ms, reading };
+    let entries = vec![
+        entry(reading().sign(&key(1)), NOW_MS + 40),
+        entry(rich().sign_json(&key(1)), NOW_MS + 41),
+    ];
+    let salt = ByteBuf::from([9; 32]);
+    let bytes = canonical::encode(&Salted { v: 1, salt, entries });
+    canonical::decode(&bytes, bytes.len()).expect("a bundle")
+}
+
+pub(crate) fn subject_key() -> SubjectKey {
+    let public = hex::decode(PUBLIC).expect("hex");
+    let (category, epoch) = (Category::Vitals, 1);
+    SubjectKey {
+        public,
+        category,
+        epoch,
+    }
+}
+
+pub(crate) fn network() -> NetworkId {
+    NetworkId(Digest::of(Domain::GENESIS, &[b"golden"]))
+}
+
+/// Sealing draws a secret of its own, so the pinned payload stays as long as it opens to the pinned bundle.
+static SEALED: LazyLock<SealedBundle> = LazyLock::new(|| {
+    let pinned = golden("bytes.hex", "sealed-bundle")
+        .and_then(|text| hex::decode(text).ok())
+        .and_then(|payload| SealedBundle::decode(&payload).ok())
+        .filter(|sealed| {
+            sealed
+                .open(&network(), &secret())
+                .is_ok_and(|opened| opened == bundle())
+        });
+    let seal = || SealedBundle::seal(&network(), &named("home-1"), &subject_key(), &bundle()).expect("seals");
+    pinned.unwrap_or_else(seal)
+});
+
+pub(crate) fn sealed() -> SealedBundle {
+    SEALED.clone()
+}
+
+fn secret() -> SubjectSecret {
+    SubjectSecret::from_bytes(hex::decode(SECRET).expect("hex").into())
+}
+
+pub(crate) fn root() -> (Digest, u32) {
+    (bundle().root(), 2)
+}
+
+fn patient() -> Patient {
+    Patient {
+        id: named("7f3c1b5e-9a1d-4c52-8d0e-2f6a4b8c0d1e"),
+        family: "Muster".to_owned(),
+        given: "Ada".to_owned(),
+        gender: "female".to_owned(),
+        birth_date: "1950-04-01".to_owned(),
+    }
+}
+
+pub(crate) fn bytes() -> Vec<Form> {
+    let leaves: Vec<_> = (0..5_u8).map(|n| Digest::of(Domain::READING, &[&[n]])).collect();
+    let digests = DOMAINS.map(|(name, domain)| fixed(name, Digest::of(domain, &[b"gol", b"den"]).as_bytes()));
+    let rest = vec![
+        form("digest", &Digest::ZERO),
+        form("decimal", &named::<Decimal>("-36.70")),
+        form("reading", &reading()),
+        form("reading-rich", &rich()),
+        form("reading-id", &reading().id()),
+        fixed("reading-cose", reading().sign(&key(1)).as_bytes()),
+        form("entry", &bundle().entries[0]),
+        form("bundle", &bundle()),
+        fixed("bundle-root", bundle().root().as_bytes()),
+        form("subject-key", &subject_key()),
+        fixed("subject-key-id", subject_key().id().0.as_bytes()),
+        form("sealed-bundle", &sealed()),
+        fixed("sealed-bundle-id", SealedBundle::id_of(&sealed().encode()).0.as_bytes()),
+        fixed("sealed-bundle-cid", &canonical::cid_of(&sealed().encode()).to_bytes()),
+        fixed("merkle-root-0", merkle::root(&[]).as_bytes()),
+        fixed("merkle-root-1", merkle::root(&leaves[..1]).as_bytes()),
+        fixed("merkle-root-5", merkle::root(&leaves).as_bytes()),
+        form("merkle-path", &merkle::Path::of(&leaves, 4).expect("five leaves")),
+        form("patient", &patient()),
+    ];
+    digests.into_iter().chain(rest).collect()
+}
+
+pub(crate) fn texts() -> Vec<Form> {
+    let observations = [reading(), rich()]
+        .into_iter()
+        .flat_map(|r| Observation::of(&r, NOW_MS + 40).expect("plausible"));
+    let names = [
+        "observation-spo2",
+        "observation-rate",
+        "observation-panel",
+        "observation-wave",
+        "observation-absent",
+        "observation-hot",
+    ];
+    let shapes = names
+        .into_iter()
+        .zip(observations)
+        .map(|(name, o)| text(name, &fhir::observation(&o, patient().id)));
+    let outcome = fhir::operation_outcome("error", "login", "no bearer token");
+    let links = [("self", "https://fog/fhir/Patient".to_owned())];
+    let page = fhir::searchset("https://fog/fhir", 1, &links, vec![patient().resource()]);
+    let more = vec![
+        text("reading-json", &reading()),
+        fixed("reading-signed-json", reading().sign_json(&key(1)).as_bytes()),
+        text("subject-key", &subject_key()),
+        text("patient", &patient()),
+        text("patient-fhir", &patient().resource()),
+        text("searchset", &page),
+        text("searchset-empty", &fhir::searchset("https://fog/fhir", 0, &[], vec![])),
+        text("operation-outcome", &outcome),
+    ];
+    shapes.chain(more).collect()
+}
+
+#[test]
+fn the_pinned_payload_opens_to_the_pinned_bundle() {
+    assert_eq!(sealed().open(&network(), &secret()).expect("opens"), bundle());
+    assert!(sealed().open(&NetworkId(Digest::ZERO), &secret()).is_err());
+}
+
+#[test]
+fn the_pinned_readings_are_signed_by_their_device() {
+    for entry in bundle().entries {
+        assert!(entry.reading.decode(|_| Some(key(1).public())).is_ok());
+        assert!(entry.reading.decode(|_| Some(key(2).public())).is_err());
+    }
+}
+
+#[test]
+fn the_glossary_lists_every_code_unit_and_range() {
+    let path = [env!("CARGO_MANIFEST_DIR"), "..", "docs", "GLOSSARY.md"];
+    let glossary = std::fs::read_to_string(path.iter().collect::<std::path::PathBuf>()).expect("is there");
+    for sign in record::vital::SIGNS {
+        assert!(glossary.contains(sign.code), "{}", sign.code);
+        for unit in sign.units.iter().filter(|_| !sign.waveform) {
+            let (flag, plausible) = (unit.flag, unit.plausible);
+            let row = format!(
+                "| {} | {}-{} | {}-{} |",
+                unit.ucum, flag.0, flag.1, plausible.0, plausible.1
+            );
+            assert!(glossary.contains(&row), "{} {row}", sign.code);
+        }
+    }
+}

@@ -1,0 +1,13 @@
+//! Journeys: a sentence each, against the real processes that the sandbox starts.
+
+mod by_hand;
+mod sandboxes;
+
+mod a_bad_message_is_quarantined_with_its_reason;
+mod a_changed_receipt_is_refused;
+mod a_killed_fog_node_catches_up;
+mod a_killed_gateway_loses_nothing;
+mod a_reading_reaches_the_hospital;
+mod a_sandbox_leaves_nothing_running;
+mod a_stranger_reads_nothing;
+mod nothing_readable_is_on_disk;

@@ -1,0 +1,74 @@
+//! The sandboxes that the journeys share: a calm one for questions, and a stormy one whose processes are killed.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::LazyLock,
+    thread,
+    time::Duration,
+};
+
+use sandbox::{client::Node, harness::Sandbox, report::Report};
+use tokio::runtime::Runtime;
+
+/// How long the stormy one runs before everything is checked; what is killed is killed well before.
+const STORM: Duration = Duration::from_secs(45);
+/// How long its draining, checking and stopping may take after that.
+const CHECK_MAX: Duration = Duration::from_secs(240);
+/// How long readings flow before something is killed.
+const FLOW: Duration = Duration::from_secs(4);
+/// How long one node is cut off.
+const CUT_OFF: Duration = Duration::from_secs(6);
+/// The node that is cut off and killed; it is not the one that the hospital asks.
+pub const VICTIM: &str = "supplier-d";
+
+/// The program under test.
+pub fn program() -> PathBuf {
+    env!("CARGO_BIN_EXE_sandbox").into()
+}
+
+/// Where the tests keep what they write.
+pub fn folder() -> &'static Path {
+    Path::new(env!("CARGO_TARGET_TMPDIR"))
+}
+
+/// Runs undisturbed as long as the tests do.
+pub fn calm() -> &'static Sandbox {
+    static CALM: LazyLock<Sandbox> = LazyLock::new(|| Sandbox::builder(program(), folder(), "calm").start());
+    &CALM
+}
+
+/// What was seen in the storm, and what the sandbox said of it in the end.
+#[derive(Debug)]
+pub struct Storm {
+    /// Whether every promise held, by its exit code.
+    pub passed: bool,
+    /// The report at the end.
+    pub report: Report,
+    /// Heights of the chain just after one node was cut off, and just before that node was killed.
+    pub heights_without_one: (u64, u64),
+    /// What the sandbox printed.
+    pub printed: String,
+}
+
+/// Readings flow; the gateway is killed; one fog node is cut off, then killed; both come back; every promise is checked.
+pub fn storm() -> &'static Storm {
+    static STORM_SEEN: LazyLock<Storm> = LazyLock::new(|| {
+        let sandbox = Sandbox::builder(program(), folder(), "stormy").run_for(STORM).start();
+        let runtime = Runtime::new().expect("a runtime");
+        let visitor = runtime.block_on(async { sandbox.visitor() });
+        let height = |node: &Node| runtime.block_on(node.head()).expect("the first node answers").height;
+        thread::sleep(FLOW);
+        sandbox.kill("gateway");
+        thread::sleep(FLOW);
+        sandbox.freeze(VICTIM);
+        // A block that the victim voted for may still be on its way.
+        thread::sleep(Duration::from_secs(1));
+        let before = height(&visitor.node(0));
+        thread::sleep(CUT_OFF);
+        let after = height(&visitor.node(0));
+        sandbox.kill(VICTIM);
+        let passed = sandbox.wait_until_over(STORM + CHECK_MAX);
+        Storm { passed, report: sandbox.report(), heights_without_one: (before, after), printed: sandbox.printed() }
+    });
+    &STORM_SEEN
+}

@@ -1,0 +1,153 @@
+//! The real application on simulated time, network and engine storage: crashes, loss and a liar, each run repeatable by
+//! its seed. And once on the real network.
+
+mod clinic;
+mod liar;
+mod loopback;
+mod properties;
+mod world;
+
+use std::time::Duration;
+
+use commonware_p2p::simulated::Link;
+use commonware_runtime::{Clock as _, Runner as _, Supervisor as _, deterministic};
+use commonware_utils::probability;
+use fog_node::{chain::Chain, mempool::Pending};
+use ledger::transaction::SignedTransaction;
+
+use properties::{assert_chains, assert_receipts};
+use world::{Disks, Node, World, settled};
+
+/// Simulated time after which a run has failed to make progress.
+const TIMEOUT: Duration = Duration::from_secs(600);
+
+const STEADY: Link =
+    Link { latency: Duration::from_millis(5), jitter: Duration::from_millis(1), success_rate: probability!(1.0) };
+const LOSSY: Link =
+    Link { latency: Duration::from_millis(10), jitter: Duration::from_millis(8), success_rate: probability!(0.85) };
+
+fn seeded(seed: u64) -> deterministic::Runner {
+    deterministic::Runner::new(deterministic::Config::new().with_seed(seed).with_timeout(Some(TIMEOUT)))
+}
+
+async fn start_all(context: &deterministic::Context, world: &World, disks: &Disks, count: usize) -> Vec<Node> {
+    let mut nodes = Vec::new();
+    for node in 0..count {
+        let context = context.child("validator").with_attribute("node", node);
+        nodes.push(world.start(context, disks, node).await);
+    }
+    nodes
+}
+
+fn enrol(disks: &Disks, nodes: &[Node]) -> Vec<SignedTransaction> {
+    let enrolments = disks.clinic.enrolments();
+    for enrolment in &enrolments {
+        nodes[0].mempool.insert(Pending::plain(enrolment.clone()).expect("no commitment")).expect("room");
+    }
+    enrolments.to_vec()
+}
+
+/// Submits bundles one by one at the nodes in turn, each at two nodes, as a gateway that fails over does.
+async fn submit(
+    context: &deterministic::Context,
+    disks: &Disks,
+    nodes: &[Node],
+    numbers: std::ops::Range<u64>,
+) -> Vec<SignedTransaction> {
+    let mut submitted = Vec::new();
+    for number in numbers {
+        let first = number as usize % nodes.len();
+        for node in [first, (first + 1) % nodes.len()] {
+            submitted.push(disks.submit(node, &nodes[node].mempool, number));
+        }
+        context.sleep(Duration::from_millis(40)).await;
+    }
+    submitted
+}
+
+fn assert_all(disks: &Disks, chains: &[Chain], submitted: &[SignedTransaction]) {
+    assert_chains(&disks.clinic, &chains.iter().collect::<Vec<_>>(), &disks.runtime);
+    for chain in chains {
+        assert_receipts(&disks.clinic, chain, submitted, &disks.runtime);
+    }
+}
+
+/// One of four validators signs contradicting votes, links lose messages, and another validator crashes, is away, and
+/// returns. Returns the fingerprint of everything that happened, the lowest height and the lowest digest there.
+fn a_liar_a_crash_and_loss(seed: u64) -> (String, u64) {
+    let disks = Disks::of(4);
+    let (fingerprint, chains, submitted) = seeded(seed).start(|context| {
+        let disks = &disks;
+        async move {
+            let world = World::new(&context, &disks.clinic, LOSSY).await;
+            let mut nodes = start_all(&context, &world, disks, 3).await;
+            world.start_liar(context.child("liar"), &disks.clinic, 3).await;
+            let mut submitted = enrol(disks, &nodes);
+            settled(&context, &nodes, 1, &submitted).await;
+            submitted.extend(submit(&context, disks, &nodes, 0..20).await);
+            // Two honest of four cannot finalize: nothing happens until the third is back.
+            nodes.pop().expect("three").crash().await;
+            submitted.extend(submit(&context, disks, &nodes, 20..30).await);
+            context.sleep(Duration::from_secs(3)).await;
+            let again = context.child("validator_again").with_attribute("node", 2);
+            nodes.push(world.start(again, disks, 2).await);
+            submitted.extend(submit(&context, disks, &nodes, 30..40).await);
+            settled(&context, &nodes, 30, &submitted).await;
+            let chains: Vec<_> = nodes.iter().map(|node| node.chain.clone()).collect();
+            (context.auditor().state(), chains, submitted)
+        }
+    });
+    assert_all(&disks, &chains, &submitted);
+    (fingerprint, chains.iter().map(|chain| chain.head().height.0).min().expect("three"))
+}
+
+#[test]
+fn three_honest_validators_agree_despite_a_liar_a_crash_and_loss() {
+    for seed in 0..4 {
+        let (fingerprint, height) = a_liar_a_crash_and_loss(seed);
+        println!("seed {seed}: fingerprint {fingerprint}, height {height}");
+    }
+}
+
+#[test]
+fn the_same_seed_gives_the_same_run() {
+    assert_eq!(a_liar_a_crash_and_loss(7), a_liar_a_crash_and_loss(7));
+}
+
+/// Every validator loses power at the same instant, with whatever it had not synced; then all start again.
+#[test]
+fn a_power_cut_everywhere_loses_nothing_that_was_final() {
+    for seed in 10..13 {
+        let disks = Disks::of(4);
+        let (mut submitted, checkpoint) = seeded(seed).start_and_recover(|context| {
+            let disks = &disks;
+            async move {
+                let world = World::new(&context, &disks.clinic, STEADY).await;
+                let nodes = start_all(&context, &world, disks, 4).await;
+                let mut submitted = enrol(disks, &nodes);
+                settled(&context, &nodes, 1, &submitted).await;
+                submitted.extend(submit(&context, disks, &nodes, 0..10).await);
+                settled(&context, &nodes, 5, &submitted).await;
+                // Under way when the power goes.
+                submit(&context, disks, &nodes, 10..12).await;
+                submitted
+            }
+        });
+        let before = disks.chain(0).head();
+        let chains = deterministic::Runner::from(checkpoint).start(|context| {
+            let (disks, submitted) = (&disks, &mut submitted);
+            async move {
+                let world = World::new(&context, &disks.clinic, STEADY).await;
+                let nodes = start_all(&context, &world, disks, 4).await;
+                // The gateway has no receipts for these and hands them in again.
+                submitted.extend(submit(&context, disks, &nodes, 10..15).await);
+                settled(&context, &nodes, before.height.0 + 5, submitted).await;
+                nodes.iter().map(|node| node.chain.clone()).collect::<Vec<_>>()
+            }
+        });
+        let kept = chains[1].digest_at(before.height).expect("reads");
+        assert_eq!(kept, Some(before.digest), "what was final before is final after, on another node");
+        assert_all(&disks, &chains, &submitted);
+        println!("seed {seed}: cut at height {}, now {}", before.height, chains[0].head().height);
+    }
+}
