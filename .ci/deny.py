@@ -390,7 +390,11 @@ def main():
     arguments = parser.parse_args()
     if arguments.self_test:
         return 0 if unittest.main(argv=[sys.argv[0]], exit=False).result.wasSuccessful() else 1
-    return check(pathlib.Path(arguments.database))
+    try:
+        return check(pathlib.Path(arguments.database))
+    except subprocess.CalledProcessError as failed:
+        print(f"deny: {' '.join(failed.cmd[:2])} failed; its message is above", file=sys.stderr)
+        return 1
 
 
 if __name__ == "__main__":

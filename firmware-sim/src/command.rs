@@ -5,7 +5,7 @@ mod sign;
 use std::{
     ffi::OsString,
     fs::OpenOptions,
-    io::{self, Write as _},
+    io::{self, IsTerminal as _, Write as _},
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
     process::ExitCode,

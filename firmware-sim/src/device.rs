@@ -4,6 +4,7 @@ mod backoff;
 mod boot;
 mod journal;
 mod link;
+mod note;
 
 use std::{
     io,
@@ -28,7 +29,6 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     fault::{self, Fault, Faults},
-    fleet::Note,
     signal::{Message, Signal},
 };
 use backoff::Backoff;
@@ -36,6 +36,7 @@ use journal::{Entry, Journal};
 use link::{Answer, Event, Link, Loss};
 
 pub(crate) use link::{Broker, Credentials};
+pub(crate) use note::Note;
 
 /// How the devices reach their gateway's broker.
 #[derive(Clone, Debug, Deserialize, Serialize)]

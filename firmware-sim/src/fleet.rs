@@ -15,8 +15,6 @@ use tokio_util::sync::CancellationToken;
 use crate::device::{self, Home, Parts};
 use status::Status;
 
-pub(crate) use status::Note;
-
 /// Notes that wait to be counted; devices wait when the disk is slower than they are.
 const NOTES_MAX: usize = 8_192;
 /// After the stop the devices have so long to get their last acknowledgements.

@@ -35,7 +35,9 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
-        Self { cache_bytes_max: 16 << 20 }
+        Self {
+            cache_bytes_max: 16 << 20,
+        }
     }
 }
 
@@ -52,7 +54,9 @@ pub enum Error {
     #[error("chain.redb is damaged: {0}")]
     Damaged(String),
     /// The file belongs to a network with another genesis.
-    #[error("chain.redb belongs to another network: the genesis file was changed, or the data folder is another node's")]
+    #[error(
+        "chain.redb belongs to another network: the genesis file was changed, or the data folder is another node's"
+    )]
     OtherNetwork,
     /// A block that is not the child of the last one.
     #[error("block {found} is not the child of block {head}")]
@@ -124,7 +128,12 @@ impl Chain {
         }
         metrics::gauge!("fog_chain_height").set(head.height.0 as f64);
         let (state, head) = (watch::Sender::new(Arc::new(state)), watch::Sender::new(head));
-        Ok(Self(Arc::new(Shared { store, writer: Mutex::new(()), state, head })))
+        Ok(Self(Arc::new(Shared {
+            store,
+            writer: Mutex::new(()),
+            state,
+            head,
+        })))
     }
 
     /// The last block.
@@ -185,7 +194,9 @@ impl Chain {
         question: impl FnOnce(&Store) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
         let chain = self.clone();
-        tokio::task::spawn_blocking(move || question(&chain.0.store)).await.expect("reading the chain does not panic")
+        tokio::task::spawn_blocking(move || question(&chain.0.store))
+            .await
+            .expect("reading the chain does not panic")
     }
 
     /// The height at which a transaction or bundle took effect. A short lookup on the caller's thread.
@@ -249,7 +260,9 @@ impl Chain {
 }
 
 fn receipt(store: &Store, bundle: &BundleId) -> Result<Option<String>, Error> {
-    let Some(placed) = store.placed(&bundle.0)? else { return Ok(None) };
+    let Some(placed) = store.placed(&bundle.0)? else {
+        return Ok(None);
+    };
     let Some(block) = store.block(placed.height)? else {
         return Err(Error::Damaged(format!("block {} is missing", placed.height)));
     };
@@ -258,10 +271,218 @@ fn receipt(store: &Store, bundle: &BundleId) -> Result<Option<String>, Error> {
     let mut height = placed.height;
     while finalization.is_none() && descendants.len() + 1 < DESCENT_MAX {
         height = height.next();
-        let Some(descendant) = store.block(height)? else { return Ok(None) };
+        let Some(descendant) = store.block(height)? else {
+            return Ok(None);
+        };
         descendants.push(descendant.block.header);
         finalization = descendant.finalization;
     }
     let receipt = finalization.and_then(|f| Receipt::of(&block.block, placed.index as usize, descendants, f));
     Ok(receipt.map(|r| r.to_json()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::consensus::codec::tests::{child, commitment, enrolments_of, founded};
+    use ledger::{
+        block::Block,
+        proof::{ValidatorSet, Vote, vote_message},
+        state::Refused,
+    };
+    use record::signature::SigningKey;
+    use tempfile::TempDir;
+
+    struct Bench {
+        dir: TempDir,
+        keys: Vec<SigningKey>,
+        gateway: SigningKey,
+        genesis: Genesis,
+    }
+
+    impl Bench {
+        fn new() -> Self {
+            let keys: Vec<_> = (0..4).map(|_| SigningKey::random()).collect();
+            let genesis = founded(&keys);
+            Self {
+                dir: TempDir::new().expect("a folder"),
+                keys,
+                gateway: SigningKey::random(),
+                genesis,
+            }
+        }
+
+        fn open(&self) -> Chain {
+            Chain::open(&Config::default(), self.dir.path(), &self.genesis).expect("opens")
+        }
+
+        /// Two blocks: the first enrols, the second commits.
+        fn blocks(&self) -> [Block; 2] {
+            let enrolments = enrolments_of(&self.genesis, &self.keys[0], &self.gateway);
+            let first = child(&self.genesis, &Block::genesis(&self.genesis), enrolments);
+            let second = child(&self.genesis, &first, vec![commitment(&self.genesis, &self.gateway)]);
+            [first, second]
+        }
+
+        fn votes(&self, block: &Block) -> Finalization {
+            let message = vote_message(&block.header);
+            let vote = |key: &SigningKey| Vote {
+                validator: key.public(),
+                signature: key.sign_raw(&message),
+            };
+            let mut votes: Vec<_> = self.keys.iter().map(vote).collect();
+            votes.sort_by_key(|vote| vote.validator);
+            Finalization { votes }
+        }
+
+        fn verify(&self, receipt: &str) -> BundleId {
+            let validators = ValidatorSet {
+                network: self.genesis.network(),
+                validators: self.genesis.committee(),
+            };
+            Receipt::verify(receipt, &validators).expect("holds").bundle()
+        }
+    }
+
+    fn unproven(block: &Block) -> FinalizedBlock {
+        FinalizedBlock {
+            block: block.clone(),
+            digest: block.header.digest(),
+            finalization: None,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_chain_is_the_same_after_it_was_closed_and_opened() {
+        let bench = Bench::new();
+        let [first, second] = bench.blocks();
+        let chain = bench.open();
+        assert_eq!(
+            chain.append(unproven(&first)).await.expect("appends"),
+            [Outcome::Applied; 2]
+        );
+        assert_eq!(
+            chain.append(unproven(&second)).await.expect("appends"),
+            [Outcome::Applied]
+        );
+        let (head, state) = (chain.head(), chain.state());
+        assert_eq!(head.height, Height(2));
+        drop(chain);
+        let again = bench.open();
+        assert_eq!((again.head(), again.state()), (head, state));
+        assert_eq!(again.block(Height(2)).await.expect("reads"), Some(unproven(&second)));
+        let placed = again.transaction(&second.transactions[0].id()).await.expect("reads");
+        assert_eq!(
+            placed,
+            Some(Placed {
+                height: Height(2),
+                index: 0,
+                outcome: Outcome::Applied
+            })
+        );
+    }
+
+    #[test]
+    fn only_the_next_block_is_appended_and_all_of_a_batch_or_nothing() {
+        let bench = Bench::new();
+        let [first, second] = bench.blocks();
+        let chain = bench.open();
+        assert!(matches!(
+            chain.append_all(&[unproven(&second)]),
+            Err(Error::NotNext { .. })
+        ));
+        let gap = child(&bench.genesis, &second, vec![]);
+        assert!(chain.append_all(&[unproven(&first), unproven(&gap)]).is_err());
+        assert_eq!(chain.head().height, Height(0));
+        assert_eq!(
+            chain
+                .append_all(&[unproven(&first), unproven(&second)])
+                .expect("appends")
+                .len(),
+            2
+        );
+    }
+
+    #[tokio::test]
+    async fn a_receipt_comes_with_the_votes_on_the_block_or_on_a_descendant() {
+        let bench = Bench::new();
+        let [first, second] = bench.blocks();
+        let third = child(&bench.genesis, &second, vec![]);
+        let bundle = second.transactions[0].commitment().expect("a commitment").bundle;
+        let chain = bench.open();
+        chain
+            .append_all(&[unproven(&first), unproven(&second)])
+            .expect("appends");
+        assert_eq!(chain.receipt(&bundle).await.expect("reads"), None);
+        let proven = FinalizedBlock {
+            finalization: Some(bench.votes(&third)),
+            ..unproven(&third)
+        };
+        chain.append_all(&[proven]).expect("appends");
+        let through_descendant = chain.receipt(&bundle).await.expect("reads").expect("provable");
+        assert_eq!(bench.verify(&through_descendant), bundle);
+        chain.attach(Height(2), &bench.votes(&second)).expect("attaches");
+        let direct = chain.receipt(&bundle).await.expect("reads").expect("provable");
+        assert_eq!(bench.verify(&direct), bundle);
+        assert!(direct.len() < through_descendant.len());
+    }
+
+    #[tokio::test]
+    async fn a_refused_transaction_may_take_effect_later_and_then_once() {
+        let bench = Bench::new();
+        let [_, second] = bench.blocks();
+        let (commit, enrolments) = (
+            second.transactions.clone(),
+            enrolments_of(&bench.genesis, &bench.keys[0], &bench.gateway),
+        );
+        let id = commit[0].id();
+        let chain = bench.open();
+        let mut parent = Block::genesis(&bench.genesis);
+        let mut outcomes = Vec::new();
+        for transactions in [commit.clone(), enrolments, commit.clone(), commit] {
+            parent = child(&bench.genesis, &parent, transactions);
+            outcomes.push(chain.append(unproven(&parent)).await.expect("appends")[0]);
+        }
+        let refused = Outcome::Refused;
+        let expected = [
+            refused(Refused::NotAllowed),
+            Outcome::Applied,
+            Outcome::Applied,
+            refused(Refused::AlreadyFinal),
+        ];
+        assert_eq!(outcomes, expected);
+        assert_eq!(
+            chain.transaction(&id).await.expect("reads").expect("placed").height,
+            Height(3)
+        );
+        assert_eq!(chain.took_effect_at(&id.0).expect("reads"), Some(Height(3)));
+    }
+
+    #[tokio::test]
+    async fn a_changed_byte_on_the_disk_is_never_served() {
+        let bench = Bench::new();
+        let [first, _] = bench.blocks();
+        bench.open().append(unproven(&first)).await.expect("appends");
+        let bytes = first.encode();
+        for at in (0..bytes.len()).step_by(37) {
+            let mut changed = bytes.clone();
+            changed[at] ^= 1;
+            store::tests::overwrite(&bench.dir.path().join("chain.redb"), Height(1), &changed);
+            match Chain::open(&Config::default(), bench.dir.path(), &bench.genesis) {
+                Ok(chain) => assert!(
+                    matches!(chain.block(Height(1)).await, Err(Error::Damaged(_))),
+                    "byte {at}"
+                ),
+                Err(error) => assert!(matches!(error, Error::Damaged(_)), "byte {at}: {error}"),
+            }
+        }
+    }
+
+    #[test]
+    fn the_chain_of_another_network_is_not_opened() {
+        let (bench, other) = (Bench::new(), Bench::new());
+        drop(bench.open());
+        let opened = Chain::open(&Config::default(), bench.dir.path(), &other.genesis);
+        assert!(matches!(opened, Err(Error::OtherNetwork)));
+    }
 }

@@ -96,10 +96,6 @@ impl Config {
     ///
     /// # Errors
     /// Everything that is wrong with it.
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "this is the one place where the environment is read"
-    )]
     pub fn load(path: &Path) -> Result<Self, Faults> {
         let mut faults = Faults::default();
         let Some(text) = faults.note(path.display(), read(path)) else {

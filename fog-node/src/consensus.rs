@@ -99,15 +99,30 @@ impl Config {
         let mut faults = Vec::new();
         let rising = [
             ("idle_ms", self.idle_ms, "leader_timeout_ms", self.leader_timeout_ms),
-            ("leader_timeout_ms", self.leader_timeout_ms, "certification_timeout_ms", self.certification_timeout_ms),
-            ("certification_timeout_ms", self.certification_timeout_ms, "absence_timeout_ms", self.absence_timeout_ms),
+            (
+                "leader_timeout_ms",
+                self.leader_timeout_ms,
+                "certification_timeout_ms",
+                self.certification_timeout_ms,
+            ),
+            (
+                "certification_timeout_ms",
+                self.certification_timeout_ms,
+                "absence_timeout_ms",
+                self.absence_timeout_ms,
+            ),
         ];
         for (short, short_ms, long, long_ms) in rising {
             if short_ms >= long_ms {
-                faults.push(format!("consensus.{long} ({long_ms}) must be longer than consensus.{short} ({short_ms})"));
+                faults.push(format!(
+                    "consensus.{long} ({long_ms}) must be longer than consensus.{short} ({short_ms})"
+                ));
             }
         }
-        for (name, value) in [("idle_ms", self.idle_ms), ("worker_threads", self.worker_threads as u64)] {
+        for (name, value) in [
+            ("idle_ms", self.idle_ms),
+            ("worker_threads", self.worker_threads as u64),
+        ] {
             if value == 0 {
                 faults.push(format!("consensus.{name} must be at least 1"));
             }
@@ -146,7 +161,11 @@ impl Config {
 
     /// Every validator's address; this node's own is where it listens.
     fn addresses(&self, me: &PublicKey) -> Peers {
-        let others = self.peers.iter().filter(|peer| peer.key != *me).map(|peer| (peer.key, peer.address));
+        let others = self
+            .peers
+            .iter()
+            .filter(|peer| peer.key != *me)
+            .map(|peer| (peer.key, peer.address));
         let all = others.chain([(*me, self.listen)]);
         Peers::from_iter_dedup(all.map(|(key, address)| (engine_key(&key), Address::from(address))))
     }
@@ -197,7 +216,8 @@ pub trait Payloads: Clone + Send + Sync + 'static {
 impl Payloads for Vault {
     async fn hold(&self, cid: &Cid, timeout: Duration) -> Option<Held> {
         let held = Self::hold(self, cid, timeout).await;
-        held.inspect_err(|error| tracing::debug!(%cid, %error, "payload not held")).ok()
+        held.inspect_err(|error| tracing::debug!(%cid, %error, "payload not held"))
+            .ok()
     }
 }
 
@@ -215,13 +235,20 @@ pub struct Consensus {
 pub fn start(config: Config, parts: Parts) -> Result<Consensus, Error> {
     let mut faults = config.faults();
     let missing = config.missing_peers(&parts.genesis, &parts.key.public());
-    faults.extend(missing.iter().map(|key| format!("consensus.peers has no address for validator {key}")));
+    faults.extend(
+        missing
+            .iter()
+            .map(|key| format!("consensus.peers has no address for validator {key}")),
+    );
     if !faults.is_empty() {
         return Err(Error::Config(faults));
     }
     // The engine binds later, inside its runtime, and could only panic: find a taken address here.
     let probe = TcpListener::bind(config.listen);
-    drop(probe.map_err(|source| Error::Listen { address: config.listen, source })?);
+    drop(probe.map_err(|source| Error::Listen {
+        address: config.listen,
+        source,
+    })?);
 
     let (stop, stop_requested) = oneshot::channel();
     let (reason, stopped) = watch::channel(None);
@@ -241,17 +268,26 @@ pub fn start(config: Config, parts: Parts) -> Result<Consensus, Error> {
 
 async fn run(context: runtime::Context, config: Config, parts: Parts, stop_requested: oneshot::Receiver<()>) -> String {
     let (me, network) = (parts.key.public(), parts.genesis.network());
-    let Connected { channels, oracle, task } =
-        network::connect(&context, engine_signer(&parts.key), &network, config.listen, config.addresses(&me));
+    let Connected { channels, oracle, task } = network::connect(
+        &context,
+        engine_signer(&parts.key),
+        &network,
+        config.listen,
+        config.addresses(&me),
+    );
     let settings = Settings {
         genesis: parts.genesis,
         key: parts.key,
-        rooms: Rooms { chain: parts.chain, mempool: parts.mempool, payloads: parts.vault },
+        rooms: Rooms {
+            chain: parts.chain,
+            mempool: parts.mempool,
+            payloads: parts.vault,
+        },
         patience: config.patience(),
         timeouts: config.timeouts(),
         partition: "fog".to_owned(),
     };
-    let mut running = match engine::start(context.child("engine"), settings, channels, oracle).await {
+    let mut running = match engine::start(context.child("engine"), settings, channels, oracle.clone(), oracle).await {
         Ok(running) => running,
         Err(error) => return error.to_string(),
     };
@@ -297,7 +333,11 @@ mod tests {
 
     #[test]
     fn every_fault_of_a_config_is_named() {
-        let config = Config { idle_ms: 0, leader_timeout_ms: 9_000, ..Config::default() };
+        let config = Config {
+            idle_ms: 0,
+            leader_timeout_ms: 9_000,
+            ..Config::default()
+        };
         assert_eq!(config.faults().len(), 2);
         assert!(Config::default().faults().is_empty());
     }
@@ -307,7 +347,13 @@ mod tests {
         let keys: Vec<_> = (0..4).map(|_| SigningKey::random()).collect();
         let genesis = founded(&keys);
         let address = SocketAddr::from(([127, 0, 0, 1], 8502));
-        let config = Config { peers: vec![Peer { key: keys[1].public(), address }], ..Config::default() };
+        let config = Config {
+            peers: vec![Peer {
+                key: keys[1].public(),
+                address,
+            }],
+            ..Config::default()
+        };
         let missing = config.missing_peers(&genesis, &keys[0].public());
         assert_eq!(missing.len(), 2);
         assert!(missing.contains(&keys[2].public()) && missing.contains(&keys[3].public()));

@@ -13,6 +13,7 @@ pub mod payloads;
 pub mod receipts;
 pub mod route;
 pub mod server;
+pub mod tls;
 pub mod token;
 pub mod transactions;
 
@@ -31,7 +32,8 @@ use crate::{
 use caller::Caller;
 use fault::Fault;
 use route::{Bounds, Request, Route, Service, Table};
-use server::{Identity, Limits};
+use server::Limits;
+use tls::Identity;
 
 /// Bytes of a body, at most: 1 MiB, which a submission fits in.
 pub const BODY_BYTES_MAX: usize = 1 << 20;
@@ -246,7 +248,7 @@ pub async fn serve(
     identity: &Identity,
     context: Context,
     shutdown: CancellationToken,
-) -> Result<(), server::TlsError> {
+) -> Result<(), tls::TlsError> {
     let (tls, limits) = (identity.server()?, context.config.limits());
     server::serve(listener, tls, context.into_service(), limits, shutdown).await;
     Ok(())
@@ -310,6 +312,8 @@ impl Request {
 }
 
 #[cfg(test)]
-mod journey;
+mod clinic;
+#[cfg(test)]
+mod journeys;
 #[cfg(test)]
 mod tests;

@@ -43,7 +43,11 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
-        Self { driver: Driver::Sqlite, connections_max: 4, busy_timeout_ms: 5_000 }
+        Self {
+            driver: Driver::Sqlite,
+            connections_max: 4,
+            busy_timeout_ms: 5_000,
+        }
     }
 }
 
@@ -51,8 +55,14 @@ impl Config {
     /// What is wrong with it, each with the key to change.
     #[must_use]
     pub fn faults(&self) -> Vec<String> {
-        let zero = [("connections_max", self.connections_max == 0), ("busy_timeout_ms", self.busy_timeout_ms == 0)];
-        zero.iter().filter(|(_, is_zero)| *is_zero).map(|(key, _)| format!("index.{key} must be at least 1")).collect()
+        let zero = [
+            ("connections_max", self.connections_max == 0),
+            ("busy_timeout_ms", self.busy_timeout_ms == 0),
+        ];
+        zero.iter()
+            .filter(|(_, is_zero)| *is_zero)
+            .map(|(key, _)| format!("index.{key} must be at least 1"))
+            .collect()
     }
 }
 
@@ -179,13 +189,22 @@ impl Cursor {
     fn after(row: &Row, height: Height) -> Result<Self, Error> {
         let mut id = [0; 16];
         hex::decode_to_slice(&row.id, &mut id).map_err(|_| Error::Damaged("id"))?;
-        Ok(Self { effective_ms: row.effective_ms, id, height })
+        Ok(Self {
+            effective_ms: row.effective_ms,
+            id,
+            height,
+        })
     }
 }
 
 impl fmt::Display for Cursor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let parts = [&[CURSOR_VERSION][..], &self.effective_ms.to_be_bytes(), &self.id, &self.height.0.to_be_bytes()];
+        let parts = [
+            &[CURSOR_VERSION][..],
+            &self.effective_ms.to_be_bytes(),
+            &self.id,
+            &self.height.0.to_be_bytes(),
+        ];
         f.write_str(&URL_SAFE_NO_PAD.encode(parts.concat()))
     }
 }
@@ -203,7 +222,11 @@ impl FromStr for Cursor {
         let (id, rest) = rest.split_first_chunk().ok_or(BadCursor)?;
         let (height, _) = rest.split_first_chunk().ok_or(BadCursor)?;
         let height = Height(u64::from_be_bytes(*height));
-        Ok(Self { effective_ms: i64::from_be_bytes(*effective_ms), id: *id, height })
+        Ok(Self {
+            effective_ms: i64::from_be_bytes(*effective_ms),
+            id: *id,
+            height,
+        })
     }
 }
 
@@ -362,27 +385,48 @@ mod tests {
     }
 
     fn subject_key(seed: u8) -> SubjectKey {
-        SubjectKey { public: vec![seed; 32], category: Category::Vitals, epoch: 1 }
+        SubjectKey {
+            public: vec![seed; 32],
+            category: Category::Vitals,
+            epoch: 1,
+        }
     }
 
     /// Permits of the custodian for these keys: made the only way there is, from a state.
     fn permits(seeds: &[u8]) -> Vec<Permit> {
         let key = SigningKey::random();
-        let organization =
-            Organization { id: hospital(), name: "A".to_owned(), role: Role::Provider, key: key.public() };
+        let organization = Organization {
+            id: hospital(),
+            name: "A".to_owned(),
+            role: Role::Provider,
+            key: key.public(),
+        };
         let genesis = Genesis {
             name: "test".to_owned(),
             founded_ms: 1,
             organizations: vec![organization],
-            validators: vec![Validator { organization: hospital(), key: key.public(), tls: Digest::ZERO }],
+            validators: vec![Validator {
+                organization: hospital(),
+                key: key.public(),
+                tls: Digest::ZERO,
+            }],
             policy: ValidityPolicy::default(),
         };
         let announce = |seed: &u8| {
             let action = Action::AnnounceKey(subject_key(*seed));
             let author = Author::Organization(hospital());
-            Transaction { network: genesis.network(), author, sequence: 0, action }.sign(&key)
+            Transaction {
+                network: genesis.network(),
+                author,
+                sequence: 0,
+                action,
+            }
+            .sign(&key)
         };
-        let mut block = Block { transactions: seeds.iter().map(announce).collect(), ..Block::genesis(&genesis) };
+        let mut block = Block {
+            transactions: seeds.iter().map(announce).collect(),
+            ..Block::genesis(&genesis)
+        };
         block.header.height = Height(1);
         let mut state = State::genesis(&genesis);
         state.apply(&block, &Nothing);
@@ -393,7 +437,10 @@ mod tests {
     fn row(seed: u8, seq: u64, effective_ms: i64) -> Row {
         let reading = ReadingId {
             device: "oximeter-1".parse().expect("good"),
-            boot: BootId { counter: 1, random: u64::MAX },
+            boot: BootId {
+                counter: 1,
+                random: u64::MAX,
+            },
             seq,
         };
         let id = Digest::of(Domain::OBSERVATION, &[reading.to_string().as_bytes()]);
@@ -401,7 +448,11 @@ mod tests {
             id: hex::encode(&id.as_bytes()[..16]),
             key: subject_key(seed).id(),
             subject: "6f9619ff-8b86-4d01-b42d-00c04fc964ff".parse().expect("a UUID"),
-            code: if seq % 2 == 0 { "8867-4".to_owned() } else { "59408-5".to_owned() },
+            code: if seq.is_multiple_of(2) {
+                "8867-4".to_owned()
+            } else {
+                "59408-5".to_owned()
+            },
             effective_ms,
             received_ms: effective_ms + 5,
             reading,
@@ -420,14 +471,24 @@ mod tests {
     }
 
     fn search(count: u32) -> Search {
-        Search { count, height: Height(u64::MAX), ..Search::default() }
+        Search {
+            count,
+            height: Height(u64::MAX),
+            ..Search::default()
+        }
     }
 
     #[tokio::test]
     async fn a_row_comes_back_as_it_went_in_also_after_a_restart() {
         let (dir, index) = index().await;
-        let given = Row { received_ms: i64::MAX, ..row(1, u64::MAX, i64::MIN) };
-        index.project(Height(1), std::slice::from_ref(&given), &[]).await.expect("projects");
+        let given = Row {
+            received_ms: i64::MAX,
+            ..row(1, u64::MAX, i64::MIN)
+        };
+        index
+            .project(Height(1), std::slice::from_ref(&given), &[])
+            .await
+            .expect("projects");
         let index = Index::open(&Config::default(), dir.path()).await.expect("opens");
         let page = index.find(&permits(&[1]), &search(10)).await.expect("finds");
         assert_eq!((page.rows, page.total, page.next), (vec![given], 1, None));
@@ -439,12 +500,34 @@ mod tests {
         let (_dir, index) = index().await;
         let rows = [row(1, 1, 10), row(1, 2, 20)];
         let projected = index.project(Height(1), &rows, &[]).await.expect("projects");
-        assert_eq!(projected, Projected { inserted: 2, duplicates: 0 });
-        assert_eq!(index.project(Height(1), &rows, &[]).await.expect("projects"), Projected::default());
+        assert_eq!(
+            projected,
+            Projected {
+                inserted: 2,
+                duplicates: 0
+            }
+        );
+        assert_eq!(
+            index.project(Height(1), &rows, &[]).await.expect("projects"),
+            Projected::default()
+        );
         assert_eq!(index.duplicates().await.expect("counts"), 0);
-        let again = Row { bundle: BundleId(Digest::ZERO), height: Height(2), ..row(1, 2, 20) };
-        let projected = index.project(Height(2), &[again, row(1, 3, 30)], &[]).await.expect("projects");
-        assert_eq!(projected, Projected { inserted: 1, duplicates: 1 });
+        let again = Row {
+            bundle: BundleId(Digest::ZERO),
+            height: Height(2),
+            ..row(1, 2, 20)
+        };
+        let projected = index
+            .project(Height(2), &[again, row(1, 3, 30)], &[])
+            .await
+            .expect("projects");
+        assert_eq!(
+            projected,
+            Projected {
+                inserted: 1,
+                duplicates: 1
+            }
+        );
         let counts = index.counts().await.expect("counts");
         assert_eq!((counts.observations, counts.duplicates), (3, 1));
     }
@@ -452,7 +535,9 @@ mod tests {
     #[tokio::test]
     async fn pages_stay_as_they_are_while_rows_are_added() {
         let (_dir, index) = index().await;
-        let rows: Vec<_> = (1..=7).map(|seq| row(1, seq, 100 + i64::try_from(seq / 3).expect("small"))).collect();
+        let rows: Vec<_> = (1..=7)
+            .map(|seq| row(1, seq, 100 + i64::try_from(seq / 3).expect("small")))
+            .collect();
         index.project(Height(1), &rows, &[]).await.expect("projects");
         let (permits, mut search, mut seen) = (permits(&[1]), search(3), Vec::new());
         for round in 0u8.. {
@@ -460,7 +545,10 @@ mod tests {
             assert_eq!((page.total, page.height), (7, Height(1)));
             seen.extend(page.rows);
             let newer = row(1, 100 + u64::from(round), 101);
-            index.project(Height(2 + u64::from(round)), &[newer], &[]).await.expect("projects");
+            index
+                .project(Height(2 + u64::from(round)), &[newer], &[])
+                .await
+                .expect("projects");
             let Some(next) = page.next else { break };
             search.cursor = Some(next.to_string().parse().expect("our own cursor"));
         }
@@ -472,12 +560,18 @@ mod tests {
     #[tokio::test]
     async fn nobody_sees_or_counts_a_row_without_its_permit() {
         let (_dir, index) = index().await;
-        index.project(Height(1), &[row(1, 1, 10), row(2, 2, 20), row(2, 3, 30)], &[]).await.expect("projects");
+        index
+            .project(Height(1), &[row(1, 1, 10), row(2, 2, 20), row(2, 3, 30)], &[])
+            .await
+            .expect("projects");
         assert_eq!(index.find(&permits(&[1]), &search(10)).await.expect("finds").total, 1);
         assert_eq!(index.find(&permits(&[1, 2]), &search(0)).await.expect("finds").total, 3);
         let nothing = index.find(&[], &search(10)).await.expect("finds");
         assert_eq!((nothing.total, nothing.rows.len()), (0, 0));
-        let by_id = Search { ids: vec![row(2, 2, 20).id], ..search(10) };
+        let by_id = Search {
+            ids: vec![row(2, 2, 20).id],
+            ..search(10)
+        };
         assert_eq!(index.find(&permits(&[1]), &by_id).await.expect("finds").total, 0);
         assert_eq!(index.find(&permits(&[2]), &by_id).await.expect("finds").total, 1);
     }
@@ -485,17 +579,57 @@ mod tests {
     #[tokio::test]
     async fn each_criterion_restricts() {
         let (_dir, index) = index().await;
-        let rows: Vec<_> = (1..=6).map(|seq| row(1, seq, i64::try_from(seq).expect("small") * 10)).collect();
+        let rows: Vec<_> = (1..=6)
+            .map(|seq| row(1, seq, i64::try_from(seq).expect("small") * 10))
+            .collect();
         index.project(Height(1), &rows, &[]).await.expect("projects");
         let permits = permits(&[1]);
         let total = async |search: Search| index.find(&permits, &search).await.expect("finds").total;
         let range = |from_ms, to_ms| DateRange { from_ms, to_ms };
-        assert_eq!(total(Search { codes: vec!["8867-4".to_owned()], ..search(10) }).await, 3);
-        assert_eq!(total(Search { dates: vec![range(20, 50)], ..search(10) }).await, 3);
-        assert_eq!(total(Search { dates: vec![range(20, 50), range(40, 99)], ..search(10) }).await, 1);
-        assert_eq!(total(Search { subject: Some(SubjectId::random()), ..search(10) }).await, 0);
-        assert_eq!(total(Search { height: Height(0), ..search(10) }).await, 0);
-        let broad = Search { codes: vec![String::new(); CRITERIA_MAX], ..search(10) };
+        assert_eq!(
+            total(Search {
+                codes: vec!["8867-4".to_owned()],
+                ..search(10)
+            })
+            .await,
+            3
+        );
+        assert_eq!(
+            total(Search {
+                dates: vec![range(20, 50)],
+                ..search(10)
+            })
+            .await,
+            3
+        );
+        assert_eq!(
+            total(Search {
+                dates: vec![range(20, 50), range(40, 99)],
+                ..search(10)
+            })
+            .await,
+            1
+        );
+        assert_eq!(
+            total(Search {
+                subject: Some(SubjectId::random()),
+                ..search(10)
+            })
+            .await,
+            0
+        );
+        assert_eq!(
+            total(Search {
+                height: Height(0),
+                ..search(10)
+            })
+            .await,
+            0
+        );
+        let broad = Search {
+            codes: vec![String::new(); CRITERIA_MAX],
+            ..search(10)
+        };
         assert!(matches!(index.find(&permits, &broad).await, Err(Error::TooBroad(_))));
     }
 
@@ -503,29 +637,70 @@ mod tests {
     async fn a_rejected_bundle_is_settled_once_and_visible_with_the_next_height() {
         let (_dir, index) = index().await;
         let late = row(1, 1, 10);
-        let missing = Rejection { bundle: late.bundle, entry: None, reason: "payload-missing", height: Height(1) };
+        let missing = Rejection {
+            bundle: late.bundle,
+            entry: None,
+            reason: "payload-missing",
+            height: Height(1),
+        };
         index.project(Height(1), &[], &[missing]).await.expect("projects");
         let pending = index.pending(&["payload-missing"], 10).await.expect("reads");
-        assert_eq!(pending, [Pending { bundle: late.bundle, height: Height(1) }]);
+        assert_eq!(
+            pending,
+            [Pending {
+                bundle: late.bundle,
+                height: Height(1)
+            }]
+        );
         index.settle(late.bundle, &[], &[missing]).await.expect("still missing");
         assert_eq!(index.counts().await.expect("counts").payloads_missing, 1);
         for inserted in [1, 0] {
-            let settled = index.settle(late.bundle, std::slice::from_ref(&late), &[]).await.expect("settles");
-            assert_eq!(settled, Projected { inserted, duplicates: 0 });
+            let settled = index
+                .settle(late.bundle, std::slice::from_ref(&late), &[])
+                .await
+                .expect("settles");
+            assert_eq!(
+                settled,
+                Projected {
+                    inserted,
+                    duplicates: 0
+                }
+            );
         }
         assert_eq!(index.find(&permits(&[1]), &search(10)).await.expect("finds").total, 0);
         index.project(Height(2), &[], &[]).await.expect("projects");
-        assert_eq!(index.find(&permits(&[1]), &search(10)).await.expect("finds").rows, [late]);
-        assert_eq!(index.counts().await.expect("counts"), Counts { observations: 1, ..Counts::default() });
+        assert_eq!(
+            index.find(&permits(&[1]), &search(10)).await.expect("finds").rows,
+            [late]
+        );
+        assert_eq!(
+            index.counts().await.expect("counts"),
+            Counts {
+                observations: 1,
+                ..Counts::default()
+            }
+        );
     }
 
     #[test]
     fn only_our_own_cursors_parse() {
-        let cursor = Cursor { effective_ms: -1, id: [7; 16], height: Height(9) };
+        let cursor = Cursor {
+            effective_ms: -1,
+            id: [7; 16],
+            height: Height(9),
+        };
         let text = cursor.to_string();
         assert_eq!(text.parse(), Ok(cursor));
         let other_version = URL_SAFE_NO_PAD.encode([&[9][..], &[0; 32]].concat());
-        for bad in ["", "AA", "' OR 1=1", &text[1..], &format!("{text}AA"), &format!("{text}="), &other_version] {
+        for bad in [
+            "",
+            "AA",
+            "' OR 1=1",
+            &text[1..],
+            &format!("{text}AA"),
+            &format!("{text}="),
+            &other_version,
+        ] {
             assert_eq!(bad.parse::<Cursor>(), Err(BadCursor), "{bad}");
         }
     }

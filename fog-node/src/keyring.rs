@@ -165,7 +165,9 @@ impl Keyring {
     /// # Errors
     /// As [`Passphrase::read`] and [`Keyring::open`].
     pub fn load(config: &Config, data_dir: &Path) -> Result<Self, Error> {
-        let Some(passphrase_file) = &config.passphrase_file else { return Ok(Self::default()) };
+        let Some(passphrase_file) = &config.passphrase_file else {
+            return Ok(Self::default());
+        };
         Self::open(&data_dir.join(FILE), &Passphrase::read(passphrase_file)?)
     }
 
@@ -180,7 +182,11 @@ impl Keyring {
         let keyring = Self::of(holdings.iter().cloned())?;
         let entries: Vec<_> = holdings
             .into_iter()
-            .map(|h| Entry { key: h.key, secret: ByteBuf::from(h.secret.secret_bytes()), patient: h.patient })
+            .map(|h| Entry {
+                key: h.key,
+                secret: ByteBuf::from(h.secret.secret_bytes()),
+                patient: h.patient,
+            })
             .collect();
         let plaintext = Zeroizing::new(canonical::encode(&entries));
         for entry in entries {
@@ -220,8 +226,14 @@ impl Keyring {
         let mut contents = Contents::default();
         for holding in holdings {
             let subject = holding.patient.id;
-            let known = contents.patients.entry(subject).or_insert_with(|| holding.patient.clone());
-            let is_new = contents.keys.insert(holding.key.id(), (holding.secret, subject)).is_none();
+            let known = contents
+                .patients
+                .entry(subject)
+                .or_insert_with(|| holding.patient.clone());
+            let is_new = contents
+                .keys
+                .insert(holding.key.id(), (holding.secret, subject))
+                .is_none();
             if *known != holding.patient || !is_new {
                 return Err(Error::Contradiction);
             }
@@ -238,7 +250,12 @@ impl Keyring {
     /// The keys of a subject that this node holds.
     #[must_use]
     pub fn keys_of(&self, subject: SubjectId) -> Vec<KeyId> {
-        self.0.keys.iter().filter(|(_, (_, of))| *of == subject).map(|(key, _)| *key).collect()
+        self.0
+            .keys
+            .iter()
+            .filter(|(_, (_, of))| *of == subject)
+            .map(|(key, _)| *key)
+            .collect()
     }
 
     /// Whose key it is.
@@ -292,7 +309,9 @@ fn read_private(path: &Path, bytes_max: u64) -> Result<Zeroizing<Vec<u8>>, Error
     }
     let capacity = usize::try_from(about.len()).expect("a file below the limit fits in memory");
     let mut bytes = Zeroizing::new(Vec::with_capacity(capacity));
-    file.take(bytes_max).read_to_end(&mut bytes).map_err(|e| io_error(path, e))?;
+    file.take(bytes_max)
+        .read_to_end(&mut bytes)
+        .map_err(|e| io_error(path, e))?;
     Ok(bytes)
 }
 
@@ -300,18 +319,31 @@ fn read_private(path: &Path, bytes_max: u64) -> Result<Zeroizing<Vec<u8>>, Error
 fn write_private(path: &Path, bytes: &[u8]) -> Result<(), Error> {
     let draft = path.with_extension("draft");
     let write = || {
-        let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
+        let mut file = fs::OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&draft)?;
         file.set_permissions(fs::Permissions::from_mode(0o600))?;
         file.write_all(bytes)?;
         file.sync_all()?;
         fs::rename(&draft, path)?;
-        File::open(path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new(".")))?.sync_all()
+        File::open(
+            path.parent()
+                .filter(|p| !p.as_os_str().is_empty())
+                .unwrap_or(Path::new(".")),
+        )?
+        .sync_all()
     };
     write().map_err(|e| io_error(path, e))
 }
 
 fn io_error(path: &Path, source: io::Error) -> Error {
-    Error::Io { path: path.to_owned(), source }
+    Error::Io {
+        path: path.to_owned(),
+        source,
+    }
 }
 
 #[cfg(test)]
@@ -325,7 +357,11 @@ mod tests {
 
     fn holding(patient: &Patient, epoch: u32) -> Holding {
         let (secret, key) = SubjectSecret::generate(Category::Vitals, epoch).expect("random numbers");
-        Holding { key, secret, patient: patient.clone() }
+        Holding {
+            key,
+            secret,
+            patient: patient.clone(),
+        }
     }
 
     fn patient() -> Patient {
@@ -353,7 +389,10 @@ mod tests {
         let keyring = Keyring::open(&path, &passphrase()).expect("opens");
         for holding in &holdings {
             let key = holding.key.id();
-            assert_eq!(keyring.secret(&key).expect("held").secret_bytes(), holding.secret.secret_bytes());
+            assert_eq!(
+                keyring.secret(&key).expect("held").secret_bytes(),
+                holding.secret.secret_bytes()
+            );
             assert_eq!(keyring.subject_of(&key), Some(holding.patient.id));
             assert_eq!(keyring.patient(holding.patient.id), Some(&holding.patient));
         }
@@ -366,13 +405,23 @@ mod tests {
         let (_dir, path, _) = created();
         let file = fs::read(&path).expect("reads");
         // Every byte of the header would do the expensive derivation; each field and the body's ends suffice.
-        let places = [0, FORMAT.len() - 1, FORMAT.len(), FORMAT.len() + SALT_BYTES, HEADER_BYTES, file.len() - 1];
+        let places = [
+            0,
+            FORMAT.len() - 1,
+            FORMAT.len(),
+            FORMAT.len() + SALT_BYTES,
+            HEADER_BYTES,
+            file.len() - 1,
+        ];
         for at in places.into_iter().chain((HEADER_BYTES..file.len()).step_by(97)) {
             let mut altered = file.clone();
             altered[at] ^= 1;
             fs::write(&path, &altered).expect("writes");
             let error = Keyring::open(&path, &passphrase()).expect_err("altered");
-            assert!(matches!(error, Error::NotAKeyring { .. } | Error::NotOpened { .. }), "byte {at}: {error}");
+            assert!(
+                matches!(error, Error::NotAKeyring { .. } | Error::NotOpened { .. }),
+                "byte {at}: {error}"
+            );
         }
         fs::write(&path, &file[..file.len() - 1]).expect("writes");
         assert!(Keyring::open(&path, &passphrase()).is_err());
@@ -388,8 +437,18 @@ mod tests {
         for canary in [b"Lindgren-Canary".as_slice(), holdings[0].secret.secret_bytes()] {
             assert!(!file.windows(canary.len()).any(|window| window == canary));
         }
-        let printed = format!("{:?} {:?} {:?}", Keyring::open(&path, &passphrase()), holdings, passphrase());
-        for canary in ["Lindgren", "1957", "horse", &hex::encode(holdings[0].secret.secret_bytes())] {
+        let printed = format!(
+            "{:?} {:?} {:?}",
+            Keyring::open(&path, &passphrase()),
+            holdings,
+            passphrase()
+        );
+        for canary in [
+            "Lindgren",
+            "1957",
+            "horse",
+            &hex::encode(holdings[0].secret.secret_bytes()),
+        ] {
             assert!(!printed.contains(canary), "{canary}");
         }
     }
@@ -399,18 +458,31 @@ mod tests {
         let (_dir, path, _) = created();
         assert_eq!(fs::metadata(&path).expect("there").permissions().mode() & 0o777, 0o600);
         fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).expect("chmod");
-        assert!(matches!(Keyring::open(&path, &passphrase()), Err(Error::Exposed { .. })));
+        assert!(matches!(
+            Keyring::open(&path, &passphrase()),
+            Err(Error::Exposed { .. })
+        ));
     }
 
     #[test]
     fn a_keyring_is_never_overwritten_and_never_contradicts_itself() {
         let (dir, path, holdings) = created();
-        assert!(matches!(Keyring::create(&path, &passphrase(), vec![]), Err(Error::Io { .. })));
+        assert!(matches!(
+            Keyring::create(&path, &passphrase(), vec![]),
+            Err(Error::Io { .. })
+        ));
         let mut twice = holdings[0].clone();
         twice.key.epoch = 9;
         twice.patient.family = "Other".to_owned();
-        let error = Keyring::create(&dir.path().join("other"), &passphrase(), vec![holdings[0].clone(), twice]);
+        let error = Keyring::create(
+            &dir.path().join("other"),
+            &passphrase(),
+            vec![holdings[0].clone(), twice],
+        );
         assert!(matches!(error, Err(Error::Contradiction)));
-        assert!(matches!(Passphrase::new(Zeroizing::new("short".to_owned())), Err(Error::WeakPassphrase)));
+        assert!(matches!(
+            Passphrase::new(Zeroizing::new("short".to_owned())),
+            Err(Error::WeakPassphrase)
+        ));
     }
 }

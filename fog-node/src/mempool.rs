@@ -24,7 +24,9 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
-        Self { transactions_max: 50_000 }
+        Self {
+            transactions_max: 50_000,
+        }
     }
 }
 
@@ -57,7 +59,11 @@ impl Pending {
     /// [`Unfit::OtherPayload`].
     pub fn bundle(transaction: SignedTransaction, held: Held) -> Result<Self, Unfit> {
         let committed = transaction.commitment().is_some_and(|c| c.cid == held.cid());
-        if committed { Ok(Self(transaction)) } else { Err(Unfit::OtherPayload) }
+        if committed {
+            Ok(Self(transaction))
+        } else {
+            Err(Unfit::OtherPayload)
+        }
     }
 
     /// A transaction without a payload.
@@ -65,7 +71,11 @@ impl Pending {
     /// # Errors
     /// [`Unfit::PayloadNotHeld`] for a commitment.
     pub fn plain(transaction: SignedTransaction) -> Result<Self, Unfit> {
-        if transaction.commitment().is_some() { Err(Unfit::PayloadNotHeld) } else { Ok(Self(transaction)) }
+        if transaction.commitment().is_some() {
+            Err(Unfit::PayloadNotHeld)
+        } else {
+            Ok(Self(transaction))
+        }
     }
 }
 
@@ -82,7 +92,9 @@ struct Waiting {
 
 impl Waiting {
     fn knows(&self, transaction: &SignedTransaction) -> bool {
-        let bundle_waits = transaction.commitment().is_some_and(|c| self.bundles.contains_key(&c.bundle));
+        let bundle_waits = transaction
+            .commitment()
+            .is_some_and(|c| self.bundles.contains_key(&c.bundle));
         bundle_waits || self.places.contains_key(&transaction.id())
     }
 
@@ -97,7 +109,9 @@ impl Waiting {
     }
 
     fn remove(&mut self, id: &TransactionId) {
-        let Some(transaction) = self.places.remove(id).and_then(|place| self.in_order.remove(&place)) else { return };
+        let Some(transaction) = self.places.remove(id).and_then(|place| self.in_order.remove(&place)) else {
+            return;
+        };
         if let Some(commitment) = transaction.commitment() {
             self.bundles.remove(&commitment.bundle);
         }
@@ -134,7 +148,10 @@ impl Mempool {
     }
 
     fn waiting(&self) -> MutexGuard<'_, Waiting> {
-        self.0.waiting.lock().expect("nothing panics while it holds the mempool")
+        self.0
+            .waiting
+            .lock()
+            .expect("nothing panics while it holds the mempool")
     }
 
     /// Queues what a client of this node submitted, to be proposed here and sent to the peers. Returns whether it is new:
@@ -167,7 +184,9 @@ impl Mempool {
         }
         if waiting.in_order.len() >= self.0.transactions_max {
             metrics::counter!("fog_mempool_full_total").increment(1);
-            return Err(Full { transactions_max: self.0.transactions_max });
+            return Err(Full {
+                transactions_max: self.0.transactions_max,
+            });
         }
         waiting.add(transaction);
         gauge(&waiting);
@@ -192,7 +211,13 @@ impl Mempool {
     #[must_use]
     pub fn pick(&self, used: &HashSet<TransactionId>, count_max: usize) -> Vec<SignedTransaction> {
         let waiting = self.waiting();
-        waiting.in_order.values().filter(|t| !used.contains(&t.id())).take(count_max).cloned().collect()
+        waiting
+            .in_order
+            .values()
+            .filter(|t| !used.contains(&t.id()))
+            .take(count_max)
+            .cloned()
+            .collect()
     }
 
     /// Lets go of transactions that are final, or can never be.
@@ -239,6 +264,10 @@ fn gauge(waiting: &Waiting) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        consensus::codec::tests::{commitment, founded},
+        vault::{self, Vault},
+    };
     use ledger::transaction::{Action, Author, Grant, Transaction};
     use record::{
         canonical::{Digest, Domain},
@@ -252,7 +281,10 @@ mod tests {
             network: NetworkId(Digest::ZERO),
             author: Author::Organization(organization.clone()),
             sequence,
-            action: Action::Grant(Grant { key: KeyId(Digest::of(Domain::SUBJECT_KEY, &[])), grantee: organization }),
+            action: Action::Grant(Grant {
+                key: KeyId(Digest::of(Domain::SUBJECT_KEY, &[])),
+                grantee: organization,
+            }),
         }
         .sign(&SigningKey::random())
     }
@@ -292,5 +324,45 @@ mod tests {
         assert_eq!(mempool.insert(plain(&own)), Ok(true));
         assert_eq!(mempool.receive(plain(&gossiped)), Ok(true));
         assert_eq!(mempool.take_local(10).await, [own]);
+    }
+
+    #[tokio::test]
+    async fn a_commitment_waits_only_with_its_own_payload_and_once_per_bundle() {
+        // Set already when another test of this process was first.
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let dir = tempfile::TempDir::new().expect("a folder");
+        let vault = Vault::open(&vault::Config::default(), dir.path(), reqwest::Client::new())
+            .await
+            .expect("opens");
+        let genesis = founded(&[SigningKey::random()]);
+        let commit = commitment(&genesis, &SigningKey::random());
+        let bundle = commit.commitment().expect("a commitment").bundle;
+        assert_eq!(
+            Pending::plain(commit.clone()).expect_err("no proof"),
+            Unfit::PayloadNotHeld
+        );
+        let other = vault.put("another payload".into()).await.expect("kept");
+        assert_eq!(
+            Pending::bundle(commit.clone(), other).expect_err("another"),
+            Unfit::OtherPayload
+        );
+
+        let held = vault.put("sealed".into()).await.expect("kept");
+        let mempool = Mempool::new(&Config::default());
+        assert!(!mempool.bundle(&bundle));
+        assert_eq!(
+            mempool.insert(Pending::bundle(commit.clone(), held).expect("its payload")),
+            Ok(true)
+        );
+        assert!(mempool.bundle(&bundle));
+        let from_elsewhere = commitment(&founded(&[SigningKey::random()]), &SigningKey::random());
+        let pending = Pending::bundle(from_elsewhere, held).expect("its payload");
+        assert_eq!(
+            mempool.receive(pending),
+            Ok(false),
+            "one commitment to a bundle is enough"
+        );
+        mempool.remove(&[commit.id()]);
+        assert!(!mempool.bundle(&bundle));
     }
 }

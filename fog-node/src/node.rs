@@ -1,6 +1,6 @@
 //! The composition: the only file that names every room. It opens them, joins them, and stops them together.
 
-use std::{fs, path::Path, time::Duration};
+use std::{fs, io, net::SocketAddr, path::Path, time::Duration};
 
 use ledger::genesis::Genesis;
 use record::signature::SigningKey;
@@ -19,7 +19,7 @@ use crate::{
     http::{
         self, Context, Rooms,
         caller::Peer,
-        server::{Identity, is_private},
+        tls::{Identity, is_private},
     },
     index::Index,
     intake::Intake,
@@ -46,6 +46,14 @@ pub enum Error {
         room: &'static str,
         /// Why.
         source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The address is taken or not this machine's.
+    #[error("http.listen {address} cannot be bound")]
+    Listen {
+        /// Which.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
     },
     /// A task ended that should not: half a node is worse than none.
     #[error("{task} has ended: {reason}")]
@@ -130,7 +138,11 @@ impl Node {
     /// [`Error`].
     pub async fn run(self, telemetry: Telemetry) -> Result<(), Error> {
         let listen = self.config.http.listen;
-        let listener = TcpListener::bind(listen).await.map_err(open("http"))?;
+        let listener = TcpListener::bind(listen).await;
+        let listener = listener.map_err(|source| Error::Listen {
+            address: listen,
+            source,
+        })?;
         let mut terminate = signal(SignalKind::terminate()).map_err(open("signals"))?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(open("signals"))?;
         let name = self.config.name.clone();

@@ -103,7 +103,14 @@ impl Projection {
     /// A projection of the chain into the index, of what the keyring opens.
     #[must_use]
     pub const fn new(chain: Chain, vault: Vault, index: Index, keyring: Keyring) -> Self {
-        Self { chain, vault, index, keyring, payloads_wait: PAYLOADS_WAIT, repair_every: REPAIR_EVERY }
+        Self {
+            chain,
+            vault,
+            index,
+            keyring,
+            payloads_wait: PAYLOADS_WAIT,
+            repair_every: REPAIR_EVERY,
+        }
     }
 
     /// Runs until the chain is gone. A failing index or chain is tried again for as long as it takes: the chain goes on
@@ -201,7 +208,11 @@ impl Projection {
 
     async fn settle(&self, Pending { bundle, height }: Pending, deadline: Instant) -> Result<(), Failure> {
         let block = self.block(height).await?;
-        let commitment = self.ours(&block).await?.into_iter().find(|commitment| commitment.bundle == bundle);
+        let commitment = self
+            .ours(&block)
+            .await?
+            .into_iter()
+            .find(|commitment| commitment.bundle == bundle);
         let Some(commitment) = commitment else { return Ok(()) };
         let opened = self.open(commitment, height, deadline).await?;
         let settled = self.index.settle(bundle, &opened.rows, &opened.rejections).await?;
@@ -220,7 +231,9 @@ impl Projection {
     async fn ours(&self, block: &FinalizedBlock) -> Result<Vec<Commitment>, Failure> {
         let mut commitments = BTreeMap::new();
         for (at, transaction) in (0u32..).zip(&block.block.transactions) {
-            let Some(commitment) = transaction.commitment() else { continue };
+            let Some(commitment) = transaction.commitment() else {
+                continue;
+            };
             if self.keyring.secret(&commitment.key).is_none() || commitments.contains_key(&commitment.bundle) {
                 continue;
             }
@@ -237,13 +250,19 @@ impl Projection {
     }
 
     async fn open(&self, commitment: Commitment, height: Height, deadline: Instant) -> Result<Opened, Failure> {
-        let (Some(secret), Some(subject)) =
-            (self.keyring.secret(&commitment.key).cloned(), self.keyring.subject_of(&commitment.key))
-        else {
+        let (Some(secret), Some(subject)) = (
+            self.keyring.secret(&commitment.key).cloned(),
+            self.keyring.subject_of(&commitment.key),
+        ) else {
             return Ok(Opened::default());
         };
         let state = self.chain.state();
-        let sealed = Sealed { network: state.network, commitment, subject, height };
+        let sealed = Sealed {
+            network: state.network,
+            commitment,
+            subject,
+            height,
+        };
         let Some(payload) = self.payload(&sealed.commitment, deadline).await? else {
             return Ok(sealed.rejected(PAYLOAD_MISSING));
         };
@@ -273,8 +292,16 @@ impl Projection {
 
 impl Sealed {
     fn rejected(&self, reason: &'static str) -> Opened {
-        let rejection = Rejection { bundle: self.commitment.bundle, entry: None, reason, height: self.height };
-        Opened { rejections: vec![rejection], ..Opened::default() }
+        let rejection = Rejection {
+            bundle: self.commitment.bundle,
+            entry: None,
+            reason,
+            height: self.height,
+        };
+        Opened {
+            rejections: vec![rejection],
+            ..Opened::default()
+        }
     }
 
     /// Opens the payload, compares it with the commitment and puts every reading in clinical terms.
@@ -283,7 +310,9 @@ impl Sealed {
             .ok()
             .filter(|sealed| sealed.key == self.commitment.key)
             .and_then(|sealed| sealed.open(&self.network, secret).ok());
-        let Some(bundle) = bundle else { return self.rejected(NOT_OPENED) };
+        let Some(bundle) = bundle else {
+            return self.rejected(NOT_OPENED);
+        };
         if !self.is_as_committed(&bundle) {
             return self.rejected(NOT_AS_COMMITTED);
         }
@@ -312,7 +341,10 @@ impl Sealed {
     /// The rows of one reading, whose device's signature is checked against the key on the chain, and when it was
     /// measured if the device's clock is set.
     fn rows(&self, at: u32, entry: &Entry, state: &Arc<State>) -> Result<(Vec<Row>, Option<i64>), Reason> {
-        let reading = entry.reading.decode(|device| state.device_key(device)).map_err(|refusal| refusal.reason)?;
+        let reading = entry
+            .reading
+            .decode(|device| state.device_key(device))
+            .map_err(|refusal| refusal.reason)?;
         let observations = Observation::of(&reading, entry.received_ms).map_err(|refusal| refusal.reason)?;
         let measured_ms = reading.wall.filter(|_| reading.time_quality == TimeQuality::Synced);
         let rows = observations.into_iter().map(|observation| Row {
@@ -348,7 +380,9 @@ fn account(projected: &Projected, rejections: &[Rejection]) {
 }
 
 fn now_ms() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_millis());
     i64::try_from(since).unwrap_or(i64::MAX)
 }
 
@@ -404,7 +438,11 @@ mod tests {
                     role: Role::Provider,
                     key: key.public(),
                 }],
-                validators: vec![Validator { organization: member(), key: key.public(), tls: Digest::ZERO }],
+                validators: vec![Validator {
+                    organization: member(),
+                    key: key.public(),
+                    tls: Digest::ZERO,
+                }],
                 policy: ValidityPolicy::default(),
             };
             let (secret, subject_key) = SubjectSecret::generate(Category::Vitals, 1).expect("random numbers");
@@ -416,35 +454,65 @@ mod tests {
                 gender: "female".to_owned(),
                 birth_date: "1957-11-14".to_owned(),
             };
-            let holding = Holding { key: subject_key.clone(), secret, patient };
+            let holding = Holding {
+                key: subject_key.clone(),
+                secret,
+                patient,
+            };
             let keyring = Keyring::create(&dir.path().join("keyring"), &passphrase, vec![holding]).expect("creates");
             let chain = Chain::open(&chain::Config::default(), dir.path(), &genesis).expect("opens");
-            let vault = Vault::open(&vault::Config::default(), dir.path(), reqwest::Client::new()).await.expect("opens");
+            let vault = Vault::open(&vault::Config::default(), dir.path(), reqwest::Client::new())
+                .await
+                .expect("opens");
             let index = Index::open(&index::Config::default(), dir.path()).await.expect("opens");
             let projection = Projection {
                 payloads_wait: Duration::from_millis(50),
                 repair_every: Duration::from_millis(50),
                 ..Projection::new(chain, vault, index, keyring)
             };
-            Self { dir, genesis, key, device, subject_key, projection }
+            Self {
+                dir,
+                genesis,
+                key,
+                device,
+                subject_key,
+                projection,
+            }
         }
 
         fn sign(&self, author: Author, action: Action) -> SignedTransaction {
-            Transaction { network: self.genesis.network(), author, sequence: 0, action }.sign(&self.key)
+            Transaction {
+                network: self.genesis.network(),
+                author,
+                sequence: 0,
+                action,
+            }
+            .sign(&self.key)
         }
 
         fn announcement(&self) -> SignedTransaction {
-            self.sign(Author::Organization(member()), Action::AnnounceKey(self.subject_key.clone()))
+            self.sign(
+                Author::Organization(member()),
+                Action::AnnounceKey(self.subject_key.clone()),
+            )
         }
 
         fn gateway(&self) -> SignedTransaction {
-            let enrolment = GatewayEnrolment { gateway: home(), key: self.key.public(), tls: Digest::ZERO };
+            let enrolment = GatewayEnrolment {
+                gateway: home(),
+                key: self.key.public(),
+                tls: Digest::ZERO,
+            };
             self.sign(Author::Organization(member()), Action::EnrolGateway(enrolment))
         }
 
         fn device(&self) -> SignedTransaction {
             let device = "oximeter-1".parse().expect("good");
-            let enrolment = DeviceEnrolment { device, key: self.device.public(), gateway: home() };
+            let enrolment = DeviceEnrolment {
+                device,
+                key: self.device.public(),
+                gateway: home(),
+            };
             self.sign(Author::Organization(member()), Action::EnrolDevice(enrolment))
         }
 
@@ -467,25 +535,39 @@ mod tests {
                         state: MeasurementState::Valid,
                     }],
                 };
-                Entry { received_ms: now_ms(), reading: reading.sign(signer) }
+                Entry {
+                    received_ms: now_ms(),
+                    reading: reading.sign(signer),
+                }
             };
             let bundle = Bundle::new((first_seq..).zip(signers).map(entry).collect());
-            let sealed = SealedBundle::seal(&self.genesis.network(), &home(), &self.subject_key, &bundle).expect("seals");
+            let sealed =
+                SealedBundle::seal(&self.genesis.network(), &home(), &self.subject_key, &bundle).expect("seals");
             let payload = sealed.encode();
             let count = u32::try_from(signers.len()).expect("few");
             let commitment = Commitment::to(&payload, &sealed, (bundle.root(), count), now_ms());
-            (payload.into(), self.sign(Author::Gateway(home()), Action::Commit(commitment)))
+            (
+                payload.into(),
+                self.sign(Author::Gateway(home()), Action::Commit(commitment)),
+            )
         }
 
         async fn append(&self, transactions: Vec<SignedTransaction>) {
             let head = self.projection.chain.head();
-            let mut block = Block { header: Block::genesis(&self.genesis).header, transactions };
+            let mut block = Block {
+                header: Block::genesis(&self.genesis).header,
+                transactions,
+            };
             block.header.height = head.height.next();
             block.header.parent = head.digest;
             block.header.timestamp_ms = head.timestamp_ms + 1;
             block.header.transactions_root = block.transactions_root();
             let digest = block.header.digest();
-            let block = FinalizedBlock { block, digest, finalization: None };
+            let block = FinalizedBlock {
+                block,
+                digest,
+                finalization: None,
+            };
             self.projection.chain.append(block).await.expect("appends");
         }
 
@@ -494,8 +576,16 @@ mod tests {
         }
 
         async fn visible(&self) -> u64 {
-            let search = index::Search { height: Height(u64::MAX), ..index::Search::default() };
-            self.projection.index.find(&[self.permit()], &search).await.expect("finds").total
+            let search = index::Search {
+                height: Height(u64::MAX),
+                ..index::Search::default()
+            };
+            self.projection
+                .index
+                .find(&[self.permit()], &search)
+                .await
+                .expect("finds")
+                .total
         }
 
         async fn projected(&self, height: u64) {
@@ -516,7 +606,9 @@ mod tests {
     }
 
     async fn in_time<T>(work: impl Future<Output = T>) -> T {
-        tokio::time::timeout(Duration::from_secs(20), work).await.expect("in time")
+        tokio::time::timeout(Duration::from_secs(20), work)
+            .await
+            .expect("in time")
     }
 
     #[tokio::test(flavor = "multi_thread")]
@@ -539,7 +631,13 @@ mod tests {
         let dir = fog.dir.path().join("rebuilt");
         std::fs::create_dir(&dir).expect("a folder");
         let index = Index::open(&index::Config::default(), &dir).await.expect("opens");
-        let rebuilt = Fog { projection: Projection { index, ..fog.projection.clone() }, ..fog };
+        let rebuilt = Fog {
+            projection: Projection {
+                index,
+                ..fog.projection.clone()
+            },
+            ..fog
+        };
         let task = tokio::spawn(rebuilt.projection.clone().run());
         in_time(rebuilt.projected(2)).await;
         assert_eq!((rebuilt.visible().await, rebuilt.count(|_| true).await), (2, counts));
@@ -589,7 +687,8 @@ mod tests {
         commitment.count += 1;
         fog.projection.vault.put(payload).await.expect("kept");
         fog.append(vec![fog.announcement(), fog.gateway(), fog.device()]).await;
-        fog.append(vec![fog.sign(Author::Gateway(home()), Action::Commit(commitment))]).await;
+        fog.append(vec![fog.sign(Author::Gateway(home()), Action::Commit(commitment))])
+            .await;
         let task = tokio::spawn(fog.projection.clone().run());
         in_time(fog.projected(2)).await;
         let counts = fog.count(|_| true).await;

@@ -36,7 +36,10 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
-        Self { filter: "info".to_owned(), format: Format::Human }
+        Self {
+            filter: "info".to_owned(),
+            format: Format::Human,
+        }
     }
 }
 
@@ -45,7 +48,11 @@ impl Config {
     #[must_use]
     pub fn faults(&self) -> Vec<String> {
         let parsed = EnvFilter::try_new(&self.filter);
-        parsed.err().map(|e| format!("telemetry.filter {:?}: {e}", self.filter)).into_iter().collect()
+        parsed
+            .err()
+            .map(|e| format!("telemetry.filter {:?}: {e}", self.filter))
+            .into_iter()
+            .collect()
     }
 }
 
@@ -117,7 +124,10 @@ mod tests {
     #[test]
     fn a_filter_that_does_not_parse_is_named() {
         assert_eq!(Config::default().faults(), Vec::<String>::new());
-        let config = Config { filter: "fog_node=loudly".to_owned(), ..Config::default() };
+        let config = Config {
+            filter: "fog_node=loudly".to_owned(),
+            ..Config::default()
+        };
         assert!(config.faults()[0].contains("telemetry.filter"));
         assert!(matches!(Telemetry::start(&config), Err(Error::Filter(_))));
     }

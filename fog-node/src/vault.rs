@@ -65,7 +65,9 @@ impl Config {
     pub fn faults(&self) -> Vec<String> {
         let mut faults = self.exchange.faults();
         if self.bytes_max < PAYLOAD_BYTES_MAX as u64 {
-            faults.push(format!("vault.bytes_max must be at least {PAYLOAD_BYTES_MAX}: one payload"));
+            faults.push(format!(
+                "vault.bytes_max must be at least {PAYLOAD_BYTES_MAX}: one payload"
+            ));
         }
         faults
     }
@@ -131,7 +133,9 @@ pub struct Vault {
 
 impl fmt::Debug for Vault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Vault").field("exchange", &self.exchange).finish_non_exhaustive()
+        f.debug_struct("Vault")
+            .field("exchange", &self.exchange)
+            .finish_non_exhaustive()
     }
 }
 
@@ -152,7 +156,12 @@ impl Vault {
         let store = Embedded::open(config, data_dir, seeker.downgrade()).await?;
         let exchange = Exchange::new(&config.exchange, client);
         runtime.spawn(Seeker::new(messages, store.clone(), exchange.clone()).run());
-        Ok(Self { store, exchange, seeker, runtime })
+        Ok(Self {
+            store,
+            exchange,
+            seeker,
+            runtime,
+        })
     }
 
     /// Keeps a payload; on return it is on the disk. Many concurrent calls share one commit.
@@ -209,7 +218,14 @@ impl Vault {
     /// Asks the seeker. The wait runs on the vault's own runtime, so that the caller's may be any.
     async fn want(&self, cid: &Cid, grace: Duration, timeout: Duration) -> Result<Held, Error> {
         let (reply, arrived) = oneshot::channel();
-        let (seeker, want) = (self.seeker.clone(), Message::Want { cid: *cid, grace, reply });
+        let (seeker, want) = (
+            self.seeker.clone(),
+            Message::Want {
+                cid: *cid,
+                grace,
+                reply,
+            },
+        );
         let wait = async move {
             let told = async {
                 seeker.send(want).await.ok()?;
@@ -237,7 +253,9 @@ mod tests {
     fn payload(seed: u8, length: usize) -> Bytes {
         let mut state = u64::from(seed) + 1;
         let next = |_| {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
             state.to_be_bytes()[0]
         };
         (0..length).map(next).collect()
@@ -246,7 +264,10 @@ mod tests {
     async fn vault(dir: &Path, peers: &[&str]) -> Vault {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let mut config = Config::default();
-        config.exchange.peers = peers.iter().map(|p| Peer::try_from((*p).to_owned()).expect("a URL")).collect();
+        config.exchange.peers = peers
+            .iter()
+            .map(|p| Peer::try_from((*p).to_owned()).expect("a URL"))
+            .collect();
         config.exchange.hedge_after_ms = 20;
         open(&config, dir).await
     }
@@ -283,8 +304,21 @@ mod tests {
         url
     }
 
+    /// Waits until the vault's file is closed, and reads it.
+    async fn closed(dir: &Path) -> Vec<u8> {
+        let path = dir.join("vault.redb");
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while redb::Database::open(&path).is_err() {
+            assert!(Instant::now() < deadline, "the writer ends with the last vault");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        fs::read(path).expect("reads")
+    }
+
     fn position_of(file: &[u8], payload: &[u8]) -> usize {
-        file.windows(payload.len()).position(|window| window == payload).expect("payloads are stored as they are")
+        file.windows(payload.len())
+            .position(|window| window == payload)
+            .expect("payloads are stored as they are")
     }
 
     #[tokio::test(flavor = "multi_thread")]
@@ -294,7 +328,10 @@ mod tests {
         let held = vault(dir.path(), &[]).await.put(sent.clone()).await.expect("kept");
         let vault = vault(dir.path(), &[]).await;
         assert_eq!(vault.local(&held.cid()).await.expect("reads"), Some(sent));
-        assert_eq!(vault.hold(&held.cid(), Duration::from_millis(1)).await.expect("held"), held);
+        assert_eq!(
+            vault.hold(&held.cid(), Duration::from_millis(1)).await.expect("held"),
+            held
+        );
         assert_eq!(vault.local(&canonical::cid_of(b"other")).await.expect("reads"), None);
     }
 
@@ -305,7 +342,10 @@ mod tests {
         let puts = (0..200).map(|seed| vault.put(payload(seed, 1_000 + usize::from(seed))));
         let held = futures::future::try_join_all(puts).await.expect("kept");
         for (seed, held) in (0..200).zip(held) {
-            assert_eq!(vault.get(&held.cid()).await.expect("kept"), payload(seed, 1_000 + usize::from(seed)));
+            assert_eq!(
+                vault.get(&held.cid()).await.expect("kept"),
+                payload(seed, 1_000 + usize::from(seed))
+            );
         }
     }
 
@@ -314,18 +354,18 @@ mod tests {
         let dir = tempfile::tempdir().expect("a folder");
         let sent = payload(7, 5_000);
         let held = vault(dir.path(), &[]).await.put(sent.clone()).await.expect("kept");
-        // Opened once more, so that the file is closed when it is altered.
-        drop(vault(dir.path(), &[]).await);
         let path = dir.path().join("vault.redb");
-        tokio::time::sleep(Duration::from_millis(300)).await;
-        let mut file = fs::read(&path).expect("reads");
+        let mut file = closed(dir.path()).await;
         let at = position_of(&file, &sent);
         file[at + 2_500] ^= 1;
         fs::write(&path, file).expect("writes");
 
         let alone = vault(dir.path(), &[]).await;
         assert_eq!(alone.local(&held.cid()).await.expect("reads"), None);
-        let absent = alone.hold(&held.cid(), Duration::from_millis(100)).await.expect_err("damaged");
+        let absent = alone
+            .hold(&held.cid(), Duration::from_millis(100))
+            .await
+            .expect_err("damaged");
         assert!(matches!(absent, Error::Absent(_)) && absent.may_pass_later());
         drop(alone);
 
@@ -333,6 +373,29 @@ mod tests {
         let vault = vault(dir.path(), &[&peer]).await;
         assert_eq!(vault.get(&held.cid()).await.expect("fetched"), sent);
         assert_eq!(vault.local(&held.cid()).await.expect("reads"), Some(sent));
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_crash_and_a_rotten_payload_lose_that_payload_alone() {
+        let (dir, crashed) = (
+            tempfile::tempdir().expect("a folder"),
+            tempfile::tempdir().expect("a folder"),
+        );
+        let sent: Vec<_> = (0..20).map(|seed| payload(seed, 5_000)).collect();
+        let first = vault(dir.path(), &[]).await;
+        futures::future::try_join_all(sent.iter().map(|p| first.put(p.clone())))
+            .await
+            .expect("kept");
+        // The file as a killed process leaves it: open.
+        let mut file = fs::read(dir.path().join("vault.redb")).expect("reads");
+        let at = position_of(&file, &sent[7]);
+        file[at] ^= 1;
+        fs::write(crashed.path().join("vault.redb"), file).expect("writes");
+        let second = vault(crashed.path(), &[]).await;
+        for (seed, payload) in (0..).zip(&sent) {
+            let read = second.local(&canonical::cid_of(payload)).await.expect("reads");
+            assert_eq!(read.as_ref(), Some(payload).filter(|_| seed != 7));
+        }
     }
 
     #[tokio::test(flavor = "multi_thread")]
@@ -345,8 +408,38 @@ mod tests {
         let stalled = peer("200 OK", sent.clone(), Duration::from_secs(60)).await;
         let honest = peer("200 OK", sent.clone(), Duration::ZERO).await;
         let vault = vault(dir.path(), &[&liar, &giant, &empty, &stalled, &honest]).await;
-        let held = vault.hold(&canonical::cid_of(&sent), Duration::from_secs(2)).await.expect("one is honest");
+        let held = vault
+            .hold(&canonical::cid_of(&sent), Duration::from_secs(2))
+            .await
+            .expect("one is honest");
         assert_eq!(vault.local(&held.cid()).await.expect("reads"), Some(sent));
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_new_payload_is_pushed_to_every_peer_and_a_failing_peer_is_tried_again() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let url = format!("http://{}", listener.local_addr().expect("bound"));
+        let dir = tempfile::tempdir().expect("a folder");
+        let vault = vault(dir.path(), &[&url]).await;
+        let sent = Bytes::from(vec![b'x'; 300]);
+        vault.replicate(&sent);
+        for status in ["503 Service Unavailable", "204 No Content"] {
+            let (mut stream, _) = tokio::time::timeout(Duration::from_secs(5), listener.accept())
+                .await
+                .expect("pushed in time")
+                .expect("accepts");
+            let mut request = Vec::new();
+            while !request.ends_with(&sent) {
+                assert_ne!(
+                    stream.read_buf(&mut request).await.expect("reads"),
+                    0,
+                    "the whole payload comes"
+                );
+            }
+            assert!(request.starts_with(b"POST /api/v1/payloads HTTP/1.1"));
+            let answer = format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+            stream.write_all(answer.as_bytes()).await.expect("answers");
+        }
     }
 
     #[tokio::test(flavor = "multi_thread")]
@@ -364,7 +457,9 @@ mod tests {
         for wait in waits {
             assert_eq!(wait.await.expect("no panic").expect("arrived"), held);
         }
-        let absent = vault.hold(&canonical::cid_of(b"never"), Duration::from_millis(50)).await;
+        let absent = vault
+            .hold(&canonical::cid_of(b"never"), Duration::from_millis(50))
+            .await;
         assert!(matches!(absent, Err(Error::Absent(_))));
     }
 
@@ -380,13 +475,23 @@ mod tests {
     #[tokio::test(flavor = "multi_thread")]
     async fn the_budget_and_the_size_are_kept() {
         let dir = tempfile::tempdir().expect("a folder");
-        let vault = open(&Config { bytes_max: 2_500, ..Config::default() }, dir.path()).await;
+        let vault = open(
+            &Config {
+                bytes_max: 2_500,
+                ..Config::default()
+            },
+            dir.path(),
+        )
+        .await;
         let held = vault.put(payload(1, 1_500)).await.expect("fits");
         let full = vault.put(payload(2, 1_500)).await.expect_err("does not fit");
         assert!(matches!(full, Error::Full { bytes_max: 2_500 }) && full.may_pass_later());
         assert_eq!(vault.put(payload(1, 1_500)).await.expect("is there"), held);
         vault.put(payload(2, 1_000)).await.expect("fits");
-        let large = vault.put(payload(3, PAYLOAD_BYTES_MAX + 1)).await.expect_err("too large");
+        let large = vault
+            .put(payload(3, PAYLOAD_BYTES_MAX + 1))
+            .await
+            .expect_err("too large");
         assert!(matches!(large, Error::TooLarge { .. }) && !large.may_pass_later());
     }
 
@@ -395,11 +500,11 @@ mod tests {
         let dir = tempfile::tempdir().expect("a folder");
         let sent: Vec<_> = (0..20).map(|seed| payload(seed, 700)).collect();
         let first = vault(dir.path(), &[]).await;
-        futures::future::try_join_all(sent.iter().map(|p| first.put(p.clone()))).await.expect("kept");
+        futures::future::try_join_all(sent.iter().map(|p| first.put(p.clone())))
+            .await
+            .expect("kept");
         drop(first);
-        drop(vault(dir.path(), &[]).await);
-        tokio::time::sleep(Duration::from_millis(300)).await;
-        let file = fs::read(dir.path().join("vault.redb")).expect("reads");
+        let file = closed(dir.path()).await;
         let (mut absent, mut intact) = (0, 0);
         for at in (0..file.len()).step_by(file.len() / 150) {
             let case = dir.path().join(at.to_string());
@@ -409,7 +514,11 @@ mod tests {
             fs::write(case.join("vault.redb"), altered).expect("writes");
             let vault = vault(&case, &[]).await;
             for payload in &sent {
-                match vault.local(&canonical::cid_of(payload)).await.expect("damage is no failure") {
+                match vault
+                    .local(&canonical::cid_of(payload))
+                    .await
+                    .expect("damage is no failure")
+                {
                     Some(read) => {
                         assert_eq!(read, *payload);
                         intact += 1;
@@ -417,9 +526,14 @@ mod tests {
                     None => absent += 1,
                 }
             }
-            futures::future::try_join_all(sent.iter().map(|p| vault.put(p.clone()))).await.expect("kept again");
+            futures::future::try_join_all(sent.iter().map(|p| vault.put(p.clone())))
+                .await
+                .expect("kept again");
             for payload in &sent {
-                assert_eq!(vault.local(&canonical::cid_of(payload)).await.expect("reads").as_ref(), Some(payload));
+                assert_eq!(
+                    vault.local(&canonical::cid_of(payload)).await.expect("reads").as_ref(),
+                    Some(payload)
+                );
             }
         }
         assert!(absent > 0 && intact > 10 * absent, "absent {absent}, intact {intact}");

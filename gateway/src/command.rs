@@ -107,13 +107,23 @@ fn run(prepared: Prepared) -> ExitCode {
 }
 
 fn runtime() -> std::io::Result<Runtime> {
-    Builder::new_multi_thread().worker_threads(WORKERS).max_blocking_threads(BLOCKING_MAX).enable_all().build()
+    Builder::new_multi_thread()
+        .worker_threads(WORKERS)
+        .max_blocking_threads(BLOCKING_MAX)
+        .enable_all()
+        .build()
 }
 
 /// Files for nobody else, no core dump, and no process that goes on half dead after a panic.
 fn harden() {
     umask(Mode::RWXG | Mode::RWXO);
-    if let Err(error) = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) }) {
+    if let Err(error) = setrlimit(
+        Resource::Core,
+        Rlimit {
+            current: Some(0),
+            maximum: Some(0),
+        },
+    ) {
         tracing::warn!(%error, "core dumps cannot be switched off");
     }
     std::panic::set_hook(Box::new(|panic| {
@@ -129,7 +139,9 @@ async fn serve(prepared: Prepared) -> Result<(), String> {
     let mut interrupt = signal(SignalKind::interrupt()).map_err(|e| e.to_string())?;
     let metrics = telemetry::record().map_err(|e| e.to_string())?;
     let name = prepared.config.gateway.clone();
-    let mut gateway = Gateway::start(prepared, metrics.clone()).await.map_err(|e| e.to_string())?;
+    let mut gateway = Gateway::start(prepared, metrics.clone())
+        .await
+        .map_err(|e| e.to_string())?;
     tracing::info!(gateway = %name, "the gateway runs");
     let failure = tokio::select! {
         _ = terminate.recv() => None,

@@ -111,29 +111,57 @@ impl Config {
     pub fn prepare(self) -> Result<Prepared, Faults> {
         let mut faults = Vec::new();
         if !self.http.listen.ip().is_loopback() {
-            faults.push(format!("http.listen {} must be a loopback address: it has neither TLS nor login", self.http.listen));
+            faults.push(format!(
+                "http.listen {} must be a loopback address: it has neither TLS nor login",
+                self.http.listen
+            ));
         }
         if self.outbox.commit_readings_max == 0 || self.outbox.bytes_max == 0 {
             faults.push("outbox: commit_readings_max and bytes_max must be above 0".to_owned());
         }
-        noted(&mut faults, self.telemetry.parsed_filter().map_err(|e| vec![format!("telemetry.filter: {e}")]));
+        noted(
+            &mut faults,
+            self.telemetry
+                .parsed_filter()
+                .map_err(|e| vec![format!("telemetry.filter: {e}")]),
+        );
         let genesis = noted(&mut faults, self.read_genesis());
-        let key = noted(&mut faults, read_key(&self.key).map_err(|e| vec![format!("key {}: {e}", self.key.display())]));
+        let key = noted(
+            &mut faults,
+            read_key(&self.key).map_err(|e| vec![format!("key {}: {e}", self.key.display())]),
+        );
         let quarantine = self.quarantine.sealing_key().and_then(|key| {
-            if can_seal_to(&key) { Ok(key) } else { Err("is not a usable X25519 key".to_owned()) }
+            if can_seal_to(&key) {
+                Ok(key)
+            } else {
+                Err("is not a usable X25519 key".to_owned())
+            }
         });
         let quarantine = noted(&mut faults, quarantine.map_err(|e| vec![format!("quarantine.key {e}")]));
         let file = self.enrolment.file.display();
         let enrolments = Enrolments::load(&self.enrolment).map_err(|e| vec![format!("enrolment.file {file}: {e}")]);
         let enrolments = noted(&mut faults, enrolments);
         let mqtt = noted(&mut faults, self.mqtt.prepare());
-        let network = genesis.as_ref().and_then(|genesis| noted(&mut faults, self.uplink.prepare(genesis)));
+        let network = genesis
+            .as_ref()
+            .and_then(|genesis| noted(&mut faults, self.uplink.prepare(genesis)));
         match (genesis, key, quarantine, enrolments, mqtt, network) {
             (Some(genesis), Some(key), Some(quarantine), Some(enrolments), Some(mqtt), Some(network))
                 if faults.is_empty() =>
             {
-                let sealer = Sealer { network: genesis.network(), gateway: self.gateway.clone(), key, quarantine };
-                Ok(Prepared { config: self, sealer, enrolments, mqtt, network })
+                let sealer = Sealer {
+                    network: genesis.network(),
+                    gateway: self.gateway.clone(),
+                    key,
+                    quarantine,
+                };
+                Ok(Prepared {
+                    config: self,
+                    sealer,
+                    enrolments,
+                    mqtt,
+                    network,
+                })
             }
             _ => Err(Faults(faults)),
         }
@@ -178,9 +206,13 @@ fn set(table: &mut Table, name: &str, value: String) -> Result<(), String> {
     let mut at = table;
     for section in sections {
         let entry = at.entry(section.clone()).or_insert_with(|| Value::Table(Table::new()));
-        at = entry.as_table_mut().ok_or_else(|| format!("{PREFIX}{name}: {section} is no section"))?;
+        at = entry
+            .as_table_mut()
+            .ok_or_else(|| format!("{PREFIX}{name}: {section} is no section"))?;
     }
-    let parsed = toml::from_str::<Table>(&format!("value = {value}")).ok().and_then(|mut t| t.remove("value"));
+    let parsed = toml::from_str::<Table>(&format!("value = {value}"))
+        .ok()
+        .and_then(|mut t| t.remove("value"));
     at.insert(key.clone(), parsed.unwrap_or(Value::String(value)));
     Ok(())
 }
@@ -203,12 +235,21 @@ mod tests {
     #[test]
     fn the_environment_wins_over_the_file() {
         let text = "gateway = \"home-7\"\n[outbox]\nlinger_ms = 9\n";
-        let overrides = [over("OUTBOX__LINGER_MS", "20"), over("MQTT__BROKER__LISTEN", "127.0.0.1:0")];
+        let overrides = [
+            over("OUTBOX__LINGER_MS", "20"),
+            over("MQTT__BROKER__LISTEN", "127.0.0.1:0"),
+        ];
         let config = Config::parse(text, overrides).expect("good");
         assert_eq!((config.gateway.as_str(), config.outbox.linger_ms), ("home-7", 20));
         assert_eq!(config.mqtt.broker.listen.port(), 0);
-        assert!(Config::parse(text, [over("GATEWAY__X", "1")]).is_err(), "a key is no section");
-        assert!(Config::parse("[outbox]\nlinger = 9\n", []).is_err(), "an unknown key is refused");
+        assert!(
+            Config::parse(text, [over("GATEWAY__X", "1")]).is_err(),
+            "a key is no section"
+        );
+        assert!(
+            Config::parse("[outbox]\nlinger = 9\n", []).is_err(),
+            "an unknown key is refused"
+        );
     }
 
     #[test]
@@ -217,7 +258,14 @@ mod tests {
         config.http.listen = "0.0.0.0:8480".parse().expect("address");
         config.uplink.nodes.clear();
         let faults = config.prepare().expect_err("nothing is there").0.join("\n");
-        for part in ["http.listen", "genesis", "key ", "quarantine.key", "enrolment.file", "mqtt.broker"] {
+        for part in [
+            "http.listen",
+            "genesis",
+            "key ",
+            "quarantine.key",
+            "enrolment.file",
+            "mqtt.broker",
+        ] {
             assert!(faults.contains(part), "{part} is missing in:\n{faults}");
         }
     }

@@ -20,7 +20,9 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
-        Self { file: "enrolment.json".into() }
+        Self {
+            file: "enrolment.json".into(),
+        }
     }
 }
 
@@ -76,7 +78,10 @@ impl Enrolments {
         let mut devices = HashMap::with_capacity(list.len());
         for enrolment in list {
             if !outbox::can_seal_to(&enrolment.subject) {
-                return Err(Error::Contradiction(format!("{}: not a usable X25519 subject key", enrolment.device)));
+                return Err(Error::Contradiction(format!(
+                    "{}: not a usable X25519 subject key",
+                    enrolment.device
+                )));
             }
             let device = enrolment.device.clone();
             if devices.insert(device.clone(), enrolment).is_some() {
@@ -115,18 +120,27 @@ mod tests {
 
     fn enrolment(device: &str) -> Enrolment {
         let (_, subject) = SubjectSecret::generate(Category::Vitals, 1).expect("random numbers");
-        Enrolment { device: device.parse().expect("good"), key: SigningKey::random().public(), subject }
+        Enrolment {
+            device: device.parse().expect("good"),
+            key: SigningKey::random().public(),
+            subject,
+        }
     }
 
     #[test]
     fn a_file_reads_back_and_a_device_twice_is_refused() {
         let folder = tempfile::tempdir().expect("temporary folder");
-        let config = Config { file: folder.path().join("enrolment.json") };
+        let config = Config {
+            file: folder.path().join("enrolment.json"),
+        };
         let one = enrolment("scale-1");
         fs::write(&config.file, serde_json::to_string(&[&one]).expect("encodes")).expect("writes");
         let read = Enrolments::load(&config).expect("good");
         assert_eq!(read.of_device(&one.device), Some(&one));
-        assert!(matches!(Enrolments::of(vec![one.clone(), one]), Err(Error::Contradiction(_))));
+        assert!(matches!(
+            Enrolments::of(vec![one.clone(), one]),
+            Err(Error::Contradiction(_))
+        ));
     }
 
     #[test]

@@ -52,7 +52,13 @@ impl Gateway {
     /// # Errors
     /// [`Error`].
     pub async fn start(prepared: Prepared, metrics: PrometheusHandle) -> Result<Self, Error> {
-        let Prepared { config, sealer, enrolments, mqtt, network } = prepared;
+        let Prepared {
+            config,
+            sealer,
+            enrolments,
+            mqtt,
+            network,
+        } = prepared;
         make_folder(&config.data_dir)?;
         let listen = config.http.listen;
         let listener = TcpListener::bind(listen).await.map_err(|e| Error::Http(listen, e))?;
@@ -70,7 +76,12 @@ impl Gateway {
             metrics,
         };
         let http = tokio::spawn(http::serve(listener, sources));
-        Ok(Self { outbox, mqtt, uplink, http })
+        Ok(Self {
+            outbox,
+            mqtt,
+            uplink,
+            http,
+        })
     }
 
     /// Resolves when a room has ended by itself: a gateway that is half alive must not go on.

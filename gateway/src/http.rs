@@ -1,6 +1,6 @@
 //! What the gateway shows of itself on loopback: `/healthz`, `/metrics`, `/status`.
 
-use std::{collections::HashMap, convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
+use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -41,7 +41,9 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
-        Self { listen: SocketAddr::from(([127, 0, 0, 1], 8480)) }
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 8480)),
+        }
     }
 }
 
@@ -80,8 +82,15 @@ struct Status {
     quarantined: Summary,
     gaps: Vec<Gap>,
     refused_bundles: u64,
-    latency_ms: HashMap<&'static str, Percentiles>,
+    latency_ms: Latencies,
     nodes: Vec<NodeState>,
+}
+
+/// How long readings took.
+#[derive(Debug, Serialize)]
+struct Latencies {
+    publish_to_final: Percentiles,
+    received_to_final: Percentiles,
 }
 
 impl Sources {
@@ -102,10 +111,10 @@ impl Sources {
             quarantined: report.quarantined,
             gaps: report.gaps,
             refused_bundles: report.counters.refused_bundles,
-            latency_ms: HashMap::from([
-                ("publish_to_final", report.publish_to_final),
-                ("received_to_final", report.received_to_final),
-            ]),
+            latency_ms: Latencies {
+                publish_to_final: report.publish_to_final,
+                received_to_final: report.received_to_final,
+            },
             nodes: self.uplink.nodes(),
         }
     }
@@ -127,7 +136,11 @@ impl Sources {
                 }
                 None => silent(),
             },
-            _ => response(StatusCode::NOT_FOUND, "text/plain", "try /healthz, /metrics or /status\n"),
+            _ => response(
+                StatusCode::NOT_FOUND,
+                "text/plain",
+                "try /healthz, /metrics or /status\n",
+            ),
         }
     }
 
@@ -137,7 +150,11 @@ impl Sources {
 }
 
 fn silent() -> Response<Full<Bytes>> {
-    response(StatusCode::SERVICE_UNAVAILABLE, "text/plain", "the spool does not answer\n")
+    response(
+        StatusCode::SERVICE_UNAVAILABLE,
+        "text/plain",
+        "the spool does not answer\n",
+    )
 }
 
 fn response(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
@@ -155,7 +172,10 @@ pub async fn serve(listener: TcpListener, sources: Sources) {
     let seats = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let mut connections = JoinSet::new();
     loop {
-        let seat = Arc::clone(&seats).acquire_owned().await.expect("nobody closes the semaphore");
+        let seat = Arc::clone(&seats)
+            .acquire_owned()
+            .await
+            .expect("nobody closes the semaphore");
         let stream = tokio::select! {
             accepted = listener.accept() => accepted,
             Some(_ended) = connections.join_next() => continue,

@@ -39,7 +39,13 @@ impl Intake {
     /// The sink of a gateway.
     #[must_use]
     pub fn new(gateway: GatewayId, enrolments: Enrolments, outbox: Outbox) -> Self {
-        Self { parts: Arc::new(Parts { gateway, enrolments, outbox }) }
+        Self {
+            parts: Arc::new(Parts {
+                gateway,
+                enrolments,
+                outbox,
+            }),
+        }
     }
 
     /// The gateway it takes messages for.
@@ -66,7 +72,13 @@ impl Intake {
             Ok(measurement) => self.parts.outbox.append(measurement).await,
             Err((refusal, measurement)) => {
                 let rejected = rejected(Some(topic.device), refusal, message, received_ms);
-                self.parts.outbox.quarantine(Rejected { measurement, ..rejected }).await
+                self.parts
+                    .outbox
+                    .quarantine(Rejected {
+                        measurement,
+                        ..rejected
+                    })
+                    .await
             }
         }
     }
@@ -81,7 +93,10 @@ impl Intake {
         refusal: Refusal,
         message: &Bytes,
     ) -> Result<Verdict, NotTaken> {
-        self.parts.outbox.quarantine(rejected(device, refusal, message, now_ms())).await
+        self.parts
+            .outbox
+            .quarantine(rejected(device, refusal, message, now_ms()))
+            .await
     }
 
     /// Records a message that was cut off because of its size, before it was received.
@@ -90,7 +105,10 @@ impl Intake {
     /// [`NotTaken`].
     pub async fn refuse_unreceived(&self, device: Option<DeviceId>, size_bytes: u64) -> Result<Verdict, NotTaken> {
         let refusal = Refusal::new(Reason::TooLarge, "the packet is larger than this broker receives");
-        let rejected = Rejected { size_bytes, ..rejected(device, refusal, &Bytes::new(), now_ms()) };
+        let rejected = Rejected {
+            size_bytes,
+            ..rejected(device, refusal, &Bytes::new(), now_ms())
+        };
         self.parts.outbox.quarantine(rejected).await
     }
 
@@ -98,10 +116,25 @@ impl Intake {
         let signed = SignedReading::receive(message)?;
         let enrolments = &self.parts.enrolments;
         let reading = signed.decode(|device| enrolments.of_device(device).map(|e| e.key))?;
-        let subject = enrolments.of_device(&reading.device).expect("decode asked for this device's key").subject.clone();
+        let subject = enrolments
+            .of_device(&reading.device)
+            .expect("decode asked for this device's key")
+            .subject
+            .clone();
         let wall_ms = reading.wall.filter(|_| reading.time_quality == TimeQuality::Synced);
-        let entry = Entry { received_ms, reading: signed };
-        Ok(Genuine { measurement: Measurement { id: reading.id(), subject, entry, wall_ms }, reading })
+        let entry = Entry {
+            received_ms,
+            reading: signed,
+        };
+        Ok(Genuine {
+            measurement: Measurement {
+                id: reading.id(),
+                subject,
+                entry,
+                wall_ms,
+            },
+            reading,
+        })
     }
 }
 
@@ -110,7 +143,10 @@ impl Genuine {
     /// does not keeps its place in the sequence, unless it was published by somebody else.
     fn believed(self, topic: &Topic, received_ms: i64) -> Result<Measurement, (Refusal, Option<Box<Measurement>>)> {
         if !topic.channel.carries_readings() || topic.device != self.reading.device {
-            let detail = format!("a reading of {} came under the topic of {}", self.reading.device, topic.device);
+            let detail = format!(
+                "a reading of {} came under the topic of {}",
+                self.reading.device, topic.device
+            );
             return Err((Refusal::new(Reason::WrongTopic, detail), None));
         }
         match Observation::of(&self.reading, received_ms) {
@@ -121,9 +157,20 @@ impl Genuine {
 }
 
 fn rejected(device: Option<DeviceId>, refusal: Refusal, message: &Bytes, at_ms: i64) -> Rejected {
-    tracing::debug!(device = device.as_ref().map(DeviceId::as_str), reason = refusal.reason.as_str(), "quarantined");
+    tracing::debug!(
+        device = device.as_ref().map(DeviceId::as_str),
+        reason = refusal.reason.as_str(),
+        "quarantined"
+    );
     let size_bytes = message.len() as u64;
-    Rejected { device, refusal, message: message.clone(), size_bytes, measurement: None, at_ms }
+    Rejected {
+        device,
+        refusal,
+        message: message.clone(),
+        size_bytes,
+        measurement: None,
+        at_ms,
+    }
 }
 
 #[cfg(test)]
@@ -137,7 +184,12 @@ mod tests {
     }
 
     async fn reason(home: &Home, topic: &str, message: &[u8]) -> Reason {
-        match home.intake.take(topic, &Bytes::copy_from_slice(message)).await.expect("taken") {
+        match home
+            .intake
+            .take(topic, &Bytes::copy_from_slice(message))
+            .await
+            .expect("taken")
+        {
             Verdict::Quarantined(_, refusal) => refusal.reason,
             other => panic!("{other:?}"),
         }
@@ -147,8 +199,14 @@ mod tests {
     async fn a_good_reading_is_spooled_and_a_repetition_is_a_duplicate() {
         let home = Home::open();
         let message = Bytes::copy_from_slice(home.oximeter.reading(1, 97).as_bytes());
-        assert!(matches!(home.intake.take(&topic("oximeter-1"), &message).await, Ok(Verdict::Spooled(_))));
-        assert!(matches!(home.intake.take(&topic("oximeter-1"), &message).await, Ok(Verdict::Duplicate(_))));
+        assert!(matches!(
+            home.intake.take(&topic("oximeter-1"), &message).await,
+            Ok(Verdict::Spooled(_))
+        ));
+        assert!(matches!(
+            home.intake.take(&topic("oximeter-1"), &message).await,
+            Ok(Verdict::Duplicate(_))
+        ));
         let report = home.outbox.report().await.expect("runs");
         assert_eq!((report.counters.acknowledged, report.counters.duplicates), (1, 1));
     }
@@ -158,40 +216,80 @@ mod tests {
         let home = Home::open();
         let good = home.oximeter.reading(1, 97);
         let stranger = SigningKey::random();
-        let forged = home.oximeter.unsigned(2, vec![measured("59408-5", Decimal::whole(97), "%")]).sign(&stranger);
+        let forged = home
+            .oximeter
+            .unsigned(2, vec![measured("59408-5", Decimal::whole(97), "%")])
+            .sign(&stranger);
         let nobody = record::reading::Reading {
             device: "nobody".parse().expect("good"),
-            ..home.oximeter.unsigned(2, vec![measured("59408-5", Decimal::whole(97), "%")])
+            ..home
+                .oximeter
+                .unsigned(2, vec![measured("59408-5", Decimal::whole(97), "%")])
         };
-        let sick = home.oximeter.unsigned(3, vec![measured("59408-5", Decimal::whole(970), "%")]);
-        let unit = home.oximeter.unsigned(4, vec![measured("59408-5", Decimal::whole(97), "Cel")]);
-        let code = home.oximeter.unsigned(5, vec![measured("0-0", Decimal::whole(97), "%")]);
+        let sick = home
+            .oximeter
+            .unsigned(3, vec![measured("59408-5", Decimal::whole(970), "%")]);
+        let unit = home
+            .oximeter
+            .unsigned(4, vec![measured("59408-5", Decimal::whole(97), "Cel")]);
+        let code = home
+            .oximeter
+            .unsigned(5, vec![measured("0-0", Decimal::whole(97), "%")]);
         let own = topic("oximeter-1");
         let key = &home.oximeter.key;
         assert_eq!(reason(&home, &own, forged.as_bytes()).await, Reason::WrongSignature);
-        assert_eq!(reason(&home, &own, nobody.sign(&stranger).as_bytes()).await, Reason::UnknownDevice);
+        assert_eq!(
+            reason(&home, &own, nobody.sign(&stranger).as_bytes()).await,
+            Reason::UnknownDevice
+        );
         assert_eq!(reason(&home, &own, b"not a reading").await, Reason::Malformed);
         assert_eq!(reason(&home, &own, &vec![0; 1 << 20]).await, Reason::TooLarge);
-        assert_eq!(reason(&home, &topic("scale-1"), good.as_bytes()).await, Reason::WrongTopic);
-        assert_eq!(reason(&home, "vitalfog/v1/home-2/oximeter-1/reading", good.as_bytes()).await, Reason::WrongTopic);
-        assert_eq!(reason(&home, "vitalfog/v1/home-1/oximeter-1/ack", good.as_bytes()).await, Reason::WrongTopic);
-        assert_eq!(reason(&home, &own, sick.sign(key).as_bytes()).await, Reason::Implausible);
+        assert_eq!(
+            reason(&home, &topic("scale-1"), good.as_bytes()).await,
+            Reason::WrongTopic
+        );
+        assert_eq!(
+            reason(&home, "vitalfog/v1/home-2/oximeter-1/reading", good.as_bytes()).await,
+            Reason::WrongTopic
+        );
+        assert_eq!(
+            reason(&home, "vitalfog/v1/home-1/oximeter-1/ack", good.as_bytes()).await,
+            Reason::WrongTopic
+        );
+        assert_eq!(
+            reason(&home, &own, sick.sign(key).as_bytes()).await,
+            Reason::Implausible
+        );
         assert_eq!(reason(&home, &own, unit.sign(key).as_bytes()).await, Reason::WrongUnit);
-        assert_eq!(reason(&home, &own, code.sign(key).as_bytes()).await, Reason::UnknownCode);
+        assert_eq!(
+            reason(&home, &own, code.sign(key).as_bytes()).await,
+            Reason::UnknownCode
+        );
         let report = home.outbox.report().await.expect("runs");
         assert_eq!((report.counters.acknowledged, report.quarantined.total), (0, 10));
         assert_eq!(report.quarantined.by_reason["wrong-topic"], 3);
-        assert_eq!(report.quarantined.recent[0].device.as_ref().map(DeviceId::as_str), Some("oximeter-1"));
+        assert_eq!(
+            report.quarantined.recent[0].device.as_ref().map(DeviceId::as_str),
+            Some("oximeter-1")
+        );
     }
 
     #[tokio::test]
     async fn a_quarantined_number_is_no_gap_and_its_repetition_is_a_duplicate() {
         let home = Home::open();
         let own = topic("oximeter-1");
-        let absurd = home.oximeter.unsigned(1, vec![measured("59408-5", Decimal::whole(970), "%")]);
+        let absurd = home
+            .oximeter
+            .unsigned(1, vec![measured("59408-5", Decimal::whole(970), "%")]);
         let message = Bytes::copy_from_slice(absurd.sign(&home.oximeter.key).as_bytes());
-        assert!(matches!(home.intake.take(&own, &message).await, Ok(Verdict::Quarantined(..))));
-        assert!(matches!(home.intake.take(&own, &message).await, Ok(Verdict::Duplicate(_))));
+        assert!(matches!(
+            home.intake.take(&own, &message).await,
+            Ok(Verdict::Quarantined(..))
+        ));
+        assert!(matches!(
+            home.intake.take(&own, &message).await,
+            Ok(Verdict::Duplicate(_))
+        ));
         let next = Bytes::copy_from_slice(home.oximeter.reading(2, 97).as_bytes());
         assert!(matches!(home.intake.take(&own, &next).await, Ok(Verdict::Spooled(_))));
         assert_eq!(home.outbox.gaps().await, []);
@@ -202,6 +300,9 @@ mod tests {
         let home = Home::open();
         let message = Bytes::copy_from_slice(home.oximeter.reading(1, 97).as_bytes());
         assert_eq!(reason(&home, &topic("scale-1"), &message).await, Reason::WrongTopic);
-        assert!(matches!(home.intake.take(&topic("oximeter-1"), &message).await, Ok(Verdict::Spooled(_))));
+        assert!(matches!(
+            home.intake.take(&topic("oximeter-1"), &message).await,
+            Ok(Verdict::Spooled(_))
+        ));
     }
 }

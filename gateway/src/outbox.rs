@@ -8,20 +8,19 @@
 //! - A bundle leaves for a [`VerifiedReceipt`] only, or is set aside with its bytes and the reason.
 //! - A store that fails ends the process: after a failed sync nothing is known about what the disk holds.
 
+mod batch;
 mod latency;
 mod quarantine;
 mod seal;
 mod sequence;
+mod space;
 mod store;
 mod writer;
 
 use std::{
     io,
     path::Path,
-    sync::{
-        Arc,
-        mpsc::{self, SyncSender, TrySendError},
-    },
+    sync::mpsc::{self, SyncSender, TrySendError},
     thread,
     time::Duration,
 };
@@ -44,7 +43,10 @@ pub use self::{
     sequence::{BOOTS_MAX, DIGESTS_MAX, GAPS_MAX, Gap, Progress},
     store::Ticket,
 };
-use self::{store::Store, writer::Writer};
+use self::{
+    store::{Reader, Store},
+    writer::Writer,
+};
 
 /// Requests that wait for the writer, at most; beyond it a caller is told [`NotTaken::Busy`].
 pub const REQUESTS_MAX: usize = 4_096;
@@ -244,7 +246,7 @@ enum Request {
 #[derive(Clone, Debug)]
 pub struct Outbox {
     requests: SyncSender<Request>,
-    store: Store,
+    reader: Reader,
     newest: watch::Receiver<u64>,
 }
 
@@ -257,9 +259,16 @@ impl Outbox {
         let store = Store::open(&folder.join("outbox.redb"), config.cache_bytes, &sealer)?;
         let (requests, inbox) = mpsc::sync_channel(REQUESTS_MAX);
         let (announce, newest) = watch::channel(0);
-        let writer = Writer::load(store.clone(), (config, quarantine, folder), sealer, announce)?;
-        thread::Builder::new().name("outbox".to_owned()).spawn(move || writer.run(&inbox))?;
-        Ok(Self { requests, store, newest })
+        let reader = store.reader();
+        let writer = Writer::load(store, (config, quarantine, folder), sealer, announce)?;
+        thread::Builder::new()
+            .name("outbox".to_owned())
+            .spawn(move || writer.run(&inbox))?;
+        Ok(Self {
+            requests,
+            reader,
+            newest,
+        })
     }
 
     /// Takes a reading; answers when it is durable.
@@ -313,7 +322,7 @@ impl Outbox {
     /// # Errors
     /// The store's failure.
     pub fn tickets(&self, from: u64, limit: usize) -> Result<Vec<Ticket>, redb::Error> {
-        self.store.tickets(from, limit)
+        self.reader.tickets(from, limit)
     }
 
     /// The bytes to submit for a bundle; `None` once it is forgotten or set aside.
@@ -321,7 +330,7 @@ impl Outbox {
     /// # Errors
     /// The store's failure.
     pub fn submission(&self, order: u64) -> Result<Option<Vec<u8>>, redb::Error> {
-        self.store.submission(order)
+        self.reader.submission(order)
     }
 
     /// Changes whenever bundles were added; its value is the place after the newest.
@@ -363,12 +372,6 @@ pub fn now_ms() -> i64 {
     jiff::Timestamp::now().as_millisecond()
 }
 
-impl Store {
-    fn shared(db: redb::Database) -> Self {
-        Self { db: Arc::new(db) }
-    }
-}
-
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
@@ -394,7 +397,13 @@ pub(crate) mod tests {
 
     pub(crate) fn measured(code: &str, value: Decimal, unit: &str) -> Measured {
         let state = MeasurementState::Valid;
-        Measured { code: code.to_owned(), value: Some(value), samples: None, unit: unit.to_owned(), state }
+        Measured {
+            code: code.to_owned(),
+            value: Some(value),
+            samples: None,
+            unit: unit.to_owned(),
+            state,
+        }
     }
 
     /// A device, its keys, and whom it measures.
@@ -408,7 +417,12 @@ pub(crate) mod tests {
     impl Device {
         fn new(id: &str) -> Self {
             let (secret, subject) = SubjectSecret::generate(Category::Vitals, 1).expect("random numbers");
-            Self { id: id.parse().expect("good"), key: SigningKey::random(), secret, subject }
+            Self {
+                id: id.parse().expect("good"),
+                key: SigningKey::random(),
+                secret,
+                subject,
+            }
         }
 
         pub(crate) fn unsigned(&self, seq: u64, observations: Vec<Measured>) -> Reading {
@@ -425,14 +439,18 @@ pub(crate) mod tests {
         }
 
         pub(crate) fn reading(&self, seq: u64, percent: i64) -> record::reading::SignedReading {
-            self.unsigned(seq, vec![measured("59408-5", Decimal::whole(percent), "%")]).sign(&self.key)
+            self.unsigned(seq, vec![measured("59408-5", Decimal::whole(percent), "%")])
+                .sign(&self.key)
         }
 
         fn measurement(&self, seq: u64, percent: i64) -> Measurement {
             Measurement {
                 id: self.unsigned(seq, vec![]).id(),
                 subject: self.subject.clone(),
-                entry: Entry { received_ms: now_ms(), reading: self.reading(seq, percent) },
+                entry: Entry {
+                    received_ms: now_ms(),
+                    reading: self.reading(seq, percent),
+                },
                 wall_ms: Some(now_ms()),
             }
         }
@@ -467,20 +485,31 @@ pub(crate) mod tests {
             let (oximeter, scale) = (Device::new("oximeter-1"), Device::new("scale-1"));
             let outbox = open(&config, &folder, &sealer);
             let intake = sink(&sealer, &outbox, &[&oximeter, &scale]);
-            Self { folder, sealer, outbox, intake, oximeter, scale, quarantine, config }
+            Self {
+                folder,
+                sealer,
+                outbox,
+                intake,
+                oximeter,
+                scale,
+                quarantine,
+                config,
+            }
         }
 
         /// Stops the outbox and opens it again from the disk.
         pub(crate) async fn reopen(&mut self) {
             self.outbox.stop().await;
-            // The store's lock goes with the last handle; the closed sink and outbox held two of them.
-            let (folder, sealer) = (self.folder.path().to_owned(), self.sealer.clone());
-            let elsewhere = tempfile::tempdir().expect("temporary folder");
-            self.outbox = open(&self.config, &elsewhere, &sealer);
-            self.intake = sink(&sealer, &self.outbox, &[]);
-            let outbox = Outbox::open(self.config.clone(), QuarantineConfig::default(), &folder, sealer.clone());
-            self.outbox = outbox.expect("opens again");
-            self.intake = sink(&sealer, &self.outbox, &[&self.oximeter, &self.scale]);
+            self.outbox = open(&self.config, &self.folder, &self.sealer);
+            self.intake = sink(&self.sealer, &self.outbox, &[&self.oximeter, &self.scale]);
+        }
+
+        /// What the outbox reports that opens a copy of the file as it lies on the disk now.
+        pub(crate) async fn after_power_cut(&self) -> Report {
+            let folder = tempfile::tempdir().expect("temporary folder");
+            let file = "outbox.redb";
+            std::fs::copy(self.folder.path().join(file), folder.path().join(file)).expect("copies");
+            open(&self.config, &folder, &self.sealer).report().await.expect("runs")
         }
 
         /// A receipt for a queued bundle, signed by one validator of a network of one.
@@ -490,7 +519,7 @@ pub(crate) mod tests {
             verified(&self.sealer.network, transaction)
         }
 
-        async fn spool(&self, device: &Device, seq: u64) -> Verdict {
+        pub(crate) async fn spool(&self, device: &Device, seq: u64) -> Verdict {
             self.outbox.append(device.measurement(seq, 97)).await.expect("taken")
         }
 
@@ -500,29 +529,61 @@ pub(crate) mod tests {
     }
 
     fn open(config: &Config, folder: &TempDir, sealer: &Sealer) -> Outbox {
-        Outbox::open(config.clone(), QuarantineConfig::default(), folder.path(), sealer.clone()).expect("opens")
+        Outbox::open(
+            config.clone(),
+            QuarantineConfig::default(),
+            folder.path(),
+            sealer.clone(),
+        )
+        .expect("opens")
     }
 
     fn sink(sealer: &Sealer, outbox: &Outbox, devices: &[&Device]) -> Intake {
         let enrolments = devices
             .iter()
-            .map(|d| Enrolment { device: d.id.clone(), key: d.key.public(), subject: d.subject.clone() })
+            .map(|d| Enrolment {
+                device: d.id.clone(),
+                key: d.key.public(),
+                subject: d.subject.clone(),
+            })
             .collect();
-        Intake::new(sealer.gateway.clone(), Enrolments::of(enrolments).expect("good"), outbox.clone())
+        Intake::new(
+            sealer.gateway.clone(),
+            Enrolments::of(enrolments).expect("good"),
+            outbox.clone(),
+        )
     }
 
-    pub(crate) fn receipt_text(network: &NetworkId, transaction: SignedTransaction, validator: &SigningKey) -> String {
-        let mut block = Block { header: header(network), transactions: vec![transaction] };
+    /// The receipt of a transaction in a block that all these validators vote for.
+    pub(crate) fn receipt_text(
+        network: &NetworkId,
+        transaction: SignedTransaction,
+        validators: &[SigningKey],
+    ) -> String {
+        let mut block = Block {
+            header: header(network),
+            transactions: vec![transaction],
+        };
         block.header.transactions_root = merkle::root(&block.leaves());
-        let signature = validator.sign_raw(&vote_message(&block.header));
-        let votes = vec![Vote { validator: validator.public(), signature }];
-        Receipt::of(&block, 0, vec![], Finalization { votes }).expect("a commitment").to_json()
+        let message = vote_message(&block.header);
+        let vote = |key: &SigningKey| Vote {
+            validator: key.public(),
+            signature: key.sign_raw(&message),
+        };
+        let mut votes: Vec<_> = validators.iter().map(vote).collect();
+        votes.sort_by_key(|vote| vote.validator);
+        Receipt::of(&block, 0, vec![], Finalization { votes })
+            .expect("a commitment")
+            .to_json()
     }
 
     fn verified(network: &NetworkId, transaction: SignedTransaction) -> VerifiedReceipt {
         let validator = SigningKey::random();
-        let set = ValidatorSet { network: *network, validators: vec![validator.public()] };
-        Receipt::verify(&receipt_text(network, transaction, &validator), &set).expect("genuine")
+        let set = ValidatorSet {
+            network: *network,
+            validators: vec![validator.public()],
+        };
+        Receipt::verify(&receipt_text(network, transaction, &[validator]), &set).expect("genuine")
     }
 
     #[tokio::test]
@@ -532,24 +593,45 @@ pub(crate) mod tests {
         home.reopen().await;
         let tickets = home.tickets();
         assert_eq!(tickets.len(), 1);
-        let submission = home.outbox.submission(tickets[0].order).expect("reads").expect("queued");
+        let submission = home
+            .outbox
+            .submission(tickets[0].order)
+            .expect("reads")
+            .expect("queued");
         let (_, payload) = Submission::decode(&submission).expect("matched").into_parts();
         let sealed = SealedBundle::decode(&payload).expect("sealed");
         let bundle = sealed.open(&home.sealer.network, &home.oximeter.secret).expect("opens");
-        assert!(bundle.entries[0].reading.decode(|_| Some(home.oximeter.key.public())).is_ok());
+        assert!(
+            bundle.entries[0]
+                .reading
+                .decode(|_| Some(home.oximeter.key.public()))
+                .is_ok()
+        );
         assert!(sealed.open(&home.sealer.network, &home.scale.secret).is_err());
     }
 
     #[tokio::test]
     async fn the_disk_never_holds_a_readable_value() {
         let home = Home::open();
-        let canary = home.oximeter.unsigned(1, vec![measured("59408-5", "97.531902468".parse().expect("decimal"), "%")]);
-        let bad = home.oximeter.unsigned(2, vec![measured("59408-5", "4097.531902468".parse().expect("decimal"), "%")]);
+        let canary = home.oximeter.unsigned(
+            1,
+            vec![measured("59408-5", "97.531902468".parse().expect("decimal"), "%")],
+        );
+        let bad = home.oximeter.unsigned(
+            2,
+            vec![measured("59408-5", "4097.531902468".parse().expect("decimal"), "%")],
+        );
         for reading in [canary, bad] {
             let signed = reading.sign_json(&home.oximeter.key);
-            assert!(signed.as_bytes().windows(9).any(|w| w == b"531902468"), "the canary is in the message");
+            assert!(
+                signed.as_bytes().windows(9).any(|w| w == b"531902468"),
+                "the canary is in the message"
+            );
             let message = Bytes::copy_from_slice(signed.as_bytes());
-            home.intake.take("vitalfog/v1/home-1/oximeter-1/reading", &message).await.expect("taken");
+            home.intake
+                .take("vitalfog/v1/home-1/oximeter-1/reading", &message)
+                .await
+                .expect("taken");
         }
         home.outbox.stop().await;
         let file = std::fs::read(home.folder.path().join("outbox.redb")).expect("reads");
@@ -559,7 +641,10 @@ pub(crate) mod tests {
 
     #[tokio::test]
     async fn readings_of_one_moment_share_a_bundle_by_subject() {
-        let home = Home::with(Config { linger_ms: 200, ..Config::default() });
+        let home = Home::with(Config {
+            linger_ms: 200,
+            ..Config::default()
+        });
         let all = (1..=5).map(|seq| home.spool(&home.oximeter, seq));
         let others = (1..=3).map(|seq| home.spool(&home.scale, seq));
         futures::future::join_all(all.chain(others)).await;
@@ -573,7 +658,10 @@ pub(crate) mod tests {
         let mut home = Home::open();
         let first = home.oximeter.measurement(1, 97);
         let other = home.oximeter.measurement(1, 55);
-        assert!(matches!(home.outbox.append(first.clone()).await, Ok(Verdict::Spooled(_))));
+        assert!(matches!(
+            home.outbox.append(first.clone()).await,
+            Ok(Verdict::Spooled(_))
+        ));
         home.reopen().await;
         assert!(matches!(home.outbox.append(first).await, Ok(Verdict::Duplicate(_))));
         let verdict = home.outbox.append(other).await.expect("taken");
@@ -581,14 +669,23 @@ pub(crate) mod tests {
         home.reopen().await;
         let report = home.outbox.report().await.expect("runs");
         assert_eq!(report.quarantined.by_reason["equivocation"], 1);
-        assert_eq!((report.counters.acknowledged, report.counters.duplicates, report.spooled_bundles), (1, 1, 1));
+        assert_eq!(
+            (
+                report.counters.acknowledged,
+                report.counters.duplicates,
+                report.spooled_bundles
+            ),
+            (1, 1, 1)
+        );
     }
 
     #[tokio::test]
     async fn gaps_are_reported_and_close() {
         let mut home = Home::open();
         home.spool(&home.scale, 1).await;
-        let Verdict::Spooled(durable) = home.spool(&home.scale, 4).await else { panic!("not spooled") };
+        let Verdict::Spooled(durable) = home.spool(&home.scale, 4).await else {
+            panic!("not spooled")
+        };
         assert_eq!(durable.progress().expect("in a sequence").upto_seq, 1);
         home.reopen().await;
         assert_eq!(home.outbox.gaps().await[0].missing, [(2, 3)]);
@@ -605,8 +702,18 @@ pub(crate) mod tests {
         let tickets = home.tickets();
         let (first, second) = (tickets[0].order, tickets[1].order);
         let receipt = home.receipt(first);
-        home.outbox.forget(vec![Final { order: second, receipt: receipt.clone(), verified_ms: now_ms() }]).await;
-        let done = Final { order: first, receipt, verified_ms: now_ms() + 7 };
+        home.outbox
+            .forget(vec![Final {
+                order: second,
+                receipt: receipt.clone(),
+                verified_ms: now_ms(),
+            }])
+            .await;
+        let done = Final {
+            order: first,
+            receipt,
+            verified_ms: now_ms() + 7,
+        };
         home.outbox.forget(vec![done.clone(), done]).await;
         home.reopen().await;
         assert_eq!(home.tickets().iter().map(|t| t.order).collect::<Vec<_>>(), [second]);
@@ -622,18 +729,27 @@ pub(crate) mod tests {
         (measurement.wall_ms, measurement.entry.received_ms) = (Some(1_000), 1_020);
         home.outbox.append(measurement).await.expect("taken");
         let order = home.tickets()[0].order;
-        let done = Final { order, receipt: home.receipt(order), verified_ms: 1_100 };
+        let done = Final {
+            order,
+            receipt: home.receipt(order),
+            verified_ms: 1_100,
+        };
         home.outbox.forget(vec![done]).await;
         home.spool(&home.oximeter, 2).await;
         let report = home.outbox.report().await.expect("runs");
-        assert_eq!((report.publish_to_final.p50, report.received_to_final.p99), (Some(100), Some(80)));
+        assert_eq!(
+            (report.publish_to_final.p50, report.received_to_final.p99),
+            (Some(100), Some(80))
+        );
     }
 
     #[tokio::test]
     async fn a_refused_bundle_is_set_aside_with_its_bytes() {
         let mut home = Home::open();
         home.spool(&home.oximeter, 1).await;
-        home.outbox.set_aside(home.tickets()[0].order, "422 not ours".to_owned()).await;
+        home.outbox
+            .set_aside(home.tickets()[0].order, "422 not ours".to_owned())
+            .await;
         home.reopen().await;
         assert_eq!(home.tickets(), []);
         assert_eq!(home.outbox.report().await.expect("runs").counters.refused_bundles, 1);
@@ -641,7 +757,10 @@ pub(crate) mod tests {
 
     #[tokio::test]
     async fn a_full_spool_refuses_new_readings_and_still_knows_the_old() {
-        let home = Home::with(Config { bytes_max: 4_000, ..Config::default() });
+        let home = Home::with(Config {
+            bytes_max: 4_000,
+            ..Config::default()
+        });
         let old = home.oximeter.measurement(1, 97);
         assert!(matches!(home.outbox.append(old.clone()).await, Ok(Verdict::Spooled(_))));
         let mut seq = 2;
@@ -654,7 +773,13 @@ pub(crate) mod tests {
         assert!(matches!(home.outbox.append(old).await, Ok(Verdict::Duplicate(_))));
         for ticket in home.tickets() {
             let receipt = home.receipt(ticket.order);
-            home.outbox.forget(vec![Final { order: ticket.order, receipt, verified_ms: now_ms() }]).await;
+            home.outbox
+                .forget(vec![Final {
+                    order: ticket.order,
+                    receipt,
+                    verified_ms: now_ms(),
+                }])
+                .await;
         }
         tokio::time::sleep(Duration::from_millis(300)).await;
         assert!(matches!(home.outbox.append(refused).await, Ok(Verdict::Spooled(_))));
@@ -664,11 +789,16 @@ pub(crate) mod tests {
     async fn quarantine_opens_for_its_owner_and_survives() {
         let mut home = Home::open();
         let message = Bytes::from_static(b"not a reading");
-        home.intake.take("vitalfog/v1/home-1/scale-1/reading", &message).await.expect("taken");
+        home.intake
+            .take("vitalfog/v1/home-1/scale-1/reading", &message)
+            .await
+            .expect("taken");
         home.reopen().await;
         let report = home.outbox.report().await.expect("runs");
         assert_eq!(report.quarantined.recent.len(), 1);
-        let kept = home.outbox.store.load().expect("reads").quarantined;
+        home.outbox.stop().await;
+        let store = Store::open(&home.folder.path().join("outbox.redb"), 1 << 20, &home.sealer).expect("opens");
+        let kept = store.load().expect("reads").quarantined;
         let sealed = SealedBundle::decode(kept[0].1.payload.as_ref().expect("sealed")).expect("decodes");
         let opened = sealed.open(&home.sealer.network, &home.quarantine).expect("opens");
         assert_eq!(opened.entries[0].reading.as_bytes(), &message[..]);
@@ -678,10 +808,16 @@ pub(crate) mod tests {
     async fn another_gateways_spool_is_not_opened() {
         let home = Home::open();
         home.outbox.stop().await;
-        let Home { folder, sealer, outbox, intake, config, .. } = home;
-        drop((outbox, intake));
-        let other = Sealer { gateway: "home-2".parse().expect("good"), ..sealer };
-        let refused = Outbox::open(config, QuarantineConfig::default(), folder.path(), other);
+        let other = Sealer {
+            gateway: "home-2".parse().expect("good"),
+            ..home.sealer.clone()
+        };
+        let refused = Outbox::open(
+            home.config.clone(),
+            QuarantineConfig::default(),
+            home.folder.path(),
+            other,
+        );
         assert!(matches!(refused, Err(Error::Foreign { .. })), "{refused:?}");
     }
 
@@ -689,7 +825,10 @@ pub(crate) mod tests {
     async fn after_the_stop_nothing_is_taken() {
         let home = Home::open();
         home.outbox.stop().await;
-        assert_eq!(home.outbox.append(home.oximeter.measurement(1, 97)).await, Err(NotTaken::Stopping));
+        assert_eq!(
+            home.outbox.append(home.oximeter.measurement(1, 97)).await,
+            Err(NotTaken::Stopping)
+        );
     }
 
     fn header(network: &NetworkId) -> Header {

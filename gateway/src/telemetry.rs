@@ -1,6 +1,6 @@
 //! What an operator reads: logs on standard error, metrics for Prometheus. Never a value, a name or a payload.
 
-use std::time::Duration;
+use std::{io::IsTerminal as _, time::Duration};
 
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 use serde::{Deserialize, Serialize};
@@ -9,7 +9,9 @@ use tracing_subscriber::EnvFilter;
 /// How often old samples are folded away.
 const UPKEEP_EVERY: Duration = Duration::from_secs(5);
 /// Upper ends of the histograms' buckets, in seconds: from one sync to an outage.
-const BUCKETS_SECONDS: [f64; 14] = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 30.0, 300.0];
+const BUCKETS_SECONDS: [f64; 14] = [
+    0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 30.0, 300.0,
+];
 
 /// The form of a log line.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,8 +36,11 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
-        // The broker's own lines about each refused connection are metrics here.
-        Self { filter: "info,rmqtt=error,rmqtt_net=error".to_owned(), format: Format::Text }
+        // What a stranger's connection makes the broker and TLS say is counted in metrics instead.
+        Self {
+            filter: "info,rmqtt=error,rmqtt_net=error,rustls=error".to_owned(),
+            format: Format::Text,
+        }
     }
 }
 
@@ -52,7 +57,10 @@ impl Config {
 /// Starts logging; a second start in one process changes nothing.
 pub fn log(config: &Config) {
     let filter = config.parsed_filter().unwrap_or_else(|_| EnvFilter::new("info"));
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let lines = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr);
     let _already_started = match config.format {
         Format::Text => lines.try_init(),
         Format::Json => lines.json().try_init(),

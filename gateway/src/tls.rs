@@ -92,12 +92,15 @@ impl ServerCertVerifier for Pinned {
         now: UnixTime,
     ) -> Result<ServerCertVerified, TlsError> {
         let verified =
-            self.by_authority.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)?;
+            self.by_authority
+                .verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)?;
         let key = ParsedCertificate::try_from(end_entity)?.subject_public_key_info();
         if self.pinned.contains(&Digest::of(Domain::TLS_KEY, &[&key])) {
             Ok(verified)
         } else {
-            Err(TlsError::InvalidCertificate(CertificateError::ApplicationVerificationFailure))
+            Err(TlsError::InvalidCertificate(
+                CertificateError::ApplicationVerificationFailure,
+            ))
         }
     }
 
@@ -107,7 +110,8 @@ impl ServerCertVerifier for Pinned {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, TlsError> {
-        self.by_authority.verify_tls12_signature(message, certificate, signature)
+        self.by_authority
+            .verify_tls12_signature(message, certificate, signature)
     }
 
     fn verify_tls13_signature(
@@ -116,7 +120,8 @@ impl ServerCertVerifier for Pinned {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, TlsError> {
-        self.by_authority.verify_tls13_signature(message, certificate, signature)
+        self.by_authority
+            .verify_tls13_signature(message, certificate, signature)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {

@@ -25,8 +25,15 @@ pub enum Channel {
 }
 
 impl Channel {
-    const ALL: [Self; 7] =
-        [Self::Reading, Self::Wave, Self::Event, Self::State, Self::Ack, Self::Error, Self::Command];
+    const ALL: [Self; 7] = [
+        Self::Reading,
+        Self::Wave,
+        Self::Event,
+        Self::State,
+        Self::Ack,
+        Self::Error,
+        Self::Command,
+    ];
 
     /// The last level of the topic.
     #[must_use]
@@ -72,8 +79,14 @@ impl Topic {
             .strip_prefix(&prefix(gateway))
             .and_then(|rest| rest.split_once('/'))
             .ok_or_else(wrong)?;
-        let channel = Channel::ALL.into_iter().find(|known| known.as_str() == channel).ok_or_else(wrong)?;
-        Ok(Self { device: device.parse().map_err(|_| wrong())?, channel })
+        let channel = Channel::ALL
+            .into_iter()
+            .find(|known| known.as_str() == channel)
+            .ok_or_else(wrong)?;
+        Ok(Self {
+            device: device.parse().map_err(|_| wrong())?,
+            channel,
+        })
     }
 
     /// The topic's name.
@@ -97,7 +110,10 @@ mod tests {
     fn a_topic_reads_back_as_it_was_written() {
         let home: GatewayId = "home-1".parse().expect("good");
         for channel in Channel::ALL {
-            let topic = Topic { device: "oximeter-1".parse().expect("good"), channel };
+            let topic = Topic {
+                device: "oximeter-1".parse().expect("good"),
+                channel,
+            };
             assert_eq!(Topic::parse(&home, &topic.name(&home)), Ok(topic));
         }
     }

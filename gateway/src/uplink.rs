@@ -7,9 +7,10 @@ mod flight;
 mod node;
 
 use std::{
-    collections::HashSet,
+    collections::{HashSet, VecDeque},
     path::PathBuf,
     sync::Arc,
+    time::Duration,
 };
 
 use ledger::{genesis::Genesis, proof::ValidatorSet};
@@ -17,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use tokio::{
     sync::watch,
     task::{JoinError, JoinHandle, JoinSet},
+    time::{Instant, sleep_until},
 };
 
 use self::{
@@ -29,6 +31,9 @@ use crate::{
 };
 
 pub use self::node::NodeState;
+
+/// Bundles laid by, at most; beyond it nothing new is started until they are gone.
+const LAID_BY_MAX: usize = 10_000;
 
 /// The fog nodes and how patient the gateway is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,6 +61,8 @@ pub struct Config {
     pub pause_min_ms: u64,
     /// Longest pause after failures, in milliseconds.
     pub pause_max_ms: u64,
+    /// A bundle that no node is ready for is tried again after this time, in milliseconds.
+    pub lay_by_ms: u64,
 }
 
 impl Default for Config {
@@ -72,6 +79,7 @@ impl Default for Config {
             final_timeout_ms: 20_000,
             pause_min_ms: 100,
             pause_max_ms: 5_000,
+            lay_by_ms: 15_000,
         }
     }
 }
@@ -104,7 +112,10 @@ impl Config {
         let client = client.map_err(|fault| faults.push(format!("uplink {fault}")));
         match client {
             Ok(client) if faults.is_empty() => {
-                let validators = ValidatorSet { network: genesis.network(), validators: genesis.committee() };
+                let validators = ValidatorSet {
+                    network: genesis.network(),
+                    validators: genesis.committee(),
+                };
                 Ok(Network { validators, client })
             }
             _ => Err(faults),
@@ -162,9 +173,24 @@ impl Uplink {
     pub fn start(config: &Config, network: Network, outbox: Outbox) -> Result<Self, Error> {
         let nodes = Arc::new(Nodes::connect(config, network.client)?);
         let (announce, in_flight) = watch::channel(0);
-        let view = View { in_flight, nodes: Arc::clone(&nodes) };
-        let flight = Flight { nodes, outbox, validators: Arc::new(network.validators) };
-        let task = tokio::spawn(run(flight, config.in_flight_max, announce));
+        let view = View {
+            in_flight,
+            nodes: Arc::clone(&nodes),
+        };
+        let flight = Flight {
+            nodes,
+            outbox,
+            validators: Arc::new(network.validators),
+        };
+        let traffic = Traffic {
+            flight,
+            in_flight_max: config.in_flight_max,
+            lay_by: Duration::from_millis(config.lay_by_ms),
+            flights: JoinSet::new(),
+            laid_by: VecDeque::new(),
+            next: 0,
+        };
+        let task = tokio::spawn(traffic.run(announce));
         Ok(Self { task, view })
     }
 
@@ -188,53 +214,432 @@ impl Uplink {
     }
 }
 
-async fn run(flight: Flight, in_flight_max: usize, announce: watch::Sender<usize>) -> Result<(), Error> {
-    let mut newest = flight.outbox.newest();
-    let mut flights: JoinSet<Landing> = JoinSet::new();
-    let mut next = 0;
-    loop {
-        newest.mark_unchanged();
-        let tickets = tickets(&flight.outbox, next, in_flight_max - flights.len()).await?;
-        for ticket in tickets {
-            next = ticket.order + 1;
-            flights.spawn(flight.clone().fly(ticket));
-        }
-        announce.send_replace(flights.len());
-        tokio::select! {
-            Some(landed) = flights.join_next() => settle(&flight.outbox, landed, &mut flights).await?,
-            changed = newest.changed(), if flights.len() < in_flight_max => {
-                if changed.is_err() {
-                    return Ok(()); // the outbox has stopped
+/// What is under way, and what waits for another try.
+struct Traffic {
+    flight: Flight,
+    in_flight_max: usize,
+    lay_by: Duration,
+    flights: JoinSet<Landing>,
+    /// Bundles that no node was ready for, each with the time of its next try; the soonest first.
+    laid_by: VecDeque<(Instant, Ticket)>,
+    /// The place in the queue after the last bundle that was started.
+    next: u64,
+}
+
+impl Traffic {
+    async fn run(mut self, announce: watch::Sender<usize>) -> Result<(), Error> {
+        let mut newest = self.flight.outbox.newest();
+        loop {
+            newest.mark_unchanged();
+            self.start_what_may().await?;
+            announce.send_replace(self.flights.len());
+            metrics::gauge!("gateway_uplink_bundles_laid_by").set(self.laid_by.len() as f64);
+            let has_room = self.flights.len() < self.in_flight_max;
+            let soonest = self.laid_by.front().map(|(at, _)| *at);
+            tokio::select! {
+                Some(landed) = self.flights.join_next() => self.settle(landed).await?,
+                changed = newest.changed(), if has_room => {
+                    if changed.is_err() {
+                        return Ok(()); // the outbox has stopped
+                    }
                 }
+                () = sleep_until(soonest.unwrap_or_else(Instant::now)), if has_room && soonest.is_some() => {}
             }
         }
     }
-}
 
-async fn tickets(outbox: &Outbox, from: u64, limit: usize) -> Result<Vec<Ticket>, Error> {
-    if limit == 0 {
-        return Ok(Vec::new());
-    }
-    let outbox = outbox.clone();
-    Ok(tokio::task::spawn_blocking(move || outbox.tickets(from, limit)).await??)
-}
-
-/// Takes this landing and all that are ready, so that one commit forgets them together.
-async fn settle(outbox: &Outbox, landed: Result<Landing, JoinError>, others: &mut JoinSet<Landing>) -> Result<(), Error> {
-    let mut finals: Vec<Final> = Vec::new();
-    let mut next = Some(landed);
-    while let Some(landed) = next {
-        match landed? {
-            Landing::Final(done) => finals.push(*done),
-            Landing::Refused { order, reason } => outbox.set_aside(order, reason).await,
-            Landing::Gone => {}
-            Landing::Failed(error) => return Err(error.into()),
+    /// Starts what was laid by and is due, then the oldest of the queue, as far as there is room.
+    async fn start_what_may(&mut self) -> Result<(), Error> {
+        while self.flights.len() < self.in_flight_max
+            && let Some((_, ticket)) = self.laid_by.pop_front_if(|(at, _)| *at <= Instant::now())
+        {
+            self.flights.spawn(self.flight.clone().fly(ticket));
         }
-        next = others.try_join_next();
+        // With too many laid by the rest stays in the queue on the disk.
+        let room = (self.in_flight_max - self.flights.len()).min(LAID_BY_MAX.saturating_sub(self.laid_by.len()));
+        for ticket in self.tickets(room).await? {
+            self.next = ticket.order + 1;
+            self.flights.spawn(self.flight.clone().fly(ticket));
+        }
+        Ok(())
     }
-    if !finals.is_empty() {
-        metrics::counter!("gateway_uplink_bundles_final_total").increment(finals.len() as u64);
-        outbox.forget(finals).await;
+
+    async fn tickets(&self, limit: usize) -> Result<Vec<Ticket>, Error> {
+        if limit == 0 {
+            return Ok(Vec::new());
+        }
+        let (outbox, from) = (self.flight.outbox.clone(), self.next);
+        Ok(tokio::task::spawn_blocking(move || outbox.tickets(from, limit)).await??)
     }
-    Ok(())
+
+    /// Takes this landing and all that are ready, so that one commit forgets them together.
+    async fn settle(&mut self, landed: Result<Landing, JoinError>) -> Result<(), Error> {
+        let outbox = self.flight.outbox.clone();
+        let mut finals: Vec<Final> = Vec::new();
+        let mut next = Some(landed);
+        while let Some(landed) = next {
+            match landed? {
+                Landing::Final(done) => finals.push(*done),
+                Landing::LaidBy(ticket) => self.laid_by.push_back((Instant::now() + self.lay_by, ticket)),
+                Landing::Refused { order, reason } => outbox.set_aside(order, reason).await,
+                Landing::Gone => {}
+                Landing::Failed(error) => return Err(error.into()),
+            }
+            next = self.flights.try_join_next();
+        }
+        if !finals.is_empty() {
+            metrics::counter!("gateway_uplink_bundles_final_total").increment(finals.len() as u64);
+            outbox.forget(finals).await;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::outbox::tests::{Home, receipt_text};
+    use bytes::Bytes;
+    use http_body_util::{BodyExt as _, Full};
+    use hyper::{Request, Response, StatusCode, body::Incoming, server::conn::http1, service::service_fn};
+    use hyper_util::rt::TokioIo;
+    use ledger::admission::{Admission, Submission};
+    use rcgen::PublicKeyData as _;
+    use record::{
+        canonical::Domain,
+        ids::NetworkId,
+        signature::{PublicKey, SigningKey},
+    };
+    use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+    use std::{convert::Infallible, net::SocketAddr, path::Path};
+    use tempfile::TempDir;
+    use tokio::{net::TcpListener, time::sleep};
+    use tokio_rustls::TlsAcceptor;
+
+    /// How a fog node behaves; the wire below the code under test is real TLS and HTTP.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    enum Manner {
+        Honest,
+        Busy,
+        Refuses,
+        NotYet,
+        ForgesAdmissions,
+        ForgesReceipts,
+        Forgets,
+    }
+
+    /// Four validators' keys and a certificate that every node shows.
+    struct Fog {
+        validators: Vec<SigningKey>,
+        network: NetworkId,
+        certificate: rcgen::CertifiedKey<rcgen::KeyPair>,
+        folder: TempDir,
+    }
+
+    struct FakeNode {
+        address: SocketAddr,
+        manner: watch::Sender<Manner>,
+        asked: watch::Receiver<usize>,
+    }
+
+    impl Fog {
+        fn of(home: &Home) -> Self {
+            let folder = tempfile::tempdir().expect("temporary folder");
+            let certificate = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).expect("makes");
+            let own = rcgen::generate_simple_self_signed(["gateway".to_owned()]).expect("makes");
+            let write = |name: &str, pem: String| std::fs::write(folder.path().join(name), pem).expect("writes");
+            write("ca.crt", certificate.cert.pem());
+            write("gateway.crt", own.cert.pem());
+            write("gateway.key", own.signing_key.serialize_pem());
+            let validators = (0..4).map(|_| SigningKey::random()).collect();
+            Self {
+                validators,
+                network: home.sealer.network,
+                certificate,
+                folder,
+            }
+        }
+
+        fn config(&self, nodes: &[&FakeNode]) -> Config {
+            let path = |name: &str| self.folder.path().join(name);
+            Config {
+                nodes: nodes.iter().map(|node| format!("https://{}", node.address)).collect(),
+                certificate: path("gateway.crt"),
+                private_key: path("gateway.key"),
+                ca: path("ca.crt"),
+                receipt_wait_ms: 50,
+                final_timeout_ms: 300,
+                pause_min_ms: 10,
+                pause_max_ms: 50,
+                lay_by_ms: 200,
+                ..Config::default()
+            }
+        }
+
+        fn network(&self, config: &Config, pin: bool) -> Network {
+            let mut keys: Vec<PublicKey> = self.validators.iter().map(SigningKey::public).collect();
+            keys.sort();
+            let validators = ValidatorSet {
+                network: self.network,
+                validators: keys,
+            };
+            let key = self.certificate.signing_key.subject_public_key_info();
+            let pinned = pin
+                .then(|| record::canonical::Digest::of(Domain::TLS_KEY, &[&key]))
+                .into_iter()
+                .collect();
+            let identity: (&Path, &Path) = (&config.certificate, &config.private_key);
+            Network {
+                validators,
+                client: tls::client_of_nodes(&config.ca, identity, pinned).expect("good"),
+            }
+        }
+
+        async fn node(&self, manner: Manner) -> FakeNode {
+            let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+            let address = listener.local_addr().expect("bound");
+            let key = PrivatePkcs8KeyDer::from(self.certificate.signing_key.serialize_der());
+            let tls = rustls::ServerConfig::builder_with_provider(rustls::crypto::aws_lc_rs::default_provider().into())
+                .with_safe_default_protocol_versions()
+                .expect("versions")
+                .with_no_client_auth()
+                .with_single_cert(vec![self.certificate.cert.der().clone()], PrivateKeyDer::from(key))
+                .expect("good");
+            let acceptor = TlsAcceptor::from(Arc::new(tls));
+            let (manner, behaves) = watch::channel(manner);
+            let (count, asked) = watch::channel(0);
+            let (validators, network) = (self.validators.clone(), self.network);
+            let held: watch::Sender<Vec<(String, Submission)>> = watch::Sender::default();
+            tokio::spawn(async move {
+                while let Ok((tcp, _)) = listener.accept().await {
+                    let acceptor = acceptor.clone();
+                    let (behaves, count, held) = (behaves.clone(), count.clone(), held.clone());
+                    let validators = validators.clone();
+                    tokio::spawn(async move {
+                        let Ok(stream) = acceptor.accept(tcp).await else { return };
+                        let service = service_fn(|request: Request<Incoming>| async {
+                            count.send_modify(|n| *n += 1);
+                            let manner = *behaves.borrow();
+                            Ok::<_, Infallible>(answer(request, manner, &held, (&validators, &network)).await)
+                        });
+                        let _ended = http1::Builder::new()
+                            .serve_connection(TokioIo::new(stream), service)
+                            .await;
+                    });
+                }
+            });
+            FakeNode { address, manner, asked }
+        }
+    }
+
+    async fn answer(
+        request: Request<Incoming>,
+        manner: Manner,
+        held: &watch::Sender<Vec<(String, Submission)>>,
+        (validators, network): (&[SigningKey], &NetworkId),
+    ) -> Response<Full<Bytes>> {
+        let reply = |status: u16, body: String| {
+            let status = StatusCode::from_u16(status).expect("a status");
+            Response::builder()
+                .status(status)
+                .body(Full::new(body.into()))
+                .expect("well-formed")
+        };
+        match manner {
+            Manner::Busy => return reply(503, String::new()),
+            Manner::Refuses => return reply(422, "not to my taste".to_owned()),
+            Manner::NotYet => return reply(409, String::new()),
+            _ => {}
+        }
+        let path = request.uri().path().to_owned();
+        if path == "/api/v1/bundles" {
+            let body = request.into_body().collect().await.expect("reads").to_bytes();
+            let matched = Submission::decode(&body).expect("matched");
+            let bundle = matched.commitment().bundle;
+            let (transaction, payload) = matched.into_parts();
+            held.send_modify(|all| {
+                all.push((
+                    bundle.to_string(),
+                    Submission {
+                        transaction,
+                        payload: payload.into(),
+                    },
+                ))
+            });
+            let signer = if manner == Manner::ForgesAdmissions {
+                SigningKey::random()
+            } else {
+                validators[0].clone()
+            };
+            return reply(
+                202,
+                serde_json::to_string(&Admission::sign(bundle, 1, &signer)).expect("encodes"),
+            );
+        }
+        let bundle = path.rsplit('/').next().expect("a path").to_owned();
+        let found = held
+            .borrow()
+            .iter()
+            .find(|(id, _)| *id == bundle)
+            .map(|(_, s)| s.transaction.clone());
+        match found {
+            Some(_) if manner == Manner::Forgets => reply(404, String::new()),
+            Some(transaction) if manner == Manner::ForgesReceipts => {
+                let liars: Vec<_> = (0..4).map(|_| SigningKey::random()).collect();
+                reply(200, receipt_text(network, transaction, &liars))
+            }
+            Some(transaction) => reply(200, receipt_text(network, transaction, &validators[..3])),
+            None => reply(404, String::new()),
+        }
+    }
+
+    async fn finals(home: &Home) -> u64 {
+        home.outbox.report().await.expect("runs").counters.final_readings
+    }
+
+    async fn until_final(home: &Home, readings: u64) {
+        for _ in 0..200 {
+            if finals(home).await == readings {
+                return;
+            }
+            sleep(Duration::from_millis(25)).await;
+        }
+        panic!("{} of {readings} are final", finals(home).await);
+    }
+
+    fn start(fog: &Fog, home: &Home, nodes: &[&FakeNode]) -> Uplink {
+        let config = fog.config(nodes);
+        Uplink::start(&config, fog.network(&config, true), home.outbox.clone()).expect("starts")
+    }
+
+    #[tokio::test]
+    async fn what_is_spooled_before_and_after_the_start_becomes_final_and_is_forgotten() {
+        let home = Home::open();
+        let fog = Fog::of(&home);
+        let node = fog.node(Manner::Honest).await;
+        home.spool(&home.oximeter, 1).await;
+        let uplink = start(&fog, &home, &[&node]);
+        for seq in 2..=40 {
+            home.spool(&home.oximeter, seq).await;
+        }
+        until_final(&home, 40).await;
+        assert_eq!(home.outbox.tickets(0, 10).expect("reads"), []);
+        assert_eq!(uplink.view().nodes()[0].state, "up");
+    }
+
+    #[tokio::test]
+    async fn another_node_takes_over_from_one_that_fails_forges_or_forgets() {
+        for bad in [
+            Manner::Busy,
+            Manner::NotYet,
+            Manner::ForgesAdmissions,
+            Manner::ForgesReceipts,
+            Manner::Forgets,
+        ] {
+            let home = Home::open();
+            let fog = Fog::of(&home);
+            let (worse, good) = (fog.node(bad).await, fog.node(Manner::Honest).await);
+            let uplink = start(&fog, &home, &[&worse, &good]);
+            for seq in 1..=4 {
+                home.spool(&home.oximeter, seq).await;
+            }
+            until_final(&home, 4).await;
+            assert!(*worse.asked.borrow() > 0, "{bad:?} was never asked");
+            uplink.stop();
+        }
+    }
+
+    #[tokio::test]
+    async fn a_forged_receipt_alone_makes_nothing_forgotten() {
+        let home = Home::open();
+        let fog = Fog::of(&home);
+        let node = fog.node(Manner::ForgesReceipts).await;
+        let _uplink = start(&fog, &home, &[&node]);
+        home.spool(&home.oximeter, 1).await;
+        sleep(Duration::from_millis(500)).await;
+        assert!(*node.asked.borrow() > 2, "it was asked again");
+        assert_eq!(finals(&home).await, 0);
+        node.manner.send_replace(Manner::Honest);
+        until_final(&home, 1).await;
+    }
+
+    #[tokio::test]
+    async fn one_refusal_is_not_believed_and_two_of_four_set_the_bundle_aside() {
+        let home = Home::open();
+        let fog = Fog::of(&home);
+        let (no, yes) = (fog.node(Manner::Refuses).await, fog.node(Manner::Honest).await);
+        let uplink = start(&fog, &home, &[&no, &yes]);
+        home.spool(&home.oximeter, 1).await;
+        home.spool(&home.oximeter, 2).await;
+        until_final(&home, 2).await;
+        uplink.stop();
+        yes.manner.send_replace(Manner::Refuses);
+        let _uplink = start(&fog, &home, &[&no, &yes]);
+        home.spool(&home.oximeter, 3).await;
+        for _ in 0..200 {
+            if home.outbox.report().await.expect("runs").counters.refused_bundles == 1 {
+                return;
+            }
+            sleep(Duration::from_millis(25)).await;
+        }
+        panic!("not set aside");
+    }
+
+    #[tokio::test]
+    async fn bundles_that_no_node_is_ready_for_do_not_hold_up_the_others() {
+        let home = Home::open();
+        let fog = Fog::of(&home);
+        let node = fog.node(Manner::NotYet).await;
+        let config = Config {
+            in_flight_max: 2,
+            ..fog.config(&[&node])
+        };
+        let uplink = Uplink::start(&config, fog.network(&config, true), home.outbox.clone()).expect("starts");
+        for seq in 1..=4 {
+            home.spool(&home.oximeter, seq).await;
+        }
+        let held = |n| format!("{n} bundles have been tried");
+        for tried in [1, 2, 3, 4] {
+            for _ in 0..400 {
+                if *node.asked.borrow() > tried * 8 {
+                    break;
+                }
+                sleep(Duration::from_millis(25)).await;
+            }
+            assert!(*node.asked.borrow() > tried * 8, "{}", held(tried));
+        }
+        node.manner.send_replace(Manner::Honest);
+        until_final(&home, 4).await;
+        uplink.stop();
+    }
+
+    #[tokio::test]
+    async fn a_node_whose_key_is_not_pinned_is_not_spoken_to() {
+        let home = Home::open();
+        let fog = Fog::of(&home);
+        let node = fog.node(Manner::Honest).await;
+        let config = fog.config(&[&node]);
+        let uplink = Uplink::start(&config, fog.network(&config, false), home.outbox.clone()).expect("starts");
+        home.spool(&home.oximeter, 1).await;
+        sleep(Duration::from_millis(300)).await;
+        assert_eq!((*node.asked.borrow(), finals(&home).await), (0, 0));
+        assert_eq!(uplink.view().in_flight(), 1);
+    }
+
+    #[tokio::test]
+    async fn what_was_under_way_is_submitted_again_after_a_restart() {
+        let mut home = Home::open();
+        let fog = Fog::of(&home);
+        let node = fog.node(Manner::Busy).await;
+        let uplink = start(&fog, &home, &[&node]);
+        home.spool(&home.oximeter, 1).await;
+        sleep(Duration::from_millis(100)).await;
+        uplink.stop();
+        drop(uplink);
+        sleep(Duration::from_millis(50)).await;
+        home.reopen().await;
+        node.manner.send_replace(Manner::Honest);
+        let _uplink = start(&fog, &home, &[&node]);
+        until_final(&home, 1).await;
+    }
 }

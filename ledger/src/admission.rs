@@ -9,7 +9,7 @@ use record::{
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
-use crate::transaction::{Commitment, SignedTransaction, TRANSACTION_BYTES_MAX};
+use crate::transaction::{Author, Commitment, SignedTransaction, TRANSACTION_BYTES_MAX};
 
 /// A submission has at most this many bytes.
 pub const SUBMISSION_BYTES_MAX: usize = PAYLOAD_BYTES_MAX + TRANSACTION_BYTES_MAX + 1_024;
@@ -33,8 +33,8 @@ pub enum SubmissionError {
     /// The transaction is no commitment.
     #[error("the transaction of a submission must be a commitment")]
     NoCommitment,
-    /// Bundle id, CID or key differ between payload and commitment.
-    #[error("the commitment is not to this payload: its bundle id, CID or key differ")]
+    /// Bundle id, CID, key or author differ between payload and commitment.
+    #[error("the commitment is not to this payload: its bundle id, CID, key or author differ")]
     Mismatch,
 }
 
@@ -88,7 +88,8 @@ impl Submission {
         let sealed = SealedBundle::decode(&payload)?;
         let same = commitment.bundle == SealedBundle::id_of(&payload)
             && commitment.cid == canonical::cid_of(&payload)
-            && commitment.key == sealed.key;
+            && commitment.key == sealed.key
+            && submission.transaction.claims().author == Author::Gateway(sealed.author);
         if !same {
             return Err(SubmissionError::Mismatch);
         }

@@ -46,7 +46,8 @@ impl Sightings {
         let count = heads.len();
         for (i, head) in heads.into_iter().enumerate() {
             if let Some(head) = head.filter(|head| head.height >= least) {
-                self.0.entry(head.height).or_insert_with(|| vec![None; count])[i] = Some(head);
+                let of_one_height = self.0.entry(head.height).or_insert_with(|| vec![None; count]);
+                of_one_height[i] = Some(head);
             }
         }
     }
@@ -55,8 +56,18 @@ impl Sightings {
         let of_one_height = |heads: &Vec<Option<Head>>| heads.iter().cloned().collect::<Option<Vec<_>>>();
         let complete = self.0.values().rev().find_map(of_one_height);
         // Two heads of one height that differ are enough, whoever is still missing.
-        let differ = |heads: &&Vec<Option<Head>>| heads.iter().flatten().any(|head| Some(head) != heads.iter().flatten().next());
-        if let Some(height) = self.0.values().find(differ).and_then(|heads| heads.iter().flatten().next()) {
+        let differ = |heads: &&Vec<Option<Head>>| {
+            heads
+                .iter()
+                .flatten()
+                .any(|head| Some(head) != heads.iter().flatten().next())
+        };
+        if let Some(height) = self
+            .0
+            .values()
+            .find(differ)
+            .and_then(|heads| heads.iter().flatten().next())
+        {
             return Some(Err(format!("the nodes' heads differ at height {}", height.height)));
         }
         complete.map(|heads| heads.into_iter().next().ok_or_else(|| "there is no node".to_owned()))
@@ -64,7 +75,12 @@ impl Sightings {
 
     fn behind(&self, names: &[&str], least: u64) -> String {
         let reached = |i: usize| self.0.values().any(|heads| heads.get(i).is_some_and(Option::is_some));
-        let behind: Vec<_> = names.iter().enumerate().filter(|(i, _)| !reached(*i)).map(|(_, name)| *name).collect();
+        let behind: Vec<_> = names
+            .iter()
+            .enumerate()
+            .filter(|(i, _)| !reached(*i))
+            .map(|(_, name)| *name)
+            .collect();
         if behind.is_empty() {
             return "the nodes never stood at the same height".to_owned();
         }
@@ -79,7 +95,11 @@ mod tests {
 
     fn head(height: u64, state: &[u8]) -> Option<Head> {
         let digest = Digest::of(Domain::HEADER, &[&height.to_be_bytes()]);
-        Some(Head { height, digest, state_digest: Digest::of(Domain::STATE, &[state]) })
+        Some(Head {
+            height,
+            digest,
+            state_digest: Digest::of(Domain::STATE, &[state]),
+        })
     }
 
     #[test]
@@ -96,6 +116,11 @@ mod tests {
     fn another_state_at_the_same_height_is_no_agreement() {
         let mut seen = Sightings::default();
         seen.add(5, vec![head(5, b"x"), head(5, b"y"), None]);
-        assert!(seen.judge().expect("they differ").expect_err("they differ").contains("height 5"));
+        assert!(
+            seen.judge()
+                .expect("they differ")
+                .expect_err("they differ")
+                .contains("height 5")
+        );
     }
 }

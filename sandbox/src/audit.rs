@@ -48,9 +48,16 @@ impl Auditor {
         let http = network.callers.with_certificate(&network.nodes[0].tls)?;
         let household = &network.household;
         Ok(Self {
-            validators: ValidatorSet { network: network.id(), validators: network.genesis.committee() },
+            validators: ValidatorSet {
+                network: network.id(),
+                validators: network.genesis.committee(),
+            },
             devices: household.devices.iter().map(|d| (d.id.clone(), d.key)).collect(),
-            secrets: household.people.iter().map(|p| (p.key.id(), p.secret.clone())).collect(),
+            secrets: household
+                .people
+                .iter()
+                .map(|p| (p.key.id(), p.secret.clone()))
+                .collect(),
             nodes: network.nodes.iter().map(|n| Node::at(http.clone(), &n.url)).collect(),
         })
     }
@@ -58,7 +65,9 @@ impl Auditor {
     /// Walks the chain up to a height and counts each reading; the nodes are asked in turn.
     pub async fn walk(&self, height: u64) -> OnChain {
         let mut found = OnChain::default();
-        let blocks = stream::iter(1..=height).map(|h| self.bundles_at(h)).buffered(AT_ONCE_MAX);
+        let blocks = stream::iter(1..=height)
+            .map(|h| self.bundles_at(h))
+            .buffered(AT_ONCE_MAX);
         let bundles = blocks.collect::<Vec<_>>().await;
         let mut distinct = BTreeSet::new();
         for (block, height) in bundles.into_iter().zip(1u64..) {
@@ -67,9 +76,8 @@ impl Auditor {
                 Err(e) => found.fault(format!("block {height} cannot be read: {e}")),
             }
         }
-        let readings = stream::iter(distinct.into_iter().zip(0..)).map(|(bundle, turn)| async move {
-            (bundle, self.readings_in(&bundle, turn).await)
-        });
+        let readings = stream::iter(distinct.into_iter().zip(0..))
+            .map(|(bundle, turn)| async move { (bundle, self.readings_in(&bundle, turn).await) });
         let mut readings = std::pin::pin!(readings.buffer_unordered(AT_ONCE_MAX));
         while let Some((bundle, readings)) = readings.next().await {
             match readings {
@@ -82,16 +90,24 @@ impl Auditor {
 
     async fn bundles_at(&self, height: u64) -> Result<Vec<BundleId>, CallError> {
         let block = self.asked(height, async |node: &Node| node.block(height).await).await?;
-        Ok(block.transactions.into_iter().filter_map(|transaction| transaction.bundle).collect())
+        Ok(block
+            .transactions
+            .into_iter()
+            .filter_map(|transaction| transaction.bundle)
+            .collect())
     }
 
     /// The readings of one bundle: receipt, votes, payload, seal, batch and each device's signature are checked.
     async fn readings_in(&self, bundle: &BundleId, turn: u64) -> Result<Vec<ReadingId>, String> {
         let receipt = self.asked(turn, async |node: &Node| node.receipt(bundle).await).await;
-        let receipt = receipt.map_err(|e| format!("receipt: {e}"))?.ok_or("receipt: it is in a block, but not final")?;
+        let receipt = receipt
+            .map_err(|e| format!("receipt: {e}"))?
+            .ok_or("receipt: it is in a block, but not final")?;
         Receipt::verify(&receipt, &self.validators).map_err(|e| format!("receipt: {e}"))?;
         let commitment = commitment(&receipt)?;
-        let payload = self.asked(turn, async |node: &Node| node.payload(&commitment.cid).await).await;
+        let payload = self
+            .asked(turn, async |node: &Node| node.payload(&commitment.cid).await)
+            .await;
         self.open(&commitment, &payload.map_err(|e| format!("payload: {e}"))?)
     }
 
@@ -99,15 +115,25 @@ impl Auditor {
         if cid_of(payload) != commitment.cid || SealedBundle::id_of(payload) != commitment.bundle {
             return Err("the payload is not the one committed to".to_owned());
         }
-        let secret = self.secrets.get(&commitment.key).ok_or("it is sealed to a key that is not of this household")?;
+        let secret = self
+            .secrets
+            .get(&commitment.key)
+            .ok_or("it is sealed to a key that is not of this household")?;
         let sealed = SealedBundle::decode(payload).map_err(|e| e.to_string())?;
-        let bundle = sealed.open(&self.validators.network, secret).map_err(|e| e.to_string())?;
+        let bundle = sealed
+            .open(&self.validators.network, secret)
+            .map_err(|e| e.to_string())?;
         if bundle.root() != commitment.root || bundle.entries.len() != usize::try_from(commitment.count).unwrap_or(0) {
             return Err("the batch is not the one committed to".to_owned());
         }
         let key_of = |device: &DeviceId| self.devices.get(device).copied();
         let decode = |entry: &record::bundle::Entry| entry.reading.decode(key_of).map(|reading| reading.id());
-        bundle.entries.iter().map(decode).collect::<Result<_, _>>().map_err(|refusal| refusal.to_string())
+        bundle
+            .entries
+            .iter()
+            .map(decode)
+            .collect::<Result<_, _>>()
+            .map_err(|refusal| refusal.to_string())
     }
 
     /// Asks one node after the other, starting with another one each turn, until one answers.
@@ -132,7 +158,11 @@ fn commitment(receipt: &str) -> Result<Commitment, String> {
         transaction: ledger::transaction::SignedTransaction,
     }
     let inside: Inside = serde_json::from_str(receipt).map_err(|e| e.to_string())?;
-    inside.transaction.commitment().cloned().ok_or_else(|| "its transaction is no commitment".to_owned())
+    inside
+        .transaction
+        .commitment()
+        .cloned()
+        .ok_or_else(|| "its transaction is no commitment".to_owned())
 }
 
 /// Pages through everything the custodian's hospital is served about its patients.
@@ -146,7 +176,12 @@ pub async fn visit_hospital(network: &Network, hospital: &Node, token: &str) -> 
                     resources.extend(page.resources);
                     next = page.next;
                 }
-                Err(e) => return (resources, Some(format!("the observations of patient {patient} cannot be read: {e}"))),
+                Err(e) => {
+                    return (
+                        resources,
+                        Some(format!("the observations of patient {patient} cannot be read: {e}")),
+                    );
+                }
             }
             if next.is_none() {
                 return (resources, None);

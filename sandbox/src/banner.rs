@@ -1,15 +1,19 @@
 //! What is printed once everything runs: where it is, and commands that can be pasted into another terminal.
 
 use crate::{
+    identities::Tokens,
     network::{GATEWAY, HOME_USER, Network},
-    run::Tokens,
 };
 
 /// The text.
 #[must_use]
 pub fn text(network: &Network, tokens: &Tokens) -> String {
     let (ca, ports) = (network.ca_file.display(), network.ports);
-    let nodes: Vec<_> = network.nodes.iter().map(|node| format!("{} {}", node.name, node.url)).collect();
+    let nodes: Vec<_> = network
+        .nodes
+        .iter()
+        .map(|node| format!("{} {}", node.name, node.url))
+        .collect();
     let mqtt = ports.mqtt();
     let password = network.gateway.home_password.file.display();
     let device = &network.household.devices[0];

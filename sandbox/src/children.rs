@@ -115,8 +115,18 @@ impl Supervised {
     pub fn start(program: Program, stop_max: Duration) -> Self {
         let (sender, life) = watch::channel(Life::default());
         let stop = CancellationToken::new();
-        let supervisor = Supervisor { program: program.clone(), life: sender, stop: stop.clone(), stop_max };
-        Self { program, life, stop, task: tokio::spawn(supervisor.run()) }
+        let supervisor = Supervisor {
+            program: program.clone(),
+            life: sender,
+            stop: stop.clone(),
+            stop_max,
+        };
+        Self {
+            program,
+            life,
+            stop,
+            task: tokio::spawn(supervisor.run()),
+        }
     }
 
     /// What is run.
@@ -152,7 +162,9 @@ impl Supervised {
                 let end = life.last_end.map(|end| format!(" ({end})")).unwrap_or_default();
                 let (name, tail) = (&self.program.name, self.program.log_tail());
                 let log = self.program.log.display();
-                return Err(Fault::Start(format!("{name} is not {what}{end}; the end of {log}:\n{tail}")));
+                return Err(Fault::Start(format!(
+                    "{name} is not {what}{end}; the end of {log}:\n{tail}"
+                )));
             }
             sleep(Duration::from_millis(100)).await;
         }
@@ -310,7 +322,10 @@ mod tests {
         let script = "trap '' TERM; echo up; while true; do sleep 0.1; done";
         let child = Supervised::start(shell(script, dir.path()), Duration::from_millis(300));
         let up = || async { child.program().log_tail().contains("up") };
-        child.wait_until("up", Duration::from_secs(20), up).await.expect("comes up");
+        child
+            .wait_until("up", Duration::from_secs(20), up)
+            .await
+            .expect("comes up");
         assert!(!child.stop().await);
     }
 
@@ -318,7 +333,10 @@ mod tests {
     async fn bad_configuration_is_not_tried_twice() {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let child = Supervised::start(shell("echo no such key; exit 64", dir.path()), Duration::from_secs(5));
-        let fault = child.wait_until("up", Duration::from_secs(20), || async { false }).await.expect_err("never up");
+        let fault = child
+            .wait_until("up", Duration::from_secs(20), || async { false })
+            .await
+            .expect_err("never up");
         assert!(fault.to_string().contains("no such key"), "{fault}");
         assert_eq!(child.life().restarts, 0);
     }
@@ -329,7 +347,17 @@ mod tests {
         // `cat` ends when its standard input does: it stands for the lifeline.
         let mut child = shell("cat; echo orphaned", dir.path()).spawn().expect("starts");
         drop(child.stdin.take());
-        assert!(timeout(Duration::from_secs(20), child.wait()).await.expect("in time").expect("ends").success());
-        assert!(std::fs::read_to_string(dir.path().join("log")).expect("a log").contains("orphaned"));
+        assert!(
+            timeout(Duration::from_secs(20), child.wait())
+                .await
+                .expect("in time")
+                .expect("ends")
+                .success()
+        );
+        assert!(
+            std::fs::read_to_string(dir.path().join("log"))
+                .expect("a log")
+                .contains("orphaned")
+        );
     }
 }

@@ -132,7 +132,10 @@ impl Callers {
         let read = |path: &Path| std::fs::read(path).map_err(Fault::file(path));
         let pem = [read(&identity.private_key)?, read(&identity.certificate)?].concat();
         let identity = Identity::from_pem(&pem).map_err(Fault::identity("an HTTP client"))?;
-        self.builder().identity(identity).build().map_err(Fault::identity("an HTTP client"))
+        self.builder()
+            .identity(identity)
+            .build()
+            .map_err(Fault::identity("an HTTP client"))
     }
 
     fn builder(&self) -> reqwest::ClientBuilder {
@@ -156,7 +159,10 @@ impl Node {
     /// The node at this address (`https://127.0.0.1:8401`).
     #[must_use]
     pub fn at(http: reqwest::Client, base: impl Into<String>) -> Self {
-        Self { http, base: base.into() }
+        Self {
+            http,
+            base: base.into(),
+        }
     }
 
     /// Whether it says that it is ready.
@@ -170,7 +176,13 @@ impl Node {
     /// # Errors
     /// [`CallError`].
     pub async fn head(&self) -> Result<Head, CallError> {
-        json(self.get("/api/v1/chain/head").timeout(Duration::from_secs(5)).send().await?).await
+        json(
+            self.get("/api/v1/chain/head")
+                .timeout(Duration::from_secs(5))
+                .send()
+                .await?,
+        )
+        .await
     }
 
     /// The block at a height.
@@ -186,7 +198,10 @@ impl Node {
     /// # Errors
     /// [`CallError`].
     pub async fn receipt(&self, bundle: &BundleId) -> Result<Option<String>, CallError> {
-        let answer = self.get(&format!("/api/v1/receipts/{bundle}?wait_ms={WAIT_MS}")).send().await?;
+        let answer = self
+            .get(&format!("/api/v1/receipts/{bundle}?wait_ms={WAIT_MS}"))
+            .send()
+            .await?;
         if answer.status() == StatusCode::ACCEPTED {
             return Ok(None);
         }
@@ -208,7 +223,9 @@ impl Node {
     /// [`CallError`].
     pub async fn submit(&self, transaction: &SignedTransaction) -> Result<(), CallError> {
         let request = self.http.post(format!("{}/api/v1/transactions", self.base));
-        let request = request.header("content-type", "application/vnd.ipld.dag-cbor").body(transaction.encode());
+        let request = request
+            .header("content-type", "application/vnd.ipld.dag-cbor")
+            .body(transaction.encode());
         checked(request.send().await?).await.map(|_| ())
     }
 
@@ -222,11 +239,16 @@ impl Node {
             height: u64,
             outcome: Outcome,
         }
-        let answer = self.get(&format!("/api/v1/transactions/{id}?wait_ms={WAIT_MS}")).send().await?;
+        let answer = self
+            .get(&format!("/api/v1/transactions/{id}?wait_ms={WAIT_MS}"))
+            .send()
+            .await?;
         if answer.status() == StatusCode::ACCEPTED {
             return Ok(None);
         }
-        json(answer).await.map(|Settled { height, outcome }| Some((height, outcome)))
+        json(answer)
+            .await
+            .map(|Settled { height, outcome }| Some((height, outcome)))
     }
 
     /// The text of `/metrics`.
@@ -245,8 +267,15 @@ impl Node {
         let first = || format!("{}/fhir/Observation?patient={patient}&_count={PAGE_COUNT}", self.base);
         let url = next.map_or_else(first, str::to_owned);
         let bundle: Searchset = json(self.http.get(url).bearer_auth(token).send().await?).await?;
-        let next = bundle.link.into_iter().find(|link| link.relation == "next").map(|link| link.url);
-        Ok(Page { resources: bundle.entry.into_iter().map(|entry| entry.resource).collect(), next })
+        let next = bundle
+            .link
+            .into_iter()
+            .find(|link| link.relation == "next")
+            .map(|link| link.url);
+        Ok(Page {
+            resources: bundle.entry.into_iter().map(|entry| entry.resource).collect(),
+            next,
+        })
     }
 
     fn get(&self, path: &str) -> RequestBuilder {

@@ -84,7 +84,11 @@ fn sandbox(arguments: Vec<OsString>) -> ExitCode {
         Err(e) => {
             // Nobody may be reading; the exit code says it as well.
             let _ = e.print();
-            return if e.use_stderr() { ExitCode::from(EXIT_USAGE) } else { ExitCode::SUCCESS };
+            return if e.use_stderr() {
+                ExitCode::from(EXIT_USAGE)
+            } else {
+                ExitCode::SUCCESS
+            };
         }
     };
     match order(arguments).and_then(|order| sandbox_of(order)) {
@@ -102,8 +106,13 @@ fn sandbox_of(order: Order) -> Result<bool, Fault> {
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
     // An error means that a provider is installed already, which is as good.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(WORKERS).enable_all().build();
-    runtime.map_err(|e| Fault::Start(format!("no asynchronous runtime: {e}")))?.block_on(run::run(order))
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(WORKERS)
+        .enable_all()
+        .build();
+    runtime
+        .map_err(|e| Fault::Start(format!("no asynchronous runtime: {e}")))?
+        .block_on(run::run(order))
 }
 
 fn complain(fault: &Fault) {
@@ -114,10 +123,14 @@ fn complain(fault: &Fault) {
 /// Checks everything that can be checked before anything is started, and names all faults at once.
 fn order(arguments: Arguments) -> Result<Order, Fault> {
     let mut faults = Vec::new();
-    let mut config = arguments.config.as_deref().map_or_else(|| Ok(Config::default()), read_config).unwrap_or_else(|fault| {
-        faults.push(fault);
-        Config::default()
-    });
+    let mut config = arguments
+        .config
+        .as_deref()
+        .map_or_else(|| Ok(Config::default()), read_config)
+        .unwrap_or_else(|fault| {
+            faults.push(fault);
+            Config::default()
+        });
     config.nodes = arguments.nodes.unwrap_or(config.nodes);
     config.devices = arguments.devices.unwrap_or(config.devices);
     config.port_base = arguments.port_base.unwrap_or(config.port_base);
@@ -128,7 +141,9 @@ fn order(arguments: Arguments) -> Result<Order, Fault> {
     faults.extend(Folder::obstacle(&data_dir));
     let replay = arguments.replay.map(|path| {
         let library = Library::read(&path).map_err(|e| format!("--replay: {e}"))?;
-        let path = path.canonicalize().map_err(|e| format!("--replay {}: {e}", path.display()))?;
+        let path = path
+            .canonicalize()
+            .map_err(|e| format!("--replay {}: {e}", path.display()))?;
         Ok((path, library))
     });
     let replay = replay.transpose().unwrap_or_else(|fault: String| {
@@ -137,9 +152,14 @@ fn order(arguments: Arguments) -> Result<Order, Fault> {
     });
     faults.extend(arguments.report.as_deref().and_then(report_obstacle));
     match ports {
-        Some(ports) if faults.is_empty() => {
-            Ok(Order { config, ports, run_for: arguments.run_for, report: arguments.report, data_dir, replay })
-        }
+        Some(ports) if faults.is_empty() => Ok(Order {
+            config,
+            ports,
+            run_for: arguments.run_for,
+            report: arguments.report,
+            data_dir,
+            replay,
+        }),
         _ => Err(Fault::Usage(faults)),
     }
 }
@@ -155,7 +175,10 @@ fn default_data_dir() -> PathBuf {
 }
 
 fn report_obstacle(report: &Path) -> Option<String> {
-    let parent = report.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let parent = report
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
     if report.is_dir() {
         return Some(format!("--report {} is a folder, not a file", report.display()));
     }
@@ -171,8 +194,13 @@ fn duration(text: &str) -> Result<Duration, String> {
         "h" => 3_600,
         _ => return Err("a time is a number and s, m or h".to_owned()),
     };
-    let number: u64 = digits.parse().map_err(|_| "a time is a whole number and s, m or h".to_owned())?;
-    number.checked_mul(factor).map(Duration::from_secs).ok_or_else(|| "that is too long".to_owned())
+    let number: u64 = digits
+        .parse()
+        .map_err(|_| "a time is a whole number and s, m or h".to_owned())?;
+    number
+        .checked_mul(factor)
+        .map(Duration::from_secs)
+        .ok_or_else(|| "that is too long".to_owned())
 }
 
 #[cfg(test)]
@@ -187,7 +215,10 @@ mod tests {
     #[test]
     fn times_are_read_as_people_write_them() {
         let seconds = |text| duration(text).map(|time| time.as_secs());
-        assert_eq!((seconds("60s"), seconds("5m"), seconds("2h"), seconds("7")), (Ok(60), Ok(300), Ok(7_200), Ok(7)));
+        assert_eq!(
+            (seconds("60s"), seconds("5m"), seconds("2h"), seconds("7")),
+            (Ok(60), Ok(300), Ok(7_200), Ok(7))
+        );
         for bad in ["", "s", "1d", "-1s", "1.5s", "99999999999999999999h"] {
             assert!(duration(bad).is_err(), "{bad}");
         }
@@ -199,8 +230,21 @@ mod tests {
         std::fs::write(dir.path().join("letter"), "mine").expect("writes");
         let path = dir.path().to_str().expect("UTF-8");
         let report = format!("{path}/absent/report.json");
-        let flags = ["--nodes", "0", "--devices", "0", "--data-dir", path, "--report", &report, "--replay", "absent.csv"];
-        let Err(Fault::Usage(faults)) = parsed(&flags) else { panic!("it must be refused") };
+        let flags = [
+            "--nodes",
+            "0",
+            "--devices",
+            "0",
+            "--data-dir",
+            path,
+            "--report",
+            &report,
+            "--replay",
+            "absent.csv",
+        ];
+        let Err(Fault::Usage(faults)) = parsed(&flags) else {
+            panic!("it must be refused")
+        };
         assert_eq!(faults.len(), 5, "{faults:?}");
     }
 
@@ -210,7 +254,14 @@ mod tests {
         let file = dir.path().join("sandbox.toml");
         std::fs::write(&file, "nodes = 7\ndevices = 3\nport_base = 12000").expect("writes");
         let data = dir.path().join("data");
-        let flags = ["--config", file.to_str().expect("UTF-8"), "--devices", "9", "--data-dir", data.to_str().expect("UTF-8")];
+        let flags = [
+            "--config",
+            file.to_str().expect("UTF-8"),
+            "--devices",
+            "9",
+            "--data-dir",
+            data.to_str().expect("UTF-8"),
+        ];
         let order = parsed(&flags).expect("free ports");
         assert_eq!((order.config.nodes, order.config.devices), (7, 9));
     }

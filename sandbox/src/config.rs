@@ -55,7 +55,13 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { start_s: 60, enrol_s: 120, drain_s: 60, agree_s: 60, stop_s: 15 }
+        Self {
+            start_s: 60,
+            enrol_s: 120,
+            drain_s: 60,
+            agree_s: 60,
+            stop_s: 15,
+        }
     }
 }
 
@@ -105,13 +111,22 @@ impl Config {
     pub fn faults(&self) -> Vec<String> {
         let mut faults = Vec::new();
         if !(1..=ports::NODES_MAX).contains(&self.nodes) {
-            faults.push(format!("nodes: {} is not between 1 and {}", self.nodes, ports::NODES_MAX));
+            faults.push(format!(
+                "nodes: {} is not between 1 and {}",
+                self.nodes,
+                ports::NODES_MAX
+            ));
         }
         if !(1..=DEVICES_MAX).contains(&self.devices) {
             faults.push(format!("devices: {} is not between 1 and {DEVICES_MAX}", self.devices));
         }
         if !(ports::BASE_MIN..=ports::BASE_MAX).contains(&self.port_base) {
-            faults.push(format!("port base: {} is not between {} and {}", self.port_base, ports::BASE_MIN, ports::BASE_MAX));
+            faults.push(format!(
+                "port base: {} is not between {} and {}",
+                self.port_base,
+                ports::BASE_MIN,
+                ports::BASE_MAX
+            ));
         }
         if !self.speed.is_finite() || self.speed <= 0.0 {
             faults.push(format!("speed: {} is not a number above 0", self.speed));

@@ -35,7 +35,10 @@ impl Ending {
     #[must_use]
     pub fn interrupted(to_be_checked: bool) -> Self {
         let failure = to_be_checked.then(|| "interrupted before every promise was checked".to_owned());
-        Self { failures: failure.into_iter().collect(), ..Self::default() }
+        Self {
+            failures: failure.into_iter().collect(),
+            ..Self::default()
+        }
     }
 
     /// Whether every promise held; absent if nothing was checked and nothing failed.
@@ -73,7 +76,10 @@ impl Scene<'_> {
         }
         screen.say("walking the chain: every receipt, every payload, every reading");
         let (height, chain) = self.audit(ending.agreed.as_ref()).await;
-        screen.say(&format!("found {} readings up to height {height}; asking the hospital for all of them", chain.count()));
+        screen.say(&format!(
+            "found {} readings up to height {height}; asking the hospital for all of them",
+            chain.count()
+        ));
         let verdict = self.judge(&chain).await;
         ending.failures.extend(unacknowledged(monitor, &verdict));
         ending.verdict = Some(verdict);
@@ -87,7 +93,10 @@ impl Scene<'_> {
             monitor.look(processes).await;
             // Only an answer counts: what was seen last may be old.
             let gateway = monitor.gateway().await;
-            if gateway.as_ref().is_ok_and(|status| status.spooled == 0 && status.in_flight == 0) {
+            if gateway
+                .as_ref()
+                .is_ok_and(|status| status.spooled == 0 && status.in_flight == 0)
+            {
                 monitor.look(processes).await;
                 return None;
             }
@@ -97,7 +106,10 @@ impl Scene<'_> {
                     |e| format!("it does not show its status: {e}"),
                     |status| format!("spooled {}, in flight {}", status.spooled, status.in_flight),
                 );
-                return Some(format!("the gateway was not drained within {} s: {state}", self.limits.drain_s));
+                return Some(format!(
+                    "the gateway was not drained within {} s: {state}",
+                    self.limits.drain_s
+                ));
             }
             sleep(PAUSE).await;
         }
@@ -126,7 +138,10 @@ impl Scene<'_> {
         let acknowledged = text.and_then(|text| Acknowledged::parse(&text));
         let (acknowledged, unreadable) = match acknowledged {
             Ok(acknowledged) => (acknowledged, None),
-            Err(e) => (Acknowledged::default(), Some(format!("{} cannot be read: {e}", list.display()))),
+            Err(e) => (
+                Acknowledged::default(),
+                Some(format!("{} cannot be read: {e}", list.display())),
+            ),
         };
         let deadline = Instant::now() + self.limits.agree();
         loop {
@@ -165,7 +180,13 @@ mod tests {
         assert_eq!(Ending::default().passed(), None);
         assert_eq!(Ending::interrupted(false).passed(), None);
         assert_eq!(Ending::interrupted(true).passed(), Some(false));
-        let checked = |failures| Ending { verdict: Some(Verdict { failures, ..Verdict::default() }), ..Ending::default() };
+        let checked = |failures| Ending {
+            verdict: Some(Verdict {
+                failures,
+                ..Verdict::default()
+            }),
+            ..Ending::default()
+        };
         assert_eq!(checked(vec![]).passed(), Some(true));
         assert_eq!(checked(vec!["1 reading is lost".to_owned()]).passed(), Some(false));
     }

@@ -12,11 +12,7 @@ use ledger::{
 };
 use tokio::time::{sleep, timeout};
 
-use crate::{
-    client::Node,
-    fault::Fault,
-    network::Network,
-};
+use crate::{client::Node, fault::Fault, network::Network};
 
 /// Transactions that are waited for at a time.
 const AT_ONCE_MAX: usize = 32;
@@ -31,17 +27,27 @@ pub async fn enrol(network: &Network, nodes: &[Node], within: Duration) -> Resul
     let enrolled = timeout(within, enrol_all(network, nodes)).await;
     enrolled.unwrap_or_else(|_| {
         let seconds = within.as_secs();
-        Err(Fault::Start(format!("the network did not make the enrolments final within {seconds} s")))
+        Err(Fault::Start(format!(
+            "the network did not make the enrolments final within {seconds} s"
+        )))
     })
 }
 
 async fn enrol_all(network: &Network, nodes: &[Node]) -> Result<(), Fault> {
-    let secretary = Secretary { network, sequence: AtomicU64::new(1) };
+    let secretary = Secretary {
+        network,
+        sequence: AtomicU64::new(1),
+    };
     let (gateway, household) = (&network.gateway.enrolment, &network.household);
     // Devices are enrolled at a gateway that the chain knows, so it goes first.
-    let height = secretary.settle(&nodes[0], Action::EnrolGateway(gateway.clone())).await?;
+    let height = secretary
+        .settle(&nodes[0], Action::EnrolGateway(gateway.clone()))
+        .await?;
     reached(nodes, height).await;
-    let keys = household.people.iter().map(|person| Action::AnnounceKey(person.key.clone()));
+    let keys = household
+        .people
+        .iter()
+        .map(|person| Action::AnnounceKey(person.key.clone()));
     let devices = household.devices.iter().map(|device| {
         Action::EnrolDevice(DeviceEnrolment {
             device: device.id.clone(),

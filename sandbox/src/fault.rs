@@ -47,7 +47,10 @@ impl Fault {
     where
         E: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        move |source| Self::Identity { what, source: source.into() }
+        move |source| Self::Identity {
+            what,
+            source: source.into(),
+        }
     }
 
     /// The exit code the command ends with.

@@ -83,7 +83,11 @@ impl Folder {
 }
 
 fn make_dir(path: &Path) -> Result<(), Fault> {
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(Fault::file(path))
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .map_err(Fault::file(path))
 }
 
 fn private() -> fs::OpenOptions {
@@ -101,11 +105,17 @@ pub fn replace_json(path: &Path, value: &impl Serialize) -> Result<(), Fault> {
     text.push(b'\n');
     let mut temporary = path.as_os_str().to_owned();
     temporary.push(".new");
-    let written = private().create(true).truncate(true).open(&temporary).and_then(|mut file| {
-        file.write_all(&text)?;
-        file.sync_all()
-    });
-    written.and_then(|()| fs::rename(&temporary, path)).map_err(Fault::file(path))
+    let written = private()
+        .create(true)
+        .truncate(true)
+        .open(&temporary)
+        .and_then(|mut file| {
+            file.write_all(&text)?;
+            file.sync_all()
+        });
+    written
+        .and_then(|()| fs::rename(&temporary, path))
+        .map_err(Fault::file(path))
 }
 
 #[cfg(test)]
@@ -129,8 +139,14 @@ mod tests {
         let folder = Folder::create(&dir.path().join("run")).expect("creates");
         let key = folder.write("keys/a.pem", "secret").expect("writes");
         let mode = |path: &Path| fs::metadata(path).expect("exists").permissions().mode() & 0o777;
-        assert_eq!((mode(&key), mode(folder.root()), mode(&folder.path("keys"))), (0o600, 0o700, 0o700));
-        assert!(folder.write("keys/a.pem", "again").is_err(), "a key is never overwritten");
+        assert_eq!(
+            (mode(&key), mode(folder.root()), mode(&folder.path("keys"))),
+            (0o600, 0o700, 0o700)
+        );
+        assert!(
+            folder.write("keys/a.pem", "again").is_err(),
+            "a key is never overwritten"
+        );
     }
 
     #[test]
@@ -140,7 +156,10 @@ mod tests {
         for ready in [false, true] {
             replace_json(&path, &serde_json::json!({"ready": ready})).expect("writes");
             let text = fs::read_to_string(&path).expect("exists");
-            assert_eq!(serde_json::from_str::<serde_json::Value>(&text).expect("JSON")["ready"], ready);
+            assert_eq!(
+                serde_json::from_str::<serde_json::Value>(&text).expect("JSON")["ready"],
+                ready
+            );
         }
         assert_eq!(fs::read_dir(dir.path()).expect("lists").count(), 1);
     }

@@ -3,6 +3,8 @@
 //! A test that fails here panics with what the sandbox printed. The sandbox ends with the test process, whatever happens
 //! to that one.
 
+mod visitor;
+
 use std::{
     fs::{self, File},
     ops::Range,
@@ -13,19 +15,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-use record::ids::SubjectId;
-use reqwest::{StatusCode, header};
-use serde_json::Value as Json;
-
 use crate::{
     children,
-    client::{Callers, Node},
+    client::Callers,
     fault::EXIT_USAGE,
     folder::Folder,
     lifeline,
     ports::Ports,
     report::{ProcessReport, Report},
 };
+
+pub use visitor::{Answer, Visitor};
 
 /// Bases from which a free one is drawn; the MQTT ports that belong to them lie above all others.
 const BASES: Range<u16> = 50..100;
@@ -89,7 +89,10 @@ impl Builder {
                 None => return sandbox,
             }
         }
-        panic!("no free ports after {TRIES} tries:\n{}", fs::read_to_string(folder.path("printed")).unwrap_or_default());
+        panic!(
+            "no free ports after {TRIES} tries:\n{}",
+            fs::read_to_string(folder.path("printed")).unwrap_or_default()
+        );
     }
 
     fn spawn(&self, folder: &Path) -> Sandbox {
@@ -116,7 +119,11 @@ impl Builder {
             .stderr(printed)
             .spawn()
             .expect("the program is built");
-        Sandbox { process: Mutex::new(process), folder: folder.to_owned(), program: self.program.clone() }
+        Sandbox {
+            process: Mutex::new(process),
+            folder: folder.to_owned(),
+            program: self.program.clone(),
+        }
     }
 }
 
@@ -141,7 +148,13 @@ impl Sandbox {
     /// under a label that no other test uses.
     #[must_use]
     pub fn builder(program: impl Into<PathBuf>, folder: impl AsRef<Path>, label: &str) -> Builder {
-        Builder { program: program.into(), folder: folder.as_ref().join(label), nodes: 4, devices: 8, run_for: None }
+        Builder {
+            program: program.into(),
+            folder: folder.as_ref().join(label),
+            nodes: 4,
+            devices: 8,
+            run_for: None,
+        }
     }
 
     fn child(&self) -> MutexGuard<'_, Child> {
@@ -162,7 +175,11 @@ impl Sandbox {
             if self.read_report().is_some_and(|report| report.ready) {
                 return None;
             }
-            assert!(Instant::now() < deadline, "the sandbox is not ready:\n{}", self.printed());
+            assert!(
+                Instant::now() < deadline,
+                "the sandbox is not ready:\n{}",
+                self.printed()
+            );
             thread::sleep(PAUSE);
         }
     }
@@ -199,7 +216,11 @@ impl Sandbox {
     #[must_use]
     pub fn process(&self, name: &str) -> ProcessReport {
         let report = self.report();
-        let node = report.nodes.into_iter().find(|node| node.name == name).map(|node| node.process);
+        let node = report
+            .nodes
+            .into_iter()
+            .find(|node| node.name == name)
+            .map(|node| node.process);
         match name {
             "gateway" => report.gateway.process,
             "fleet" => report.fleet.process,
@@ -235,7 +256,11 @@ impl Sandbox {
     pub fn wait_for(&self, what: &str, mut is_so: impl FnMut() -> bool) {
         let deadline = Instant::now() + STOP_MAX;
         while !is_so() {
-            assert!(Instant::now() < deadline, "waited in vain until {what}; the sandbox printed:\n{}", self.printed());
+            assert!(
+                Instant::now() < deadline,
+                "waited in vain until {what}; the sandbox printed:\n{}",
+                self.printed()
+            );
             thread::sleep(PAUSE);
         }
     }
@@ -246,7 +271,10 @@ impl Sandbox {
     /// If the program cannot be executed.
     #[must_use]
     pub fn command(&self, arguments: &[&str]) -> (bool, String) {
-        let output = Command::new(&self.program).args(arguments).output().expect("the program is built");
+        let output = Command::new(&self.program)
+            .args(arguments)
+            .output()
+            .expect("the program is built");
         let printed = [output.stdout, output.stderr].concat();
         (output.status.success(), String::from_utf8_lossy(&printed).into_owned())
     }
@@ -261,7 +289,9 @@ impl Sandbox {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let report = self.report();
         let ca = fs::read_to_string(&report.hospital.ca_file).expect("the report names the CA's file");
-        let http = Callers::trusting(&ca).and_then(|callers| callers.anybody()).expect("the CA's file is a certificate");
+        let http = Callers::trusting(&ca)
+            .and_then(|callers| callers.anybody())
+            .expect("the CA's file is a certificate");
         Visitor { report, http }
     }
 
@@ -275,7 +305,11 @@ impl Sandbox {
             if let Some(end) = self.ended() {
                 return end.success();
             }
-            assert!(Instant::now() < deadline, "the sandbox does not end:\n{}", self.printed());
+            assert!(
+                Instant::now() < deadline,
+                "the sandbox does not end:\n{}",
+                self.printed()
+            );
             thread::sleep(PAUSE);
         }
     }
@@ -309,93 +343,5 @@ impl Drop for Sandbox {
             let _ = self.child().kill();
             let _ = self.child().wait();
         }
-    }
-}
-
-/// Somebody who asks a sandbox over HTTP.
-#[derive(Clone, Debug)]
-pub struct Visitor {
-    /// The report when the visit began.
-    pub report: Report,
-    http: reqwest::Client,
-}
-
-/// An answer.
-#[derive(Clone, Debug)]
-pub struct Answer {
-    /// HTTP status.
-    pub status: StatusCode,
-    /// `Content-Type`.
-    pub content_type: String,
-    /// The body.
-    pub text: String,
-}
-
-impl Answer {
-    /// The body as JSON; null if it is none.
-    #[must_use]
-    pub fn json(&self) -> Json {
-        serde_json::from_str(&self.text).unwrap_or_default()
-    }
-
-    /// The matches of a searchset.
-    #[must_use]
-    pub fn matches(&self) -> Vec<Json> {
-        let entries = self.json()["entry"].as_array().cloned().unwrap_or_default();
-        entries.into_iter().map(|entry| entry["resource"].clone()).collect()
-    }
-}
-
-impl Visitor {
-    /// One of the nodes, by its place.
-    ///
-    /// # Panics
-    /// If there is no such node.
-    #[must_use]
-    pub fn node(&self, index: usize) -> Node {
-        Node::at(self.http.clone(), &self.report.nodes[index].http)
-    }
-
-    /// GET of a whole address, with a bearer token if there is one.
-    ///
-    /// # Panics
-    /// If nobody answers.
-    pub async fn get(&self, url: &str, token: Option<&str>) -> Answer {
-        let request = self.http.get(url);
-        let request = match token {
-            Some(token) => request.bearer_auth(token),
-            None => request,
-        };
-        let answer = request.send().await.expect("the node answers");
-        let content_type = answer.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
-        let content_type = content_type.unwrap_or_default().to_owned();
-        Answer { status: answer.status(), content_type, text: answer.text().await.expect("the node answers to the end") }
-    }
-
-    /// GET below the hospital's FHIR base, as the hospital.
-    pub async fn fhir(&self, path: &str) -> Answer {
-        self.get(&format!("{}/{path}", self.report.hospital.fhir), Some(&self.report.hospital.token)).await
-    }
-
-    /// All observations of a patient, over all pages.
-    ///
-    /// # Panics
-    /// If the hospital's node does not answer as promised.
-    pub async fn observations(&self, patient: SubjectId) -> Vec<Json> {
-        let (node, mut next, mut all) = (self.node(0), None, Vec::new());
-        loop {
-            let page = node.observations(patient, &self.report.hospital.token, next.as_deref()).await;
-            let page = page.expect("the hospital may read its patients");
-            all.extend(page.resources.iter().map(|text| serde_json::from_str::<Json>(text.get()).expect("JSON")));
-            next = page.next;
-            if next.is_none() {
-                return all;
-            }
-        }
-    }
-
-    /// The gateway's status.
-    pub async fn gateway_status(&self) -> Json {
-        self.get(&format!("{}/status", self.report.gateway.http), None).await.json()
     }
 }

@@ -7,7 +7,10 @@ use crate::report::Percentiles;
 pub fn percentiles_ms(metrics: &str, name: &str) -> Percentiles {
     let buckets = buckets(metrics, name);
     let at = |quantile| quantile_of(&buckets, quantile).map(|seconds| (seconds * 1e6).round() / 1e3);
-    Percentiles { p50: at(0.50), p99: at(0.99) }
+    Percentiles {
+        p50: at(0.50),
+        p99: at(0.99),
+    }
 }
 
 /// Upper bounds and cumulative counts, in rising order, the infinite one last.
@@ -17,7 +20,10 @@ fn buckets(metrics: &str, name: &str) -> Vec<(f64, f64)> {
         .lines()
         .filter_map(|line| {
             let (labels, count) = line.strip_prefix(&prefix)?.rsplit_once("} ")?;
-            let bound = labels.split(',').find_map(|label| label.strip_prefix("le=\""))?.trim_end_matches('"');
+            let bound = labels
+                .split(',')
+                .find_map(|label| label.strip_prefix("le=\""))?
+                .trim_end_matches('"');
             Some((bound.parse::<f64>().ok()?, count.trim().parse::<f64>().ok()?))
         })
         .collect();
@@ -55,6 +61,9 @@ mod tests {
     #[test]
     fn nothing_observed_is_no_percentile() {
         assert_eq!(percentiles_ms("", "x_seconds"), Percentiles::default());
-        assert_eq!(percentiles_ms("x_seconds_bucket{le=\"+Inf\"} 0\n", "x_seconds"), Percentiles::default());
+        assert_eq!(
+            percentiles_ms("x_seconds_bucket{le=\"+Inf\"} 0\n", "x_seconds"),
+            Percentiles::default()
+        );
     }
 }

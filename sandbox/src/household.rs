@@ -17,8 +17,19 @@ use crate::{
 };
 
 /// Names that nobody bears: placeholders of several languages. A number makes each unique.
-const FAMILIES: [&str; 8] = ["Sample", "Muster", "Exemple", "Ejemplo", "Esempio", "Voorbeeld", "Placeholder", "Specimen"];
-const GIVEN: [&str; 10] = ["Alpha", "Bravo", "Charlie", "Delta", "Echo", "Foxtrot", "Golf", "Hotel", "India", "Juliett"];
+const FAMILIES: [&str; 8] = [
+    "Sample",
+    "Muster",
+    "Exemple",
+    "Ejemplo",
+    "Esempio",
+    "Voorbeeld",
+    "Placeholder",
+    "Specimen",
+];
+const GIVEN: [&str; 10] = [
+    "Alpha", "Bravo", "Charlie", "Delta", "Echo", "Foxtrot", "Golf", "Hotel", "India", "Juliett",
+];
 const GENDERS: [&str; 4] = ["female", "male", "other", "unknown"];
 /// Devices of one patient, at most; the first patient has one, the second two, and so on around.
 const DEVICES_PER_PATIENT_MAX: usize = 3;
@@ -42,7 +53,12 @@ impl Person {
             family: format!("{}-{:04}", FAMILIES[number % FAMILIES.len()], number + 1),
             given: GIVEN[number % GIVEN.len()].to_owned(),
             gender: GENDERS[number % GENDERS.len()].to_owned(),
-            birth_date: format!("{}-{:02}-{:02}", 1930 + number * 7 % 75, 1 + number % 12, 1 + number * 5 % 28),
+            birth_date: format!(
+                "{}-{:02}-{:02}",
+                1930 + number * 7 % 75,
+                1 + number % 12,
+                1 + number * 5 % 28
+            ),
         };
         Ok(Self { patient, key, secret })
     }
@@ -92,8 +108,14 @@ impl Household {
         let owners = owners(devices);
         let people = owners.last().map_or(0, |last| last + 1);
         let people = (0..people).map(Person::synthetic).collect::<Result<_, _>>()?;
-        let devices = owners.into_iter().enumerate().map(|(i, person)| device(folder, recordings, (i, person)));
-        Ok(Self { people, devices: devices.collect::<Result<_, _>>()? })
+        let devices = owners
+            .into_iter()
+            .enumerate()
+            .map(|(i, person)| device(folder, recordings, (i, person)));
+        Ok(Self {
+            people,
+            devices: devices.collect::<Result<_, _>>()?,
+        })
     }
 
     /// The person a device measures.
@@ -105,7 +127,10 @@ impl Household {
 
 /// Whom each device measures: 1, 2, 3, 1, 2, 3 .. devices a person.
 fn owners(devices: usize) -> Vec<usize> {
-    (0..).flat_map(|person| std::iter::repeat_n(person, person % DEVICES_PER_PATIENT_MAX + 1)).take(devices).collect()
+    (0..)
+        .flat_map(|person| std::iter::repeat_n(person, person % DEVICES_PER_PATIENT_MAX + 1))
+        .take(devices)
+        .collect()
 }
 
 fn device(folder: &Folder, recordings: &Library, (index, person): (usize, usize)) -> Result<Device, Fault> {
@@ -116,7 +141,15 @@ fn device(folder: &Folder, recordings: &Library, (index, person): (usize, usize)
     let password = Password::create(folder, &format!("fleet/passwords/{name}"))?;
     let id = name.parse().expect("a stem and a number are a good name");
     let recording = recordings.recording(kind, number);
-    Ok(Device { id, kind, recording, person, key: key.public(), key_file, password })
+    Ok(Device {
+        id,
+        kind,
+        recording,
+        person,
+        key: key.public(),
+        key_file,
+        password,
+    })
 }
 
 /// What devices of a kind are called.
@@ -140,7 +173,7 @@ mod tests {
     #[test]
     fn everybody_has_one_to_three_devices() {
         assert_eq!(owners(8), [0, 1, 1, 2, 2, 2, 3, 4]);
-        assert_eq!(owners(0), []);
+        assert!(owners(0).is_empty());
     }
 
     #[test]

@@ -62,7 +62,10 @@ impl Authority {
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let key = KeyPair::generate().map_err(fault())?;
         let pem = params.self_signed(&key).map_err(fault())?.pem();
-        Ok(Self { pem, issuer: Issuer::new(params, key) })
+        Ok(Self {
+            pem,
+            issuer: Issuer::new(params, key),
+        })
     }
 
     /// The authority's certificate.
@@ -103,7 +106,19 @@ fn params(name: &str, names: Vec<String>) -> Result<CertificateParams, rcgen::Er
 
 fn pin(certificate: &CertificateDer<'_>) -> Result<Digest, Fault> {
     let parsed = ParsedCertificate::try_from(certificate).map_err(Fault::identity("a certificate"))?;
-    Ok(Digest::of(Domain::TLS_KEY, &[parsed.subject_public_key_info().as_ref()]))
+    Ok(Digest::of(
+        Domain::TLS_KEY,
+        &[parsed.subject_public_key_info().as_ref()],
+    ))
+}
+
+/// The access tokens in the report.
+#[derive(Clone, Debug)]
+pub struct Tokens {
+    /// Of a client of the custodian.
+    pub hospital: String,
+    /// Of a client of the stranger.
+    pub stranger: String,
 }
 
 /// Writes a new ed25519 key as PEM and returns it with its path.
@@ -112,7 +127,10 @@ fn pin(certificate: &CertificateDer<'_>) -> Result<Digest, Fault> {
 /// [`Fault::Identity`] or [`Fault::File`].
 pub fn signing_key(folder: &Folder, inside: &str) -> Result<(SigningKey, PathBuf), Fault> {
     let key = SigningKey::random();
-    let path = folder.write(inside, key.to_pem().map_err(Fault::identity("a signing key"))?.as_bytes())?;
+    let path = folder.write(
+        inside,
+        key.to_pem().map_err(Fault::identity("a signing key"))?.as_bytes(),
+    )?;
     Ok((key, path))
 }
 
@@ -132,7 +150,10 @@ impl Password {
     /// [`Fault::File`].
     pub fn create(folder: &Folder, inside: &str) -> Result<Self, Fault> {
         let text = hex::encode(rand::random::<[u8; 32]>());
-        Ok(Self { sha256: hex::encode(Sha256::digest(&text)), file: folder.write(inside, text)? })
+        Ok(Self {
+            sha256: hex::encode(Sha256::digest(&text)),
+            file: folder.write(inside, text)?,
+        })
     }
 }
 
@@ -158,7 +179,10 @@ pub fn access_token(
     network: NetworkId,
     lifetime: Duration,
 ) -> Result<String, Fault> {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_secs();
     let claims = Claims {
         iss: organization,
         sub: client,
@@ -192,7 +216,11 @@ mod tests {
         let one = authority.issue(&folder, "one", "node 1").expect("issues");
         let two = authority.issue(&folder, "two", "node 2").expect("issues");
         assert_ne!(one.pin, two.pin);
-        assert!(std::fs::read_to_string(one.private_key).expect("written").contains("PRIVATE KEY"));
+        assert!(
+            std::fs::read_to_string(one.private_key)
+                .expect("written")
+                .contains("PRIVATE KEY")
+        );
     }
 
     #[test]
@@ -204,8 +232,13 @@ mod tests {
         let mut rules = jsonwebtoken::Validation::new(Algorithm::EdDSA);
         rules.set_audience(&[network.to_string()]);
         let public = jsonwebtoken::DecodingKey::from_ed_der(key.public().as_bytes());
-        let claims = jsonwebtoken::decode::<serde_json::Value>(&token, &public, &rules).expect("verifies").claims;
-        assert_eq!((claims["iss"].as_str(), claims["sub"].as_str()), (Some("hospital-a"), Some("client")));
+        let claims = jsonwebtoken::decode::<serde_json::Value>(&token, &public, &rules)
+            .expect("verifies")
+            .claims;
+        assert_eq!(
+            (claims["iss"].as_str(), claims["sub"].as_str()),
+            (Some("hospital-a"), Some("client"))
+        );
         let other = jsonwebtoken::DecodingKey::from_ed_der(SigningKey::random().public().as_bytes());
         assert!(jsonwebtoken::decode::<serde_json::Value>(&token, &other, &rules).is_err());
     }

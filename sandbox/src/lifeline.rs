@@ -20,7 +20,10 @@ const EXIT_ORPHANED: i32 = 1;
 ///
 /// # Panics
 /// If the system gives no thread: better no process than one that nobody can stop.
-#[expect(clippy::disallowed_methods, reason = "the lifeline is between two processes, not configuration of one")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the lifeline is between two processes, not configuration of one"
+)]
 pub fn watch() {
     if std::env::var(VARIABLE).is_ok_and(|value| value == STDIN) {
         let watch = thread::Builder::new().name("lifeline".to_owned()).spawn(wait_for_end);

@@ -16,7 +16,10 @@ impl Memory {
     #[must_use]
     pub fn of(pid: u32) -> Self {
         let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-        Self { now_bytes: kilobytes(&status, "VmRSS:"), peak_bytes: kilobytes(&status, "VmHWM:") }
+        Self {
+            now_bytes: kilobytes(&status, "VmRSS:"),
+            peak_bytes: kilobytes(&status, "VmHWM:"),
+        }
     }
 }
 
@@ -32,7 +35,10 @@ mod tests {
     #[test]
     fn the_kernel_counts_in_kilobytes() {
         let status = "Name:\tgateway\nVmHWM:\t   61440 kB\nVmRSS:\t    1024 kB\n";
-        assert_eq!((kilobytes(status, "VmHWM:"), kilobytes(status, "VmRSS:")), (Some(62_914_560), Some(1_048_576)));
+        assert_eq!(
+            (kilobytes(status, "VmHWM:"), kilobytes(status, "VmRSS:")),
+            (Some(62_914_560), Some(1_048_576))
+        );
         assert_eq!(kilobytes("Name:\tinit\n", "VmHWM:"), None);
     }
 

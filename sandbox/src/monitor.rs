@@ -142,7 +142,12 @@ impl Snapshot {
     #[must_use]
     pub fn pids(&self) -> Vec<Option<u32>> {
         let others = [&self.gateway_process, &self.fleet_process];
-        self.nodes.iter().map(|node| &node.process).chain(others).map(|process| process.report.pid).collect()
+        self.nodes
+            .iter()
+            .map(|node| &node.process)
+            .chain(others)
+            .map(|process| process.report.pid)
+            .collect()
     }
 }
 
@@ -183,12 +188,16 @@ impl Monitor {
     /// Looks at everything; what does not answer keeps its last counters.
     pub async fn look(&mut self, processes: &Processes) -> &Snapshot {
         let heads = join_all(self.nodes.iter().map(async |node| glance(node.head()).await));
-        let (heads, (gateway, metrics)) = join(heads, join(glance(self.gateway()), glance(self.nodes[0].metrics()))).await;
+        let (heads, (gateway, metrics)) =
+            join(heads, join(glance(self.gateway()), glance(self.nodes[0].metrics()))).await;
         let last = std::mem::take(&mut self.last);
         let earlier = |i: usize| last.nodes.get(i).map(|n| n.process.clone()).unwrap_or_default();
         let mut notices = last.notices;
         let nodes = heads.into_iter().enumerate();
-        let nodes = nodes.map(|(i, head)| NodeView { head, process: view(processes.nodes.get(i), earlier(i), &mut notices) });
+        let nodes = nodes.map(|(i, head)| NodeView {
+            head,
+            process: view(processes.nodes.get(i), earlier(i), &mut notices),
+        });
         self.last = Snapshot {
             nodes: nodes.collect(),
             gateway_process: view(processes.gateway.as_ref(), last.gateway_process, &mut notices),
@@ -208,7 +217,14 @@ impl Monitor {
     /// # Errors
     /// [`client::CallError`].
     pub async fn gateway(&self) -> Result<GatewayStatus, client::CallError> {
-        client::json(self.http.get(&self.gateway_status_url).timeout(GLANCE_MAX).send().await?).await
+        client::json(
+            self.http
+                .get(&self.gateway_status_url)
+                .timeout(GLANCE_MAX)
+                .send()
+                .await?,
+        )
+        .await
     }
 
     /// What the fleet wrote last, added to what its earlier starts wrote.

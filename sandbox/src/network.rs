@@ -1,11 +1,12 @@
-//! The founding of a network: members, validators, genesis, and the configuration file of each process.
+//! The founding of a network: members, validators, genesis, certificates; everything is on disk before anything runs.
+
+mod programs;
 
 use std::{
-    path::{Path, PathBuf},
+    path::PathBuf,
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use fog_node::keyring::{Holding, Keyring, Passphrase};
 use ledger::{
     genesis::{Genesis, Organization, Role, Validator},
     policy::ValidityPolicy,
@@ -13,14 +14,11 @@ use ledger::{
     transaction::GatewayEnrolment,
 };
 use record::{
-    bundle::{Category, SubjectSecret},
     ids::{GatewayId, NetworkId, OrganizationId},
     signature::SigningKey,
 };
-use serde_json::json;
 
 use crate::{
-    children::Program,
     client::Callers,
     fault::Fault,
     folder::Folder,
@@ -120,13 +118,25 @@ impl Network {
     /// [`Fault::Identity`] or [`Fault::File`].
     pub fn found(folder: Folder, ports: Ports, nodes: u16, household: Household) -> Result<Self, Fault> {
         let authority = Authority::new()?;
-        let members: Vec<_> = (0..nodes.max(4)).map(|i| member(&folder, i)).collect::<Result<_, _>>()?;
+        let members: Vec<_> = (0..nodes.max(4))
+            .map(|i| member(&folder, i))
+            .collect::<Result<_, _>>()?;
         let nodes: Vec<_> = (0..nodes)
-            .map(|i| node(&folder, &authority, members[usize::from(i)].id(), ports.node_http(i).port()))
+            .map(|i| {
+                node(
+                    &folder,
+                    &authority,
+                    members[usize::from(i)].id(),
+                    ports.node_http(i).port(),
+                )
+            })
             .collect::<Result<_, _>>()?;
         let genesis = genesis(&members, &nodes);
         let genesis_file = folder.write("genesis.json", pretty(&genesis))?;
-        let validators = ValidatorSet { network: genesis.network(), validators: genesis.committee() };
+        let validators = ValidatorSet {
+            network: genesis.network(),
+            validators: genesis.committee(),
+        };
         Ok(Self {
             ports,
             gateway: gateway(&folder, &authority)?,
@@ -160,124 +170,6 @@ impl Network {
         self.genesis.network()
     }
 
-    /// Seals each node's keyring, writes its configuration, and says how to run it.
-    ///
-    /// # Errors
-    /// [`Fault::Identity`] or [`Fault::File`].
-    pub fn node_programs(&self) -> Result<Vec<Program>, Fault> {
-        (0..).zip(&self.nodes).map(|(i, node)| self.node_program(i, node)).collect()
-    }
-
-    fn node_program(&self, index: u16, node: &NodePlan) -> Result<Program, Fault> {
-        let dir = Path::new("nodes").join(&node.name);
-        let people = if index == 0 { self.household.people.as_slice() } else { &[] };
-        let holding = |p: &crate::household::Person| Holding {
-            key: p.key.clone(),
-            secret: p.secret.clone(),
-            patient: p.patient.clone(),
-        };
-        let passphrase = Password::create(&self.folder, &dir.join("keyring.pass").to_string_lossy())?;
-        std::fs::create_dir_all(&node.data_dir).map_err(Fault::file(&node.data_dir))?;
-        let keyring = node.data_dir.join("keyring.sealed");
-        Passphrase::read(&passphrase.file)
-            .and_then(|phrase| Keyring::create(&keyring, &phrase, people.iter().map(holding).collect()))
-            .map_err(Fault::identity("a keyring"))?;
-        let peers: Vec<_> = (0..)
-            .zip(&self.nodes)
-            .map(|(i, peer)| json!({"key": peer.key.public(), "address": self.ports.node_consensus(i)}))
-            .collect();
-        let others: Vec<_> = self.nodes.iter().filter(|peer| peer.name != node.name).map(|peer| &peer.url).collect();
-        let config = json!({
-            "name": node.name,
-            "organization": node.name,
-            "data_dir": node.data_dir,
-            "genesis": self.genesis_file,
-            "key": node.key_file,
-            "http": {
-                "listen": self.ports.node_http(index),
-                "public_url": node.url,
-                "certificate": node.tls.certificate,
-                "private_key": node.tls.private_key,
-                "ca": self.ca_file,
-            },
-            "consensus": {"listen": self.ports.node_consensus(index), "peers": peers},
-            "vault": {"driver": "embedded", "exchange": {"peers": others}},
-            "index": {"driver": "sqlite"},
-            "keyring": {"passphrase_file": passphrase.file},
-        });
-        let config = self.folder.write_toml(dir.join("config.toml"), &config)?;
-        self.program("fog-node", &node.name, config)
-    }
-
-    /// Writes the gateway's users, enrolments and configuration, and says how to run it.
-    ///
-    /// # Errors
-    /// [`Fault::Identity`] or [`Fault::File`].
-    pub fn gateway_program(&self) -> Result<Program, Fault> {
-        let gateway = &self.gateway;
-        let devices = &self.household.devices;
-        let home = json!({"user": HOME_USER, "password_sha256": gateway.home_password.sha256, "device": null});
-        let user = |d: &crate::household::Device| json!({"user": d.id, "password_sha256": d.password.sha256, "device": d.id});
-        let users: Vec<_> = std::iter::once(home).chain(devices.iter().map(user)).collect();
-        let enrol = |d| json!({"device": d.id, "key": d.key, "subject": self.household.person_of(d).key});
-        let enrolments: Vec<_> = devices.iter().map(enrol).collect();
-        // Whoever has this key can read what was refused, and why; the gateway itself cannot.
-        let (quarantine_secret, quarantine) =
-            SubjectSecret::generate(Category::Vitals, 1).map_err(Fault::identity("the quarantine key"))?;
-        self.folder.write("gateway/quarantine.key", hex::encode(quarantine_secret.secret_bytes()))?;
-        let config = json!({
-            "gateway": GATEWAY,
-            "data_dir": gateway.data_dir,
-            "genesis": self.genesis_file,
-            "key": gateway.key_file,
-            "mqtt": {
-                "driver": "embedded",
-                "broker": {
-                    "listen": self.ports.mqtt(),
-                    "certificate": gateway.tls.certificate,
-                    "private_key": gateway.tls.private_key,
-                    "users": self.folder.write("gateway/users.json", pretty(&users))?,
-                },
-            },
-            "enrolment": {"file": self.folder.write("gateway/enrolment.json", pretty(&enrolments))?},
-            "uplink": {
-                "nodes": self.nodes.iter().map(|node| &node.url).collect::<Vec<_>>(),
-                "certificate": gateway.tls.certificate,
-                "private_key": gateway.tls.private_key,
-                "ca": self.ca_file,
-            },
-            "quarantine": {"key": hex::encode(&quarantine.public)},
-            "http": {"listen": self.ports.gateway_http()},
-        });
-        let config = self.folder.write_toml("gateway/config.toml", &config)?;
-        self.program("gateway", "gateway", config)
-    }
-
-    /// Writes the fleet's devices and configuration, and says how to run it.
-    ///
-    /// # Errors
-    /// [`Fault::File`].
-    pub fn fleet_program(&self, recordings: Option<&Path>, speed: f64) -> Result<Program, Fault> {
-        let device = |d: &crate::household::Device| {
-            json!({"id": d.id, "kind": d.kind, "key_file": d.key_file, "user": d.id,
-                   "password_file": d.password.file, "recording": d.recording})
-        };
-        let devices: Vec<_> = self.household.devices.iter().map(device).collect();
-        let mut config = json!({
-            "gateway": GATEWAY,
-            "data_dir": self.fleet_data_dir(),
-            "devices": self.folder.write("fleet/devices.json", pretty(&devices))?,
-            "speed": speed,
-            "mqtt": {"address": self.ports.mqtt(), "ca": self.ca_file},
-        });
-        if let Some(recordings) = recordings {
-            config["recordings"] = json!(recordings);
-        }
-        std::fs::create_dir_all(self.fleet_data_dir()).map_err(Fault::file(self.fleet_data_dir()))?;
-        let config = self.folder.write_toml("fleet/config.toml", &config)?;
-        self.program("firmware-sim", "fleet", config)
-    }
-
     /// Base of the gateway's own HTTP interface.
     #[must_use]
     pub fn gateway_url(&self) -> String {
@@ -288,19 +180,6 @@ impl Network {
     #[must_use]
     pub fn fleet_data_dir(&self) -> PathBuf {
         self.folder.path("fleet/data")
-    }
-
-    /// A program that is this very executable under another name.
-    fn program(&self, command: &str, name: &str, config: PathBuf) -> Result<Program, Fault> {
-        let executable = self.folder.path(Path::new("bin").join(command));
-        if !executable.is_symlink() {
-            let bin = self.folder.path("bin");
-            std::fs::create_dir_all(&bin).map_err(Fault::file(&bin))?;
-            let itself = std::env::current_exe().map_err(Fault::file("the running executable"))?;
-            std::os::unix::fs::symlink(itself, &executable).map_err(Fault::file(&executable))?;
-        }
-        let log = self.folder.log(name)?;
-        Ok(Program { name: name.to_owned(), executable, arguments: vec!["run".into(), "--config".into(), config], log })
     }
 }
 
@@ -315,7 +194,16 @@ fn member(folder: &Folder, index: u16) -> Result<Member, Fault> {
     let (key, key_file) = signing_key(folder, &format!("organizations/{id}.pem"))?;
     let name = format!("{}{} {}", kind[..1].to_uppercase(), &kind[1..], letter.to_uppercase());
     let id = id.parse().expect("a kind and a letter are a good name");
-    Ok(Member { organization: Organization { id, name, role, key: key.public() }, key, key_file })
+    Ok(Member {
+        organization: Organization {
+            id,
+            name,
+            role,
+            key: key.public(),
+        },
+        key,
+        key_file,
+    })
 }
 
 fn node(folder: &Folder, authority: &Authority, id: &OrganizationId, port: u16) -> Result<NodePlan, Fault> {
@@ -337,7 +225,11 @@ fn gateway(folder: &Folder, authority: &Authority) -> Result<GatewayPlan, Fault>
     let data_dir = folder.path("gateway/data");
     std::fs::create_dir_all(&data_dir).map_err(Fault::file(&data_dir))?;
     Ok(GatewayPlan {
-        enrolment: GatewayEnrolment { gateway: id, key: key.public(), tls: tls.pin },
+        enrolment: GatewayEnrolment {
+            gateway: id,
+            key: key.public(),
+            tls: tls.pin,
+        },
         data_dir,
         home_password: Password::create(folder, "home.password")?,
         tls,
@@ -354,7 +246,11 @@ fn genesis(members: &[Member], nodes: &[NodePlan]) -> Genesis {
         validators: members
             .iter()
             .zip(nodes)
-            .map(|(m, n)| Validator { organization: m.id().clone(), key: n.key.public(), tls: n.tls.pin })
+            .map(|(m, n)| Validator {
+                organization: m.id().clone(),
+                key: n.key.public(),
+                tls: n.tls.pin,
+            })
             .collect(),
         policy: ValidityPolicy::default(),
     }

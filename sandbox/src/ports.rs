@@ -66,7 +66,10 @@ impl Ports {
             .chain(gateway)
             .filter_map(|(what, address)| {
                 let error = TcpListener::bind(address).err()?;
-                Some(format!("port {} ({what}) cannot be used: {error}; --port-base moves all ports", address.port()))
+                Some(format!(
+                    "port {} ({what}) cannot be used: {error}; --port-base moves all ports",
+                    address.port()
+                ))
             })
             .collect()
     }
@@ -83,7 +86,13 @@ mod tests {
     #[test]
     fn the_ports_are_those_of_the_design() {
         let ports = Ports::plan(BASE, 4).expect("a plan");
-        let all = [ports.node_http(0), ports.node_http(3), ports.node_consensus(0), ports.gateway_http(), ports.mqtt()];
+        let all = [
+            ports.node_http(0),
+            ports.node_http(3),
+            ports.node_consensus(0),
+            ports.gateway_http(),
+            ports.mqtt(),
+        ];
         assert_eq!(all.map(|a| a.port()), [8401, 8404, 8501, 8480, 18830]);
         assert!(Ports::plan(60_000, 4).is_none());
     }
@@ -95,6 +104,11 @@ mod tests {
             .expect("one of a thousand ports is free");
         let ports = Ports::plan(port - 2, 4).expect("a plan");
         let taken = ports.taken();
-        assert!(taken.iter().any(|t| t.contains(&port.to_string()) && t.contains("fog node 2")), "{taken:?}");
+        assert!(
+            taken
+                .iter()
+                .any(|t| t.contains(&port.to_string()) && t.contains("fog node 2")),
+            "{taken:?}"
+        );
     }
 }

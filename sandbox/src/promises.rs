@@ -47,9 +47,17 @@ impl Acknowledged {
     /// Which line is not of the promised shape.
     pub fn parse(text: &str) -> Result<Self, String> {
         let mut readings = BTreeMap::new();
-        for (number, line) in text.split_inclusive('\n').enumerate().filter(|(_, line)| line.ends_with('\n')) {
+        for (number, line) in text
+            .split_inclusive('\n')
+            .enumerate()
+            .filter(|(_, line)| line.ends_with('\n'))
+        {
             let line: Line = serde_json::from_str(line).map_err(|e| format!("line {}: {e}", number + 1))?;
-            let id = ReadingId { device: line.device, boot: line.boot, seq: line.seq };
+            let id = ReadingId {
+                device: line.device,
+                boot: line.boot,
+                seq: line.seq,
+            };
             readings.insert(id, line.observations);
         }
         Ok(Self(readings))
@@ -139,10 +147,15 @@ impl Served {
         let read = serde_json::from_str::<Resource>(resource.get()).map_err(|e| e.to_string());
         let read = read.and_then(|r| Ok((reading_id(r.identifier.first().map_or("", |i| &i.value))?, r)));
         match read {
-            Err(e) => self.faults.push(format!("an Observation is not of the promised shape: {e}")),
+            Err(e) => self
+                .faults
+                .push(format!("an Observation is not of the promised shape: {e}")),
             Ok((reading, resource)) => {
                 let values = self.values.entry(reading).or_default();
-                let main = Part { code: resource.code, quantity: resource.quantity };
+                let main = Part {
+                    code: resource.code,
+                    quantity: resource.quantity,
+                };
                 values.extend(std::iter::once(main).chain(resource.component).filter_map(Part::value));
                 *self.observations.entry(resource.id).or_default() += 1;
             }
@@ -168,7 +181,9 @@ impl Part {
 
 fn reading_id(text: &str) -> Result<ReadingId, String> {
     let parts: Vec<_> = text.split('/').collect();
-    let [device, boot, seq] = parts[..] else { return Err("its identifier is not device/boot/seq".to_owned()) };
+    let [device, boot, seq] = parts[..] else {
+        return Err("its identifier is not device/boot/seq".to_owned());
+    };
     Ok(ReadingId {
         device: device.parse().map_err(|e: record::ids::BadName| e.to_string())?,
         boot: boot.parse()?,
@@ -199,16 +214,36 @@ pub struct Verdict {
 #[must_use]
 pub fn judge(acknowledged: &Acknowledged, chain: &OnChain, served: &Served) -> Verdict {
     let starts: BTreeSet<_> = acknowledged.0.keys().map(|id| (&id.device, id.boot)).collect();
-    let unknown: Vec<_> = chain.readings.keys().filter(|id| !acknowledged.0.contains_key(id)).collect();
-    let (by_fleet, by_hand): (Vec<&ReadingId>, Vec<_>) =
-        unknown.into_iter().partition(|id| starts.contains(&(&id.device, id.boot)));
+    let unknown: Vec<_> = chain
+        .readings
+        .keys()
+        .filter(|id| !acknowledged.0.contains_key(id))
+        .collect();
+    let (by_fleet, by_hand): (Vec<&ReadingId>, Vec<_>) = unknown
+        .into_iter()
+        .partition(|id| starts.contains(&(&id.device, id.boot)));
     let everything: BTreeSet<&ReadingId> = acknowledged.0.keys().chain(by_hand.iter().copied()).collect();
-    let missing_in = |held: &dyn Fn(&ReadingId) -> bool| everything.iter().copied().filter(|id| !held(id)).collect::<Vec<_>>();
+    let missing_in =
+        |held: &dyn Fn(&ReadingId) -> bool| everything.iter().copied().filter(|id| !held(id)).collect::<Vec<_>>();
     let off_chain = missing_in(&|id| chain.readings.contains_key(id));
     let unserved = missing_in(&|id| served.values.contains_key(id));
-    let unbacked: Vec<_> = served.values.keys().filter(|id| !chain.readings.contains_key(id)).collect();
-    let twice: Vec<_> = chain.readings.iter().filter(|(_, times)| **times > 1).map(|(id, _)| id).collect();
-    let altered: Vec<_> = acknowledged.0.iter().filter(|(id, sent)| served.alters(id, sent)).map(|(id, _)| id).collect();
+    let unbacked: Vec<_> = served
+        .values
+        .keys()
+        .filter(|id| !chain.readings.contains_key(id))
+        .collect();
+    let twice: Vec<_> = chain
+        .readings
+        .iter()
+        .filter(|(_, times)| **times > 1)
+        .map(|(id, _)| id)
+        .collect();
+    let altered: Vec<_> = acknowledged
+        .0
+        .iter()
+        .filter(|(id, sent)| served.alters(id, sent))
+        .map(|(id, _)| id)
+        .collect();
     let mut failures: Vec<_> = [
         sentence("acknowledged but not on the chain", &off_chain),
         sentence("acknowledged but not served to the hospital", &unserved),
@@ -240,9 +275,13 @@ impl Served {
     /// Whether a reading is served with another value than was sent; a reading that is not served is another failure.
     fn alters(&self, id: &ReadingId, sent: &[Measured]) -> bool {
         self.values.get(id).is_some_and(|values| {
-            sent.iter().filter_map(|m| Some((&m.code, m.value()?))).any(|(code, sent)| {
-                !values.iter().any(|(codes, value)| codes.contains(code) && value.cmp_magnitude(sent).is_eq())
-            })
+            sent.iter()
+                .filter_map(|m| Some((&m.code, m.value()?)))
+                .any(|(code, sent)| {
+                    !values
+                        .iter()
+                        .any(|(codes, value)| codes.contains(code) && value.cmp_magnitude(sent).is_eq())
+                })
         })
     }
 }
@@ -262,7 +301,14 @@ mod tests {
 "#;
 
     fn id(boot: u32, seq: u64) -> ReadingId {
-        ReadingId { device: "oximeter-1".parse().expect("good"), boot: BootId { counter: boot, random: 2 }, seq }
+        ReadingId {
+            device: "oximeter-1".parse().expect("good"),
+            boot: BootId {
+                counter: boot,
+                random: 2,
+            },
+            seq,
+        }
     }
 
     fn chain(readings: &[ReadingId]) -> OnChain {
@@ -286,8 +332,19 @@ mod tests {
     #[test]
     fn everything_in_its_place_is_no_failure() {
         let sent = Acknowledged::parse(SENT).expect("parses");
-        let verdict = judge(&sent, &chain(&[id(1, 1), id(1, 2)]), &served(&[(id(1, 1), "97"), (id(1, 2), "0")]));
-        assert_eq!(verdict, Verdict { acknowledged: 2, final_readings: 2, ..Verdict::default() });
+        let verdict = judge(
+            &sent,
+            &chain(&[id(1, 1), id(1, 2)]),
+            &served(&[(id(1, 1), "97"), (id(1, 2), "0")]),
+        );
+        assert_eq!(
+            verdict,
+            Verdict {
+                acknowledged: 2,
+                final_readings: 2,
+                ..Verdict::default()
+            }
+        );
     }
 
     #[test]
@@ -295,22 +352,41 @@ mod tests {
         let sent = Acknowledged::parse(SENT).expect("parses");
         let verdict = judge(&sent, &chain(&[id(1, 1)]), &served(&[(id(1, 1), "97")]));
         assert_eq!((verdict.gaps, verdict.failures.len()), (1, 2));
-        assert!(verdict.failures[0].contains("oximeter-1/1-0000000000000002/2"), "{:?}", verdict.failures);
+        assert!(
+            verdict.failures[0].contains("oximeter-1/1-0000000000000002/2"),
+            "{:?}",
+            verdict.failures
+        );
     }
 
     #[test]
     fn what_happens_twice_is_counted() {
         let sent = Acknowledged::parse(SENT).expect("parses");
         let chain = chain(&[id(1, 1), id(1, 2), id(1, 2)]);
-        let verdict = judge(&sent, &chain, &served(&[(id(1, 1), "97"), (id(1, 1), "97"), (id(1, 2), "0")]));
-        assert_eq!((verdict.duplicates, verdict.final_readings, verdict.failures.len()), (2, 3, 2));
+        let verdict = judge(
+            &sent,
+            &chain,
+            &served(&[(id(1, 1), "97"), (id(1, 1), "97"), (id(1, 2), "0")]),
+        );
+        assert_eq!(
+            (verdict.duplicates, verdict.final_readings, verdict.failures.len()),
+            (2, 3, 2)
+        );
     }
 
     #[test]
     fn an_altered_value_is_found() {
         let sent = Acknowledged::parse(SENT).expect("parses");
-        let verdict = judge(&sent, &chain(&[id(1, 1), id(1, 2)]), &served(&[(id(1, 1), "97.1"), (id(1, 2), "0")]));
-        assert!(verdict.failures[0].contains("not the one measured"), "{:?}", verdict.failures);
+        let verdict = judge(
+            &sent,
+            &chain(&[id(1, 1), id(1, 2)]),
+            &served(&[(id(1, 1), "97.1"), (id(1, 2), "0")]),
+        );
+        assert!(
+            verdict.failures[0].contains("not the one measured"),
+            "{:?}",
+            verdict.failures
+        );
     }
 
     #[test]
@@ -318,20 +394,35 @@ mod tests {
         let sent = Acknowledged::parse(SENT).expect("parses");
         let all = [id(1, 1), id(1, 2), id(9, 1)];
         let verdict = judge(&sent, &chain(&all), &served(&all.clone().map(|id| (id, "97.00"))));
-        assert_eq!((verdict.acknowledged, verdict.final_readings, verdict.by_hand), (3, 3, 1));
+        assert_eq!(
+            (verdict.acknowledged, verdict.final_readings, verdict.by_hand),
+            (3, 3, 1)
+        );
         assert_eq!(verdict.failures, Vec::<String>::new());
     }
 
     #[test]
     fn what_the_chain_does_not_hold_must_not_be_served() {
-        let verdict = judge(&Acknowledged::default(), &OnChain::default(), &served(&[(id(1, 1), "97")]));
-        assert!(verdict.failures[0].contains("not on the chain"), "{:?}", verdict.failures);
+        let verdict = judge(
+            &Acknowledged::default(),
+            &OnChain::default(),
+            &served(&[(id(1, 1), "97")]),
+        );
+        assert!(
+            verdict.failures[0].contains("not on the chain"),
+            "{:?}",
+            verdict.failures
+        );
     }
 
     #[test]
     fn a_half_written_last_line_is_not_acknowledged() {
         let half = &SENT[..SENT.len() - 10];
         assert_eq!(Acknowledged::parse(half).expect("parses").count(), 1);
-        assert!(Acknowledged::parse("{\"device\":1}\n").expect_err("no shape").starts_with("line 1"));
+        assert!(
+            Acknowledged::parse("{\"device\":1}\n")
+                .expect_err("no shape")
+                .starts_with("line 1")
+        );
     }
 }

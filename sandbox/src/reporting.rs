@@ -5,13 +5,13 @@ use std::fmt::Write as _;
 use crate::{
     ending::Ending,
     household::Device,
+    identities::Tokens,
     monitor::{NodeView, Snapshot},
     network::{GATEWAY, HOME_USER, Network, NodePlan},
     report::{
-        DeviceReport, FleetReport, GatewayReport, HospitalReport, Latencies, NodeReport, PatientReport, Percentiles, Report,
+        DeviceReport, FleetReport, GatewayReport, HospitalReport, Latencies, NodeReport, PatientReport, Report,
         StrangerReport,
     },
-    run::Tokens,
 };
 
 /// The report at this moment.
@@ -29,8 +29,16 @@ pub fn report(network: &Network, tokens: &Tokens, now: &Snapshot, ending: &Endin
         validators_file: network.validators_file.clone(),
         pid: std::process::id(),
         published: now.fleet.published + verdict.by_hand,
-        acknowledged: if checked { verdict.acknowledged } else { now.fleet.acknowledged },
-        final_readings: if checked { verdict.final_readings } else { now.gateway.final_readings },
+        acknowledged: if checked {
+            verdict.acknowledged
+        } else {
+            now.fleet.acknowledged
+        },
+        final_readings: if checked {
+            verdict.final_readings
+        } else {
+            now.gateway.final_readings
+        },
         by_hand: verdict.by_hand,
         unconfirmed: verdict.unconfirmed,
         duplicates: verdict.duplicates,
@@ -41,9 +49,17 @@ pub fn report(network: &Network, tokens: &Tokens, now: &Snapshot, ending: &Endin
             publish_to_final: now.gateway.latency_ms.publish_to_final,
             publish_to_visible: now.publish_to_visible,
         },
-        nodes: network.nodes.iter().zip(&now.nodes).map(|(plan, view)| node(plan, view, ending)).collect(),
+        nodes: network
+            .nodes
+            .iter()
+            .zip(&now.nodes)
+            .map(|(plan, view)| node(plan, view, ending))
+            .collect(),
         gateway: gateway(network, now),
-        fleet: FleetReport { data_dir: network.fleet_data_dir(), process: now.fleet_process.report.clone() },
+        fleet: FleetReport {
+            data_dir: network.fleet_data_dir(),
+            process: now.fleet_process.report.clone(),
+        },
         hospital: HospitalReport {
             organization: custodian.id().clone(),
             role: custodian.organization.role,
@@ -53,8 +69,18 @@ pub fn report(network: &Network, tokens: &Tokens, now: &Snapshot, ending: &Endin
             fhir: format!("{}/fhir", network.nodes[0].url),
             ca_file: network.ca_file.clone(),
         },
-        stranger: StrangerReport { organization: stranger.id().clone(), token: tokens.stranger.clone() },
-        patients: household.people.iter().map(|p| PatientReport { id: p.patient.id, name: p.name() }).collect(),
+        stranger: StrangerReport {
+            organization: stranger.id().clone(),
+            token: tokens.stranger.clone(),
+        },
+        patients: household
+            .people
+            .iter()
+            .map(|p| PatientReport {
+                id: p.patient.id,
+                name: p.name(),
+            })
+            .collect(),
         devices: household.devices.iter().map(|d| device(network, d)).collect(),
     }
 }
@@ -106,7 +132,12 @@ pub fn summary(report: &Report) -> String {
     };
     let mut text = format!(
         "{verdict}\n  readings    published {}, acknowledged {}, final {}, duplicates {}, gaps {}, quarantined {}\n",
-        report.published, report.acknowledged, report.final_readings, report.duplicates, report.gaps, report.quarantined
+        report.published,
+        report.acknowledged,
+        report.final_readings,
+        report.duplicates,
+        report.gaps,
+        report.quarantined
     );
     let latencies = &report.latency_ms;
     for (what, latency) in [
@@ -122,7 +153,12 @@ pub fn summary(report: &Report) -> String {
         let (name, peak) = (&node.name, mb(node.process.rss_bytes));
         let _ = writeln!(text, "  {name:<11} height {height}, head {head}, peak memory {peak}");
     }
-    let _ = writeln!(text, "  {:<11} peak memory {}", "gateway", mb(report.gateway.process.rss_bytes));
+    let _ = writeln!(
+        text,
+        "  {:<11} peak memory {}",
+        "gateway",
+        mb(report.gateway.process.rss_bytes)
+    );
     report.failures.iter().for_each(|failure| {
         let _ = writeln!(text, "  FAILED: {failure}");
     });
@@ -138,14 +174,17 @@ fn mb(bytes: Option<u64>) -> String {
     bytes.map_or_else(|| "unknown".to_owned(), |bytes| format!("{} MB", bytes / 1_000_000))
 }
 
-/// Percentiles are numbers or absent in the report, never a made-up zero.
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::report::Percentiles;
 
     #[test]
     fn what_was_not_measured_is_absent() {
-        assert_eq!(serde_json::to_string(&Percentiles::default()).expect("encodes"), r#"{"p50":null,"p99":null}"#);
+        assert_eq!(
+            serde_json::to_string(&Percentiles::default()).expect("encodes"),
+            r#"{"p50":null,"p99":null}"#
+        );
         assert_eq!((ms(None), mb(None)), ("-".to_owned(), "unknown".to_owned()));
     }
 }

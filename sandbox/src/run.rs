@@ -20,7 +20,7 @@ use crate::{
     fault::Fault,
     folder::{Folder, replace_json},
     household::Household,
-    identities::access_token,
+    identities::{Tokens, access_token},
     monitor::Monitor,
     network::Network,
     ports::Ports,
@@ -50,15 +50,6 @@ pub struct Order {
     pub data_dir: PathBuf,
     /// Recordings to replay instead of the built-in ones, and where they come from.
     pub replay: Option<(PathBuf, Library)>,
-}
-
-/// The access tokens in the report.
-#[derive(Clone, Debug)]
-pub struct Tokens {
-    /// Of a client of the custodian.
-    pub hospital: String,
-    /// Of a client of the stranger.
-    pub stranger: String,
 }
 
 /// A run.
@@ -94,20 +85,47 @@ impl Run {
         let mut screen = Screen::open();
         let folder = Folder::create(&order.data_dir)?;
         let config = &order.config;
-        screen.say(&format!("founding a network of {} fog nodes in {}", config.nodes, folder.root().display()));
-        let recordings = order.replay.as_ref().map_or_else(Library::embedded, |(_, library)| library);
+        screen.say(&format!(
+            "founding a network of {} fog nodes in {}",
+            config.nodes,
+            folder.root().display()
+        ));
+        let recordings = match &order.replay {
+            Some((_, library)) => library,
+            None => Library::embedded(),
+        };
         let devices = usize::try_from(config.devices).expect("at most a few thousand");
         let household = Household::furnish(&folder, devices, recordings)?;
         let network = Network::found(folder, order.ports, config.nodes, household)?;
         let http = network.callers.anybody()?;
-        let nodes: Vec<_> = network.nodes.iter().map(|node| Node::at(http.clone(), &node.url)).collect();
-        let monitor = Monitor::of(http, nodes.clone(), &network.gateway_url(), network.fleet_data_dir().join("status.json"));
+        let nodes: Vec<_> = network
+            .nodes
+            .iter()
+            .map(|node| Node::at(http.clone(), &node.url))
+            .collect();
+        let monitor = Monitor::of(
+            http,
+            nodes.clone(),
+            &network.gateway_url(),
+            network.fleet_data_dir().join("status.json"),
+        );
         let lifetime = Duration::from_secs(config.token_hours * 3_600);
         let token = |member: &crate::network::Member| {
             access_token((member.id(), &member.key), &member.client_id(), network.id(), lifetime)
         };
-        let tokens = Tokens { hospital: token(network.custodian())?, stranger: token(network.stranger())? };
-        Ok(Self { order, network, tokens, nodes, processes: Processes::default(), monitor, screen })
+        let tokens = Tokens {
+            hospital: token(network.custodian())?,
+            stranger: token(network.stranger())?,
+        };
+        Ok(Self {
+            order,
+            network,
+            tokens,
+            nodes,
+            processes: Processes::default(),
+            monitor,
+            screen,
+        })
     }
 
     /// From the first process to the last check.
@@ -125,7 +143,12 @@ impl Run {
         }
         let limits = self.order.config.limits;
         let (monitor, screen, processes) = (&mut self.monitor, &mut self.screen, &mut self.processes);
-        let scene = ending::Scene { network: &self.network, nodes: &self.nodes, token: &self.tokens.hospital, limits };
+        let scene = ending::Scene {
+            network: &self.network,
+            nodes: &self.nodes,
+            token: &self.tokens.hospital,
+            limits,
+        };
         tokio::select! {
             ending = scene.end(processes, monitor, screen) => Ok(ending),
             () = interrupted.cancelled() => Ok(Ending::interrupted(true)),
@@ -139,15 +162,23 @@ impl Run {
             self.processes.nodes.push(Supervised::start(program, limits.stop()));
         }
         let ready = self.processes.nodes.iter().zip(&self.nodes);
-        try_join_all(ready.map(|(process, node)| process.wait_until("ready", limits.start(), || node.is_ready()))).await?;
-        let (people, devices) = (self.network.household.people.len(), self.network.household.devices.len());
-        self.screen.say(&format!("enrolling the gateway, {devices} devices and the keys of {people} patients on the chain"));
+        try_join_all(ready.map(|(process, node)| process.wait_until("ready", limits.start(), || node.is_ready())))
+            .await?;
+        let (people, devices) = (
+            self.network.household.people.len(),
+            self.network.household.devices.len(),
+        );
+        self.screen.say(&format!(
+            "enrolling the gateway, {devices} devices and the keys of {people} patients on the chain"
+        ));
         enrolment::enrol(&self.network, &self.nodes, limits.enrol()).await?;
         self.screen.say("starting the gateway and the fleet");
         let gateway = Supervised::start(self.network.gateway_program()?, limits.stop());
         let gateway = self.processes.gateway.insert(gateway);
         let monitor = &self.monitor;
-        gateway.wait_until("ready", limits.start(), || async { monitor.gateway().await.is_ok() }).await?;
+        gateway
+            .wait_until("ready", limits.start(), || async { monitor.gateway().await.is_ok() })
+            .await?;
         let replay = self.order.replay.as_ref().map(|(path, _)| path.as_path());
         let fleet = self.network.fleet_program(replay, self.order.config.speed)?;
         self.processes.fleet = Some(Supervised::start(fleet, limits.stop()));
@@ -165,9 +196,17 @@ impl Run {
             let over = self.processes.fleet.as_ref().is_none_or(|process| process.life().over);
             if over || tokio::time::Instant::now() >= deadline {
                 let (connected, devices) = (fleet.connected, fleet.devices);
-                let tail = self.processes.fleet.as_ref().map(|process| process.program().log_tail()).unwrap_or_default();
-                let state = format!("{connected} of {devices} devices are connected and nothing, or little, is acknowledged");
-                return Err(Fault::Start(format!("the fleet did not come up: {state}; the end of its log:\n{tail}")));
+                let tail = self
+                    .processes
+                    .fleet
+                    .as_ref()
+                    .map(|process| process.program().log_tail())
+                    .unwrap_or_default();
+                let state =
+                    format!("{connected} of {devices} devices are connected and nothing, or little, is acknowledged");
+                return Err(Fault::Start(format!(
+                    "the fleet did not come up: {state}; the end of its log:\n{tail}"
+                )));
             }
             sleep(Duration::from_millis(200)).await;
         }

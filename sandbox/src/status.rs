@@ -31,7 +31,12 @@ impl Screen {
     /// The screen of a run that starts now.
     #[must_use]
     pub fn open() -> Self {
-        Self { is_terminal: io::stdout().is_terminal(), drawn: 0, started: Instant::now(), last_line: None }
+        Self {
+            is_terminal: io::stdout().is_terminal(),
+            drawn: 0,
+            started: Instant::now(),
+            last_line: None,
+        }
     }
 
     /// Prints lines that stay.
@@ -82,7 +87,12 @@ fn print(text: &str) {
 fn screen(phase: &str, elapsed: Duration, now: &Snapshot) -> Vec<String> {
     let (fleet, gateway) = (&now.fleet, &now.gateway);
     let mut lines = vec![
-        format!("-- {} {} {}", clock(elapsed), phase, "-".repeat(60usize.saturating_sub(phase.len()))),
+        format!(
+            "-- {} {} {}",
+            clock(elapsed),
+            phase,
+            "-".repeat(60usize.saturating_sub(phase.len()))
+        ),
         format!(
             "devices    {} of {} connected   published {}   acknowledged {}",
             fleet.connected, fleet.devices, fleet.published, fleet.acknowledged
@@ -101,7 +111,10 @@ fn screen(phase: &str, elapsed: Duration, now: &Snapshot) -> Vec<String> {
             latency(&gateway.latency_ms.publish_to_final),
             latency(&now.publish_to_visible)
         ),
-        format!("{:<12} {:>8}  {:<14} {:>8} {:>8}  {:>8}", "process", "height", "head", "memory", "peak", "restarts"),
+        format!(
+            "{:<12} {:>8}  {:<14} {:>8} {:>8}  {:>8}",
+            "process", "height", "head", "memory", "peak", "restarts"
+        ),
     ];
     lines.extend(now.nodes.iter().map(|node| {
         let (height, head) = height_and_head(node);
@@ -141,7 +154,10 @@ fn line(phase: &str, elapsed: Duration, now: &Snapshot) -> String {
 fn row(process: &ProcessView, height: &str, head: &str) -> String {
     let memory = megabytes(process.rss_bytes);
     let peak = megabytes(process.report.rss_bytes);
-    format!("{:<12} {height:>8}  {head:<14} {memory:>8} {peak:>8}  {:>8}", process.name, process.report.restarts)
+    format!(
+        "{:<12} {height:>8}  {head:<14} {memory:>8} {peak:>8}  {:>8}",
+        process.name, process.report.restarts
+    )
 }
 
 fn height_and_head(node: &NodeView) -> (String, String) {
@@ -153,8 +169,15 @@ fn height_and_head(node: &NodeView) -> (String, String) {
 
 fn reasons(now: &Snapshot) -> String {
     let by_reason = &now.gateway.quarantined.by_reason;
-    let all: Vec<_> = by_reason.iter().map(|(reason, count)| format!("{reason} {count}")).collect();
-    if all.is_empty() { String::new() } else { format!(" ({})", all.join(", ")) }
+    let all: Vec<_> = by_reason
+        .iter()
+        .map(|(reason, count)| format!("{reason} {count}"))
+        .collect();
+    if all.is_empty() {
+        String::new()
+    } else {
+        format!(" ({})", all.join(", "))
+    }
 }
 
 fn latency(of: &Percentiles) -> String {
@@ -177,20 +200,36 @@ mod tests {
     use crate::monitor::Refused;
 
     fn snapshot() -> Snapshot {
-        let mut now = Snapshot { nodes: vec![NodeView::default(); 4], ..Snapshot::default() };
+        let mut now = Snapshot {
+            nodes: vec![NodeView::default(); 4],
+            ..Snapshot::default()
+        };
         now.fleet.published = 1_234;
         now.gateway.quarantined.total = 2;
-        now.gateway.quarantined.by_reason.insert("wrong-signature".to_owned(), 2);
-        now.gateway.quarantined.recent =
-            vec![Refused { device: None, reason: "wrong-signature".to_owned(), detail: "sign it".to_owned() }];
-        now.notices.push("gateway was started again (signal: 9 (SIGKILL))".to_owned());
+        now.gateway
+            .quarantined
+            .by_reason
+            .insert("wrong-signature".to_owned(), 2);
+        now.gateway.quarantined.recent = vec![Refused {
+            device: None,
+            reason: "wrong-signature".to_owned(),
+            detail: "sign it".to_owned(),
+        }];
+        now.notices
+            .push("gateway was started again (signal: 9 (SIGKILL))".to_owned());
         now
     }
 
     #[test]
     fn the_screen_shows_counters_reasons_and_notices() {
         let text = screen("running", Duration::from_secs(3_661), &snapshot()).join("\n");
-        for part in ["01:01:01 running", "published 1234", "quarantined 2 (wrong-signature 2)", "sign it", "SIGKILL"] {
+        for part in [
+            "01:01:01 running",
+            "published 1234",
+            "quarantined 2 (wrong-signature 2)",
+            "sign it",
+            "SIGKILL",
+        ] {
             assert!(text.contains(part), "{part} is missing in\n{text}");
         }
     }

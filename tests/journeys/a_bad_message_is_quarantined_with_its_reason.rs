@@ -8,7 +8,9 @@ use sandbox::harness::Visitor;
 use crate::{by_hand, sandboxes::calm};
 
 async fn counted(visitor: &Visitor, reason: &str) -> u64 {
-    visitor.gateway_status().await["quarantined"]["by_reason"][reason].as_u64().unwrap_or(0)
+    visitor.gateway_status().await["quarantined"]["by_reason"][reason]
+        .as_u64()
+        .unwrap_or(0)
 }
 
 /// Publishes a message that must be refused, and waits until the status counts it under this reason.
@@ -16,10 +18,17 @@ async fn refused(topic: &str, message: Vec<u8>, reason: &str) {
     let visitor = calm().visitor();
     let before = counted(&visitor, reason).await;
     let answer = by_hand::publish(&visitor.report, topic, message).await;
-    assert!(!answer.as_ref().is_ok_and(|answer| answer.contains("Success")), "{reason}: {answer:?}");
+    assert!(
+        !answer.as_ref().is_ok_and(|answer| answer.contains("Success")),
+        "{reason}: {answer:?}"
+    );
     let mut waited = Duration::ZERO;
     while counted(&visitor, reason).await <= before {
-        assert!(waited < Duration::from_secs(30), "{reason} is not in {}", visitor.gateway_status().await);
+        assert!(
+            waited < Duration::from_secs(30),
+            "{reason} is not in {}",
+            visitor.gateway_status().await
+        );
         tokio::time::sleep(Duration::from_millis(100)).await;
         waited += Duration::from_millis(100);
     }
@@ -32,13 +41,22 @@ async fn refused(topic: &str, message: Vec<u8>, reason: &str) {
 fn good() -> (Reading, String, SigningKey) {
     let report = calm().report();
     let device = &report.devices[0];
-    (by_hand::reading(device, "8867-4", "61", "/min"), device.topic.clone(), by_hand::key(device))
+    (
+        by_hand::reading(device, "8867-4", "61", "/min"),
+        device.topic.clone(),
+        by_hand::key(device),
+    )
 }
 
 #[tokio::test]
 async fn a_wrong_signature() {
     let (reading, topic, _) = good();
-    refused(&topic, reading.sign_json(&SigningKey::random()).as_bytes().to_vec(), "wrong-signature").await;
+    refused(
+        &topic,
+        reading.sign_json(&SigningKey::random()).as_bytes().to_vec(),
+        "wrong-signature",
+    )
+    .await;
 }
 
 #[tokio::test]
@@ -46,7 +64,10 @@ async fn an_unknown_device() {
     let (reading, topic, key) = good();
     let unknown: DeviceId = "nobodys-1".parse().expect("good");
     let topic = topic.replace(reading.device.as_str(), unknown.as_str());
-    let reading = Reading { device: unknown, ..reading };
+    let reading = Reading {
+        device: unknown,
+        ..reading
+    };
     refused(&topic, reading.sign(&key).as_bytes().to_vec(), "unknown-device").await;
 }
 
@@ -58,7 +79,12 @@ async fn an_absurd_value() {
     refused(&topic, reading.sign_json(&key).as_bytes().to_vec(), "implausible").await;
     let visitor = calm().visitor();
     let served = visitor.observations(visitor.report.devices[0].patient).await;
-    assert!(served.iter().all(|o| o["identifier"][0]["value"] != identifier.as_str()), "it is never served");
+    assert!(
+        served
+            .iter()
+            .all(|o| o["identifier"][0]["value"] != identifier.as_str()),
+        "it is never served"
+    );
 }
 
 #[tokio::test]

@@ -33,7 +33,13 @@ async fn a_changed_receipt_is_refused() {
     let file = sandbox.scratch().join("receipt.json");
     let verify = |text: &[u8]| {
         fs::write(&file, text).expect("the test may write to its folder");
-        sandbox.command(&["fog-node", "verify-receipt", file.to_str().expect("UTF-8"), "--validators", validators])
+        sandbox.command(&[
+            "fog-node",
+            "verify-receipt",
+            file.to_str().expect("UTF-8"),
+            "--validators",
+            validators,
+        ])
     };
     let (passes, printed) = verify(receipt.as_bytes());
     assert!(passes, "{printed}");
@@ -44,7 +50,8 @@ async fn a_changed_receipt_is_refused() {
         let (passes, printed) = verify(&bytes);
         assert!(!passes && !printed.trim().is_empty(), "byte {at}: {printed}");
     }
-    let validators: ValidatorSet = serde_json::from_str(&fs::read_to_string(validators).expect("it is there")).expect("JSON");
+    let validators: ValidatorSet =
+        serde_json::from_str(&fs::read_to_string(validators).expect("it is there")).expect("JSON");
     for at in 0..receipt.len() {
         let mut bytes = receipt.clone().into_bytes();
         bytes[at] ^= 1;
@@ -59,7 +66,9 @@ async fn the_nodes_name_the_validators_that_the_report_names() {
     let file = fs::read_to_string(&visitor.report.validators_file).expect("it is there");
     let ours: ValidatorSet = serde_json::from_str(&file).expect("JSON");
     for node in &visitor.report.nodes {
-        let answer = visitor.get(&format!("{}/api/v1/chain/validators", node.http), None).await;
+        let answer = visitor
+            .get(&format!("{}/api/v1/chain/validators", node.http), None)
+            .await;
         assert_eq!(serde_json::from_str::<ValidatorSet>(&answer.text).expect("JSON"), ours);
     }
 }

@@ -12,11 +12,20 @@ fn finality_goes_on_without_one_node() {
 fn a_killed_fog_node_catches_up() {
     let storm = storm();
     let nodes = &storm.report.nodes;
-    let victim = nodes.iter().find(|node| node.name == VICTIM).expect("it is one of the nodes");
+    let victim = nodes
+        .iter()
+        .find(|node| node.name == VICTIM)
+        .expect("it is one of the nodes");
     assert_eq!(victim.process.restarts, 1, "it was killed once");
     assert!(storm.passed, "{:?}\n{}", storm.report.failures, storm.printed);
-    assert!(victim.height > Some(storm.heights_without_one.1), "it has what became final without it");
+    assert!(
+        victim.height > Some(storm.heights_without_one.1),
+        "it has what became final without it"
+    );
     for node in nodes {
-        assert_eq!((node.height, node.head, node.state_digest), (victim.height, victim.head, victim.state_digest));
+        assert_eq!(
+            (node.height, node.head, node.state_digest),
+            (victim.height, victim.head, victim.state_digest)
+        );
     }
 }

@@ -3,10 +3,7 @@
 use std::time::Duration;
 
 use record::{ids::BootId, reading::Measured};
-use sandbox::{
-    harness::Visitor,
-    report::DeviceReport,
-};
+use sandbox::{harness::Visitor, report::DeviceReport};
 use serde_json::Value as Json;
 
 use crate::{by_hand, sandboxes::calm};
@@ -17,7 +14,12 @@ const GLUCOSE: &str = "glucose-1";
 const CONTINUOUS_GLUCOSE: &str = "99504-3";
 
 fn device<'a>(visitor: &'a Visitor, id: &str) -> &'a DeviceReport {
-    visitor.report.devices.iter().find(|device| device.id.as_str() == id).expect("the sandbox has such a device")
+    visitor
+        .report
+        .devices
+        .iter()
+        .find(|device| device.id.as_str() == id)
+        .expect("the sandbox has such a device")
 }
 
 /// Sequence number, value and unit of a device's observations, in the order they were measured; the fleet's first start.
@@ -26,10 +28,16 @@ fn series(observations: &[Json], device: &DeviceReport) -> Vec<(usize, String, S
         .iter()
         .filter_map(|observation| {
             let identifier = observation["identifier"][0]["value"].as_str()?;
-            let [of, boot, seq] = identifier.split('/').collect::<Vec<_>>()[..] else { return None };
+            let [of, boot, seq] = identifier.split('/').collect::<Vec<_>>()[..] else {
+                return None;
+            };
             let boot: BootId = boot.parse().ok()?;
             let quantity = &observation["valueQuantity"];
-            let value = (seq.parse().ok()?, quantity["value"].to_string(), quantity["code"].as_str()?.to_owned());
+            let value = (
+                seq.parse().ok()?,
+                quantity["value"].to_string(),
+                quantity["code"].as_str()?.to_owned(),
+            );
             // By hand, other codes are published, too.
             let is_recorded = observation["code"]["coding"][0]["code"] == CONTINUOUS_GLUCOSE;
             (of == device.id.as_str() && boot.counter == 1 && is_recorded).then_some(value)
@@ -56,7 +64,10 @@ async fn the_hospital_reads_the_recording_value_by_value() {
     for (i, (seq, value, unit)) in seen.iter().enumerate() {
         assert_eq!(*seq, i + 1, "no gap");
         let expected = &recorded[i];
-        assert_eq!((value, unit), (&expected.value.expect("a number").to_string(), &expected.unit));
+        assert_eq!(
+            (value, unit),
+            (&expected.value.expect("a number").to_string(), &expected.unit)
+        );
     }
 }
 
@@ -66,8 +77,16 @@ async fn a_reading_made_by_hand_is_served_digit_by_digit() {
     let device = device(&visitor, GLUCOSE);
     let reading = by_hand::reading(device, "41653-7", "98.760", "mg/dL");
     let identifier = reading.id().to_string();
-    let answer = by_hand::publish(&visitor.report, &device.topic, reading.sign_json(&by_hand::key(device)).as_bytes()).await;
-    assert!(answer.as_ref().is_ok_and(|answer| answer.contains("Success")), "{answer:?}");
+    let answer = by_hand::publish(
+        &visitor.report,
+        &device.topic,
+        reading.sign_json(&by_hand::key(device)).as_bytes(),
+    )
+    .await;
+    assert!(
+        answer.as_ref().is_ok_and(|answer| answer.contains("Success")),
+        "{answer:?}"
+    );
     let path = format!("Observation?patient={}&code=41653-7", device.patient);
     let found = loop {
         let answer = visitor.fhir(&path).await;
@@ -85,12 +104,24 @@ async fn the_hospital_knows_its_patients_and_what_the_node_can_do() {
     let visitor = calm().visitor();
     let patient = &visitor.report.patients[0];
     let answer = visitor.fhir(&format!("Patient/{}", patient.id)).await;
-    assert_eq!((answer.status.as_u16(), answer.json()["id"].as_str()), (200, Some(patient.id.to_string().as_str())));
+    assert_eq!(
+        (answer.status.as_u16(), answer.json()["id"].as_str()),
+        (200, Some(patient.id.to_string().as_str()))
+    );
     let name = &answer.json()["name"][0];
-    let name = format!("{} {}", name["given"][0].as_str().unwrap_or_default(), name["family"].as_str().unwrap_or_default());
+    let name = format!(
+        "{} {}",
+        name["given"][0].as_str().unwrap_or_default(),
+        name["family"].as_str().unwrap_or_default()
+    );
     assert_eq!(name, patient.name);
-    let metadata = visitor.get(&format!("{}/metadata", visitor.report.hospital.fhir), None).await;
-    assert_eq!((metadata.status.as_u16(), metadata.json()["fhirVersion"].as_str()), (200, Some("4.0.1")));
+    let metadata = visitor
+        .get(&format!("{}/metadata", visitor.report.hospital.fhir), None)
+        .await;
+    assert_eq!(
+        (metadata.status.as_u16(), metadata.json()["fhirVersion"].as_str()),
+        (200, Some("4.0.1"))
+    );
 }
 
 #[tokio::test]
@@ -103,11 +134,23 @@ async fn pages_are_complete_and_do_not_overlap() {
     while let Some(page) = url {
         let page = visitor.get(&page, Some(&visitor.report.hospital.token)).await;
         let first_total = *total.get_or_insert(page.json()["total"].as_u64().expect("a total"));
-        assert_eq!(page.json()["total"].as_u64(), Some(first_total), "readings that arrive meanwhile do not count");
+        assert_eq!(
+            page.json()["total"].as_u64(),
+            Some(first_total),
+            "readings that arrive meanwhile do not count"
+        );
         assert!(page.matches().len() <= 2);
-        ids.extend(page.matches().iter().map(|o| o["id"].as_str().expect("an id").to_owned()));
+        ids.extend(
+            page.matches()
+                .iter()
+                .map(|o| o["id"].as_str().expect("an id").to_owned()),
+        );
         let links = page.json()["link"].as_array().cloned().unwrap_or_default();
-        url = links.iter().find(|link| link["relation"] == "next").and_then(|link| link["url"].as_str()).map(str::to_owned);
+        url = links
+            .iter()
+            .find(|link| link["relation"] == "next")
+            .and_then(|link| link["url"].as_str())
+            .map(str::to_owned);
     }
     let count = ids.len();
     ids.sort();

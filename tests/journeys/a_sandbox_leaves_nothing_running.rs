@@ -13,7 +13,10 @@ fn small(label: &str) -> Sandbox {
 fn pids(sandbox: &Sandbox) -> Vec<u32> {
     let report = sandbox.report();
     let nodes = report.nodes.iter().map(|node| &node.process);
-    nodes.chain([&report.gateway.process, &report.fleet.process]).map(|process| process.pid.expect("it runs")).collect()
+    nodes
+        .chain([&report.gateway.process, &report.fleet.process])
+        .map(|process| process.pid.expect("it runs"))
+        .collect()
 }
 
 fn is_running(pid: u32) -> bool {
@@ -35,9 +38,16 @@ fn ctrl_c_stops_everything_in_order() {
     let sandbox = small("stopped");
     let pids = pids(&sandbox);
     assert!(sandbox.stop(), "{}", sandbox.printed());
-    assert!(!pids.iter().any(|pid| is_running(*pid)), "nothing runs when the sandbox has ended");
+    assert!(
+        !pids.iter().any(|pid| is_running(*pid)),
+        "nothing runs when the sandbox has ended"
+    );
     let report = sandbox.report();
-    assert_eq!((report.passed, report.failures), (None, Vec::new()), "and nothing had to be killed");
+    assert_eq!(
+        (report.passed, report.failures),
+        (None, Vec::new()),
+        "and nothing had to be killed"
+    );
 }
 
 #[test]
@@ -48,6 +58,9 @@ fn a_taken_port_is_named_and_nothing_starts() {
     let data = calm().scratch().join("never");
     let base = (port - 1).to_string();
     let (passed, printed) = calm().command(&["--port-base", &base, "--data-dir", data.to_str().expect("UTF-8")]);
-    assert!(!passed && printed.contains(&format!("port {port}")) && printed.contains("--port-base"), "{printed}");
+    assert!(
+        !passed && printed.contains(&format!("port {port}")) && printed.contains("--port-base"),
+        "{printed}"
+    );
     assert!(!data.exists());
 }

@@ -22,7 +22,10 @@ async fn nobody_reads_without_a_token() {
     let visitor = calm().visitor();
     for url in addresses(&visitor) {
         let answer = visitor.get(&url, None).await;
-        assert!(answer.status.as_u16() == 401 && is_outcome(&answer), "{url}: {answer:?}");
+        assert!(
+            answer.status.as_u16() == 401 && is_outcome(&answer),
+            "{url}: {answer:?}"
+        );
     }
 }
 
@@ -34,7 +37,10 @@ async fn a_token_with_another_signature_is_refused() {
     let forged = format!("{claims}.{}", signature.chars().rev().collect::<String>());
     for url in addresses(&visitor) {
         let answer = visitor.get(&url, Some(&forged)).await;
-        assert!(answer.status.as_u16() == 401 && is_outcome(&answer), "{url}: {answer:?}");
+        assert!(
+            answer.status.as_u16() == 401 && is_outcome(&answer),
+            "{url}: {answer:?}"
+        );
     }
 }
 
@@ -61,6 +67,9 @@ async fn the_hospital_does_read() {
     let visitor = calm().visitor();
     for url in addresses(&visitor) {
         let answer = visitor.get(&url, Some(&visitor.report.hospital.token)).await;
-        assert!(answer.status.is_success() && answer.json()["total"] != 0, "{url}: {answer:?}");
+        assert!(
+            answer.status.is_success() && answer.json()["total"] != 0,
+            "{url}: {answer:?}"
+        );
     }
 }

@@ -20,7 +20,10 @@ pub fn reading(device: &DeviceReport, code: &str, value: &str, unit: &str) -> Re
     Reading {
         v: VERSION,
         device: device.id.clone(),
-        boot: BootId { counter: 1, random: rand::random() },
+        boot: BootId {
+            counter: 1,
+            random: rand::random(),
+        },
         seq: 1,
         up_ms: 0,
         wall: Some(jiff::Timestamp::now().as_millisecond()),
@@ -46,8 +49,15 @@ pub async fn publish(report: &Report, topic: &str, message: impl Into<Vec<u8>>) 
     let (client, mut packets) = AsyncClient::builder(options(report)).build();
     let mut answer = Box::pin(async {
         let options = PublishOptions::at_least_once();
-        let notice = client.publish_tracked(topic, message.into(), options).await.map_err(|e| e.to_string())?;
-        notice.wait_async().await.map(|result| format!("{result:?}")).map_err(|e| e.to_string())
+        let notice = client
+            .publish_tracked(topic, message.into(), options)
+            .await
+            .map_err(|e| e.to_string())?;
+        notice
+            .wait_async()
+            .await
+            .map(|result| format!("{result:?}"))
+            .map_err(|e| e.to_string())
     });
     let exchange = async {
         loop {
@@ -57,7 +67,9 @@ pub async fn publish(report: &Report, topic: &str, message: impl Into<Vec<u8>>) 
             };
         }
     };
-    timeout(ANSWER_MAX, exchange).await.unwrap_or_else(|_| Err("no answer in time".to_owned()))
+    timeout(ANSWER_MAX, exchange)
+        .await
+        .unwrap_or_else(|_| Err("no answer in time".to_owned()))
 }
 
 fn options(report: &Report) -> MqttOptions {
@@ -80,6 +92,12 @@ fn tls(ca: &[u8]) -> std::sync::Arc<rustls::ClientConfig> {
     // An error means that a provider is installed already, which is as good.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let mut roots = rustls::RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_slice(ca).expect("a certificate")).expect("a CA");
-    std::sync::Arc::new(rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth())
+    roots
+        .add(CertificateDer::from_pem_slice(ca).expect("a certificate"))
+        .expect("a CA");
+    std::sync::Arc::new(
+        rustls::ClientConfig::builder()
+            .with_root_certificates(roots)
+            .with_no_client_auth(),
+    )
 }

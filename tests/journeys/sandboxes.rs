@@ -68,7 +68,12 @@ pub fn storm() -> &'static Storm {
         let after = height(&visitor.node(0));
         sandbox.kill(VICTIM);
         let passed = sandbox.wait_until_over(STORM + CHECK_MAX);
-        Storm { passed, report: sandbox.report(), heights_without_one: (before, after), printed: sandbox.printed() }
+        Storm {
+            passed,
+            report: sandbox.report(),
+            heights_without_one: (before, after),
+            printed: sandbox.printed(),
+        }
     });
     &STORM_SEEN
 }

@@ -446,7 +446,9 @@ def main():
         raise SystemExit("the report does not say that the sandbox is ready")
     suite = unittest.defaultTestLoader.loadTestsFromModule(sys.modules[__name__])
     result = unittest.TextTestRunner(stream=sys.stdout, verbosity=2).run(suite)
-    failed, skipped = len(result.failures) + len(result.errors), len(result.skipped)
+    # A test whose tearDown fails as well stands there twice.
+    failed = len({test.id() for test, _ in result.failures + result.errors})
+    skipped = len(result.skipped)
     print(f"peers: {result.testsRun - failed - skipped} passed, {failed} failed, {skipped} skipped")
     return 1 if failed else 0
 

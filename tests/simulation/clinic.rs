@@ -15,8 +15,9 @@ use record::{
 };
 
 /// What stands in front of the 32 secret bytes in the PKCS#8 form of an ed25519 key.
-const PKCS8_PREFIX: [u8; 16] =
-    [0x30, 0x2e, 0x02, 0x01, 0x00, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22, 0x04, 0x20];
+const PKCS8_PREFIX: [u8; 16] = [
+    0x30, 0x2e, 0x02, 0x01, 0x00, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22, 0x04, 0x20,
+];
 
 /// A network with one organisation, one gateway and one subject key; equal seeds give equal networks.
 pub(crate) struct Clinic {
@@ -30,7 +31,10 @@ pub(crate) struct Clinic {
 /// The signing key with these secret bytes.
 fn key(byte: u8) -> SigningKey {
     let body = BASE64_STANDARD.encode([PKCS8_PREFIX.as_slice(), &[byte; 32]].concat());
-    SigningKey::from_pem(&format!("-----BEGIN PRIVATE KEY-----\n{body}\n-----END PRIVATE KEY-----\n")).expect("a key")
+    SigningKey::from_pem(&format!(
+        "-----BEGIN PRIVATE KEY-----\n{body}\n-----END PRIVATE KEY-----\n"
+    ))
+    .expect("a key")
 }
 
 impl Clinic {
@@ -49,16 +53,33 @@ impl Clinic {
             }],
             validators: keys
                 .iter()
-                .map(|key| Validator { organization: id.clone(), key: key.public(), tls: Digest::ZERO })
+                .map(|key| Validator {
+                    organization: id.clone(),
+                    key: key.public(),
+                    tls: Digest::ZERO,
+                })
                 .collect(),
             policy: ValidityPolicy::default(),
         };
-        let subject = SubjectKey { public: vec![7; 32], category: Category::Vitals, epoch: 1 };
-        Self { genesis, validators: keys, organization, gateway: key(201), subject }
+        let subject = SubjectKey {
+            public: vec![7; 32],
+            category: Category::Vitals,
+            epoch: 1,
+        };
+        Self {
+            genesis,
+            validators: keys,
+            organization,
+            gateway: key(201),
+            subject,
+        }
     }
 
     pub(crate) fn validator_set(&self) -> ValidatorSet {
-        ValidatorSet { network: self.genesis.network(), validators: self.genesis.committee() }
+        ValidatorSet {
+            network: self.genesis.network(),
+            validators: self.genesis.committee(),
+        }
     }
 
     /// What the gateway's commitments need to find on the chain.
@@ -70,7 +91,13 @@ impl Clinic {
         };
         [Action::EnrolGateway(gateway), Action::AnnounceKey(self.subject.clone())].map(|action| {
             let author = Author::Organization(self.genesis.organizations[0].id.clone());
-            Transaction { network: self.genesis.network(), author, sequence: 0, action }.sign(&self.organization)
+            Transaction {
+                network: self.genesis.network(),
+                author,
+                sequence: 0,
+                action,
+            }
+            .sign(&self.organization)
         })
     }
 
@@ -87,7 +114,12 @@ impl Clinic {
         };
         let author = Author::Gateway("home-1".parse().expect("good"));
         let action = Action::Commit(commitment);
-        let transaction = Transaction { network: self.genesis.network(), author, sequence: 0, action };
+        let transaction = Transaction {
+            network: self.genesis.network(),
+            author,
+            sequence: 0,
+            action,
+        };
         (transaction.sign(&self.gateway), payload)
     }
 }

@@ -13,6 +13,7 @@ use fog_node::{
     vault::{self, Vault},
 };
 use ledger::{proof::Receipt, transaction::SignedTransaction};
+use record::canonical::Digest;
 use tempfile::TempDir;
 
 use crate::clinic::Clinic;
@@ -36,20 +37,35 @@ impl Loopback {
         // Set already when another test of this process was first.
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let clinic = Clinic::of(validators);
-        let listeners: Vec<_> =
-            clinic.validators.iter().map(|_| TcpListener::bind("127.0.0.1:0").expect("a free port")).collect();
+        let listeners: Vec<_> = clinic
+            .validators
+            .iter()
+            .map(|_| TcpListener::bind("127.0.0.1:0").expect("a free port"))
+            .collect();
         let addresses: Vec<_> = listeners.iter().map(|l| l.local_addr().expect("bound")).collect();
         drop(listeners);
         let keys = clinic.validators.iter().map(|key| key.public());
-        let peers: Vec<_> = keys.zip(&addresses).map(|(key, address)| Peer { key, address: *address }).collect();
-        let config = |listen: &std::net::SocketAddr| Config { listen: *listen, peers: peers.clone(), ..Config::default() };
+        let peers: Vec<_> = keys
+            .zip(&addresses)
+            .map(|(key, address)| Peer { key, address: *address })
+            .collect();
+        let config = |listen: &std::net::SocketAddr| Config {
+            listen: *listen,
+            peers: peers.clone(),
+            ..Config::default()
+        };
         let configs: Vec<_> = addresses.iter().map(config).collect();
         let folders: Vec<_> = addresses.iter().map(|_| TempDir::new().expect("a folder")).collect();
         let mut nodes = Vec::new();
         for folder in &folders {
             nodes.push(Node::open(&clinic, folder.path()).await);
         }
-        let mut all = Self { clinic, folders, configs, nodes };
+        let mut all = Self {
+            clinic,
+            folders,
+            configs,
+            nodes,
+        };
         for node in 0..all.nodes.len() {
             all.run(node);
         }
@@ -85,8 +101,15 @@ impl Loopback {
 impl Node {
     async fn open(clinic: &Clinic, folder: &Path) -> Self {
         let chain = Chain::open(&chain::Config::default(), folder, &clinic.genesis).expect("opens");
-        let vault = Vault::open(&vault::Config::default(), folder, reqwest::Client::new()).await.expect("opens");
-        Self { mempool: Mempool::new(&mempool::Config::default()), chain, vault, consensus: None }
+        let vault = Vault::open(&vault::Config::default(), folder, reqwest::Client::new())
+            .await
+            .expect("opens");
+        Self {
+            mempool: Mempool::new(&mempool::Config::default()),
+            chain,
+            vault,
+            consensus: None,
+        }
     }
 
     async fn stop(&mut self) {
@@ -105,8 +128,15 @@ impl Node {
                 heads.changed().await.expect("the chain is open");
             }
         };
-        let receipt = tokio::time::timeout(Duration::from_secs(30), receipt).await.expect("final in time");
-        assert_eq!(Receipt::verify(&receipt, &clinic.validator_set()).expect("holds").bundle(), bundle);
+        let receipt = tokio::time::timeout(Duration::from_secs(30), receipt)
+            .await
+            .expect("final in time");
+        assert_eq!(
+            Receipt::verify(&receipt, &clinic.validator_set())
+                .expect("holds")
+                .bundle(),
+            bundle
+        );
     }
 }
 
@@ -119,20 +149,28 @@ async fn four_nodes_finalize_bundles_and_one_that_was_away_catches_up() {
     }
     let mut heads = all.nodes[0].chain.watch();
     let [gateway, key] = all.clinic.enrolments().map(|enrolment| enrolment.id().0);
-    let known = |chain: &Chain, id| chain.took_effect_at(id).expect("reads").is_some();
-    while !(known(&all.nodes[0].chain, &gateway) && known(&all.nodes[0].chain, &key)) {
-        tokio::time::timeout(Duration::from_secs(30), heads.changed()).await.expect("blocks come").expect("open");
+    let known = |chain: &Chain, id: Digest| chain.took_effect_at(&id).expect("reads").is_some();
+    while !(known(&all.nodes[0].chain, gateway) && known(&all.nodes[0].chain, key)) {
+        tokio::time::timeout(Duration::from_secs(30), heads.changed())
+            .await
+            .expect("blocks come")
+            .expect("open");
     }
 
     let mut slowest = Duration::ZERO;
     for number in 0..40 {
         let submitted = Instant::now();
-        let transaction = all.submit(number, &[0, 1, 2, 3].map(|node| (number as usize + node) % 4)).await;
+        let transaction = all
+            .submit(number, &[0, 1, 2, 3].map(|node| (number as usize + node) % 4))
+            .await;
         for node in &all.nodes {
             node.proves(&all.clinic, &transaction).await;
         }
         slowest = slowest.max(submitted.elapsed());
-        assert!(!all.nodes[0].mempool.contains(&transaction.id()), "what is final waits no longer");
+        assert!(
+            !all.nodes[0].mempool.contains(&transaction.id()),
+            "what is final waits no longer"
+        );
     }
     println!("slowest of 40 bundles from vault to receipt on all nodes: {slowest:?}");
 
@@ -140,7 +178,7 @@ async fn four_nodes_finalize_bundles_and_one_that_was_away_catches_up() {
     let missed = [all.submit(100, &[0, 1, 2]).await, all.submit(101, &[1, 2, 0]).await];
     for transaction in &missed {
         all.nodes[0].proves(&all.clinic, transaction).await;
-        assert!(!known(&all.nodes[3].chain, &transaction.id().0));
+        assert!(!known(&all.nodes[3].chain, transaction.id().0));
     }
     all.run(3);
     for transaction in &missed {
@@ -149,7 +187,12 @@ async fn four_nodes_finalize_bundles_and_one_that_was_away_catches_up() {
     for node in &mut all.nodes {
         node.stop().await;
     }
-    let (lowest, digest) = all.nodes.iter().map(|node| (node.chain.head().height, node.chain.head().digest)).min().expect("four");
+    let (lowest, digest) = all
+        .nodes
+        .iter()
+        .map(|node| (node.chain.head().height, node.chain.head().digest))
+        .min()
+        .expect("four");
     for node in &all.nodes {
         assert_eq!(node.chain.digest_at(lowest).expect("reads"), Some(digest));
     }

@@ -21,10 +21,16 @@ use world::{Disks, Node, World, settled};
 /// Simulated time after which a run has failed to make progress.
 const TIMEOUT: Duration = Duration::from_secs(600);
 
-const STEADY: Link =
-    Link { latency: Duration::from_millis(5), jitter: Duration::from_millis(1), success_rate: probability!(1.0) };
-const LOSSY: Link =
-    Link { latency: Duration::from_millis(10), jitter: Duration::from_millis(8), success_rate: probability!(0.85) };
+const STEADY: Link = Link {
+    latency: Duration::from_millis(5),
+    jitter: Duration::from_millis(1),
+    success_rate: probability!(1.0),
+};
+const LOSSY: Link = Link {
+    latency: Duration::from_millis(10),
+    jitter: Duration::from_millis(8),
+    success_rate: probability!(0.85),
+};
 
 fn seeded(seed: u64) -> deterministic::Runner {
     deterministic::Runner::new(deterministic::Config::new().with_seed(seed).with_timeout(Some(TIMEOUT)))
@@ -42,7 +48,10 @@ async fn start_all(context: &deterministic::Context, world: &World, disks: &Disk
 fn enrol(disks: &Disks, nodes: &[Node]) -> Vec<SignedTransaction> {
     let enrolments = disks.clinic.enrolments();
     for enrolment in &enrolments {
-        nodes[0].mempool.insert(Pending::plain(enrolment.clone()).expect("no commitment")).expect("room");
+        nodes[0]
+            .mempool
+            .insert(Pending::plain(enrolment.clone()).expect("no commitment"))
+            .expect("room");
     }
     enrolments.to_vec()
 }
@@ -85,7 +94,7 @@ fn a_liar_a_crash_and_loss(seed: u64) -> (String, u64) {
             let mut submitted = enrol(disks, &nodes);
             settled(&context, &nodes, 1, &submitted).await;
             submitted.extend(submit(&context, disks, &nodes, 0..20).await);
-            // Two honest of four cannot finalize: nothing happens until the third is back.
+            // Two honest validators are no quorum; what is handed in meanwhile waits.
             nodes.pop().expect("three").crash().await;
             submitted.extend(submit(&context, disks, &nodes, 20..30).await);
             context.sleep(Duration::from_secs(3)).await;
@@ -98,7 +107,10 @@ fn a_liar_a_crash_and_loss(seed: u64) -> (String, u64) {
         }
     });
     assert_all(&disks, &chains, &submitted);
-    (fingerprint, chains.iter().map(|chain| chain.head().height.0).min().expect("three"))
+    (
+        fingerprint,
+        chains.iter().map(|chain| chain.head().height.0).min().expect("three"),
+    )
 }
 
 #[test]
@@ -146,8 +158,16 @@ fn a_power_cut_everywhere_loses_nothing_that_was_final() {
             }
         });
         let kept = chains[1].digest_at(before.height).expect("reads");
-        assert_eq!(kept, Some(before.digest), "what was final before is final after, on another node");
+        assert_eq!(
+            kept,
+            Some(before.digest),
+            "what was final before is final after, on another node"
+        );
         assert_all(&disks, &chains, &submitted);
-        println!("seed {seed}: cut at height {}, now {}", before.height, chains[0].head().height);
+        println!(
+            "seed {seed}: cut at height {}, now {}",
+            before.height,
+            chains[0].head().height
+        );
     }
 }

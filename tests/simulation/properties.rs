@@ -27,13 +27,23 @@ impl Finals for Seen {
 /// Agreement (no fork), validity (policy P, parent, root, no transaction twice), execution (an independent replay of the
 /// blocks gives the node's own state) up to a height.
 pub(crate) fn assert_chains(clinic: &Clinic, chains: &[&Chain], runtime: &Runtime) {
-    let lowest = chains.iter().map(|chain| chain.head().height).min().expect("there are nodes");
+    let lowest = chains
+        .iter()
+        .map(|chain| chain.head().height)
+        .min()
+        .expect("there are nodes");
     let read = |chain: &Chain, height: Height| {
-        runtime.block_on(chain.block(height)).expect("reads").unwrap_or_else(|| panic!("a gap at height {height}"))
+        runtime
+            .block_on(chain.block(height))
+            .expect("reads")
+            .unwrap_or_else(|| panic!("a gap at height {height}"))
     };
     for height in (0..=lowest.0).map(Height) {
         let blocks: Vec<_> = chains.iter().map(|chain| read(chain, height).digest).collect();
-        assert!(blocks.iter().all(|digest| *digest == blocks[0]), "a fork at height {height}: {blocks:?}");
+        assert!(
+            blocks.iter().all(|digest| *digest == blocks[0]),
+            "a fork at height {height}: {blocks:?}"
+        );
     }
     for chain in chains {
         assert_replay(clinic, chain, |height| read(chain, height));
@@ -47,28 +57,47 @@ fn assert_replay(clinic: &Clinic, chain: &Chain, read: impl Fn(Height) -> Finali
     let (mut seen, mut ordered) = (Seen::default(), BTreeSet::new());
     for height in (1..=chain.head().height.0).map(Height) {
         let finalized = read(height);
-        let verified = policy.verify(finalized.block, &parent.header, &committee).expect("every rule of policy P holds");
+        let verified = policy
+            .verify(finalized.block, &parent.header, &committee)
+            .expect("every rule of policy P holds");
         assert_eq!(verified.digest(), finalized.digest);
         let block = verified.block().clone();
         for identifier in block.transactions.iter().flat_map(identifiers) {
             assert!(ordered.insert(identifier), "ordered twice, again at height {height}");
         }
         if let Some(votes) = &finalized.finalization {
-            votes.check(&block.header, &clinic.validator_set()).expect("the votes hold");
+            votes
+                .check(&block.header, &clinic.validator_set())
+                .expect("the votes hold");
         }
         let outcomes = state.apply(&block, &seen);
-        let effective = block.transactions.iter().zip(&outcomes).filter(|(_, outcome)| **outcome == Outcome::Applied);
-        seen.0.extend(effective.flat_map(|(transaction, _)| identifiers(transaction)));
+        let effective = block
+            .transactions
+            .iter()
+            .zip(&outcomes)
+            .filter(|(_, outcome)| **outcome == Outcome::Applied);
+        seen.0
+            .extend(effective.flat_map(|(transaction, _)| identifiers(transaction)));
         parent = block;
     }
-    assert_eq!(state, *chain.state(), "the replay of the blocks gives the node's own state");
-    assert_eq!((state.height, state.digest), (chain.head().height, chain.head().state_digest));
+    assert_eq!(
+        state,
+        *chain.state(),
+        "the replay of the blocks gives the node's own state"
+    );
+    assert_eq!(
+        (state.height, state.digest),
+        (chain.head().height, chain.head().state_digest)
+    );
 }
 
 /// Every submitted bundle is final on every node, and each node can prove it to a third party.
 pub(crate) fn assert_receipts(clinic: &Clinic, chain: &Chain, submitted: &[SignedTransaction], runtime: &Runtime) {
     for commitment in submitted.iter().filter_map(SignedTransaction::commitment) {
-        let receipt = runtime.block_on(chain.receipt(&commitment.bundle)).expect("reads").expect("provable");
+        let receipt = runtime
+            .block_on(chain.receipt(&commitment.bundle))
+            .expect("reads")
+            .expect("provable");
         let verified = Receipt::verify(&receipt, &clinic.validator_set()).expect("the receipt holds");
         assert_eq!(verified.bundle(), commitment.bundle);
     }

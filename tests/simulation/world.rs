@@ -67,14 +67,27 @@ impl Disks {
         // Set already when another test of this process was first.
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let clinic = Clinic::of(validators);
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("starts");
-        let folders: Vec<_> = clinic.validators.iter().map(|_| TempDir::new().expect("a folder")).collect();
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .expect("starts");
+        let folders: Vec<_> = clinic
+            .validators
+            .iter()
+            .map(|_| TempDir::new().expect("a folder"))
+            .collect();
         let vaults = folders.iter().map(|folder| {
-            let open = Vault::open(&vault::Config::default(), folder.path(), reqwest::Client::new());
+            let open = async { Vault::open(&vault::Config::default(), folder.path(), reqwest::Client::new()).await };
             runtime.block_on(open).expect("opens")
         });
         let vaults = vaults.collect();
-        Self { clinic, runtime, folders, vaults }
+        Self {
+            clinic,
+            runtime,
+            folders,
+            vaults,
+        }
     }
 
     pub(crate) fn chain(&self, node: usize) -> Chain {
@@ -83,14 +96,23 @@ impl Disks {
     }
 
     fn vaults(&self, me: usize) -> Vaults {
-        Vaults { all: Arc::clone(&self.vaults), me, runtime: self.runtime.handle().clone() }
+        Vaults {
+            all: Arc::clone(&self.vaults),
+            me,
+            runtime: self.runtime.handle().clone(),
+        }
     }
 
     /// Keeps the payload at a node and queues the commitment there, as intake does.
     pub(crate) fn submit(&self, node: usize, mempool: &Mempool, number: u64) -> SignedTransaction {
         let (transaction, payload) = self.clinic.bundle(number);
-        let held = self.runtime.block_on(self.vaults[node].put(payload.into())).expect("kept");
-        mempool.insert(Pending::bundle(transaction.clone(), held).expect("its payload")).expect("room");
+        let held = self
+            .runtime
+            .block_on(self.vaults[node].put(payload.into()))
+            .expect("kept");
+        mempool
+            .insert(Pending::bundle(transaction.clone(), held).expect("its payload"))
+            .expect("room");
         transaction
     }
 }
@@ -104,7 +126,9 @@ pub(crate) struct Node {
 
 impl Node {
     pub(crate) fn is_final(&self, transaction: &SignedTransaction) -> bool {
-        identifiers(transaction).iter().all(|id| self.chain.took_effect_at(id).expect("reads").is_some())
+        identifiers(transaction)
+            .iter()
+            .all(|id| self.chain.took_effect_at(id).expect("reads").is_some())
     }
 
     /// Ends it between two of its steps; only what it had synced is kept.
@@ -132,7 +156,10 @@ impl World {
         network.start();
         for from in &peers {
             for to in peers.iter().filter(|to| *to != from) {
-                oracle.add_link(from.clone(), to.clone(), link.clone()).await.expect("a new link");
+                oracle
+                    .add_link(from.clone(), to.clone(), link.clone())
+                    .await
+                    .expect("a new link");
             }
         }
         Self { oracle }
@@ -148,9 +175,20 @@ impl World {
         }
         let [votes, certificates, resolver, backfill, proposals, mempool_channel] =
             channels.try_into().unwrap_or_else(|_| unreachable!("six channels"));
-        let channels = Channels { votes, certificates, resolver, backfill, proposals, mempool: mempool_channel };
+        let channels = Channels {
+            votes,
+            certificates,
+            resolver,
+            backfill,
+            proposals,
+            mempool: mempool_channel,
+        };
         let (chain, mempool) = (disks.chain(node), Mempool::new(&mempool::Config::default()));
-        let rooms = Rooms { chain: chain.clone(), mempool: mempool.clone(), payloads: disks.vaults(node) };
+        let rooms = Rooms {
+            chain: chain.clone(),
+            mempool: mempool.clone(),
+            payloads: disks.vaults(node),
+        };
         let settings = Settings {
             genesis: disks.clinic.genesis.clone(),
             key,
@@ -167,8 +205,11 @@ impl World {
             },
             partition: format!("validator-{node}"),
         };
+        let members = self.oracle.manager();
         let task = context.spawn(move |context| async move {
-            let running = engine::start(context, settings, channels, control).await.expect("its stores open");
+            let running = engine::start(context, settings, channels, control, members)
+                .await
+                .expect("its stores open");
             panic!("validator {node}: {}", running.stopped().await);
         });
         Node { task, chain, mempool }
@@ -177,7 +218,12 @@ impl World {
     /// Starts a validator that lies instead.
     pub(crate) async fn start_liar(&self, context: Context, clinic: &Clinic, node: usize) {
         let key = &clinic.validators[node];
-        let votes = self.oracle.control(engine_key(&key.public())).register(0, QUOTA).await.expect("registers");
+        let votes = self
+            .oracle
+            .control(engine_key(&key.public()))
+            .register(0, QUOTA)
+            .await
+            .expect("registers");
         let scheme = finalization::scheme(&clinic.genesis, key);
         context.spawn(move |_| liar::contradict(scheme, votes));
     }

@@ -80,7 +80,7 @@ pub(crate) enum Answer {
     Taken,
     /// Not now.
     Again,
-    /// Never: it is in quarantine, or not even that.
+    /// Never: the message itself is at fault.
     Refused(u8),
 }
 
@@ -89,13 +89,15 @@ impl Answer {
         match reason {
             // 0x10: nobody else listens. The broker has the message, and an embedded one has kept it.
             PubAckReason::Success | PubAckReason::NoMatchingSubscribers => Self::Taken,
-            PubAckReason::QuotaExceeded | PubAckReason::UnspecifiedError | PubAckReason::PacketIdentifierInUse => {
-                Self::Again
+            // The message itself is at fault and is kept in quarantine; sending it again would not cure it.
+            PubAckReason::NotAuthorized | PubAckReason::TopicNameInvalid | PubAckReason::PayloadFormatInvalid => {
+                Self::Refused(reason as u8)
             }
-            PubAckReason::ImplementationSpecificError
-            | PubAckReason::NotAuthorized
-            | PubAckReason::TopicNameInvalid
-            | PubAckReason::PayloadFormatInvalid => Self::Refused(reason as u8),
+            // The receiver is full, slow or (0x83) stopping: the reading is in no hands but ours.
+            PubAckReason::QuotaExceeded
+            | PubAckReason::UnspecifiedError
+            | PubAckReason::ImplementationSpecificError
+            | PubAckReason::PacketIdentifierInUse => Self::Again,
         }
     }
 
@@ -262,6 +264,8 @@ mod tests {
     fn only_a_success_is_an_acknowledgement() {
         assert_eq!(Answer::of(PubAckReason::Success), Answer::Taken);
         assert_eq!(Answer::of(PubAckReason::QuotaExceeded), Answer::Again);
+        // What a gateway says while it stops: its successor has to get the reading.
+        assert_eq!(Answer::of(PubAckReason::ImplementationSpecificError), Answer::Again);
         assert_eq!(Answer::of(PubAckReason::PayloadFormatInvalid), Answer::Refused(0x99));
         assert_eq!(Answer::of(PubAckReason::NotAuthorized), Answer::Refused(0x87));
         assert_eq!(Answer::of_notice(Err(PublishNoticeError::SessionReset)), Answer::Again);

@@ -15,6 +15,7 @@ use tokio::{
 };
 
 use super::latency::Histogram;
+use crate::device::Note;
 
 /// How often `status.json` is written.
 const EVERY: Duration = Duration::from_millis(500);
@@ -22,28 +23,6 @@ const EVERY: Duration = Duration::from_millis(500);
 const LOG_EVERY: u32 = 20;
 /// Notes taken at a time; their lines are written at once.
 const NOTES_AT_ONCE: usize = 1_024;
-
-/// What a device has to report.
-#[derive(Debug)]
-pub(crate) enum Note {
-    /// The broker has taken its connection.
-    Connected,
-    /// The connection is gone.
-    Disconnected,
-    /// A reading was sent for the first time.
-    Published,
-    /// A reading is acknowledged.
-    Acknowledged {
-        /// For `acknowledged.ndjson`.
-        line: String,
-        /// Since it was sent for the first time.
-        waited: Duration,
-    },
-    /// A reading is refused for good.
-    Refused,
-    /// A reading has used a number and is not sent: no room, or a fault that drops it.
-    Unkept,
-}
 
 /// Percentiles in milliseconds.
 #[derive(Debug, Serialize)]

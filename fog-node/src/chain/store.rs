@@ -9,7 +9,10 @@ use ledger::{
     state::{self, Finals, Outcome, State},
 };
 use record::canonical::{self, Digest};
-use redb::{Database, ReadableDatabase as _, ReadableTable, ReadableTableMetadata as _, Table, TableDefinition, WriteTransaction};
+use redb::{
+    Database, ReadableDatabase as _, ReadableTable, ReadableTableMetadata as _, Table, TableDefinition,
+    WriteTransaction,
+};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::{Error, Head, Placed};
@@ -50,7 +53,11 @@ impl Store {
         let (block, state) = (Block::genesis(genesis), State::genesis(genesis));
         let head = head_after(&block, &state);
         let transaction = self.0.begin_write()?;
-        let finalized = FinalizedBlock { digest: head.digest, block, finalization: None };
+        let finalized = FinalizedBlock {
+            digest: head.digest,
+            block,
+            finalization: None,
+        };
         write_block(&transaction, &finalized, &state, &[])?;
         write_snapshot(&transaction, &state)?;
         // Tables that are read before they are first written.
@@ -67,9 +74,14 @@ impl Store {
             Err(redb::TableError::TableDoesNotExist(_)) => return Ok(None),
             table => table?,
         };
-        let snapshot = snapshots.get(NEWEST)?.ok_or_else(|| Error::Damaged("no snapshot of the state".to_owned()))?;
+        let snapshot = snapshots
+            .get(NEWEST)?
+            .ok_or_else(|| Error::Damaged("no snapshot of the state".to_owned()))?;
         let mut state: State = decode(snapshot.value(), "the state's snapshot")?;
-        let height = transaction.open_table(BLOCKS)?.last()?.map_or(Height(0), |(height, _)| Height(height.value()));
+        let height = transaction
+            .open_table(BLOCKS)?
+            .last()?
+            .map_or(Height(0), |(height, _)| Height(height.value()));
         let missing = || Error::Damaged(format!("block {height} is missing"));
         let block = self.block(height)?.ok_or_else(missing)?.block;
         let applied = self.applied(height)?.ok_or_else(missing)?;
@@ -84,23 +96,33 @@ impl Store {
 
     pub(super) fn block(&self, height: Height) -> Result<Option<FinalizedBlock>, Error> {
         let transaction = self.0.begin_read()?;
-        let Some(bytes) = transaction.open_table(BLOCKS)?.get(height.0)? else { return Ok(None) };
+        let Some(bytes) = transaction.open_table(BLOCKS)?.get(height.0)? else {
+            return Ok(None);
+        };
         let damaged = |what: &str| Error::Damaged(format!("block {height}: {what}"));
         let block = Block::decode(bytes.value()).map_err(|e| damaged(&e.to_string()))?;
         let digest = block.header.digest();
-        let agreed = self.digest_at(height)?.ok_or_else(|| damaged("no record of its digest"))?;
+        let agreed = self
+            .digest_at(height)?
+            .ok_or_else(|| damaged("no record of its digest"))?;
         if digest != agreed || block.transactions_root() != block.header.transactions_root {
             return Err(damaged("it does not hash to the digest that was agreed on"));
         }
         let votes = transaction.open_table(FINALIZATIONS)?.get(height.0)?;
         let finalization = votes.map(|votes| decode(votes.value(), "votes")).transpose()?;
-        Ok(Some(FinalizedBlock { block, digest, finalization }))
+        Ok(Some(FinalizedBlock {
+            block,
+            digest,
+            finalization,
+        }))
     }
 
     fn applied(&self, height: Height) -> Result<Option<Applied>, Error> {
         let table = self.0.begin_read()?.open_table(APPLIED)?;
         let bytes = table.get(height.0)?;
-        bytes.map(|bytes| decode(bytes.value(), "the record of an applied block")).transpose()
+        bytes
+            .map(|bytes| decode(bytes.value(), "the record of an applied block"))
+            .transpose()
     }
 
     pub(super) fn digest_at(&self, height: Height) -> Result<Option<Digest>, Error> {
@@ -109,11 +131,19 @@ impl Store {
 
     pub(super) fn placed(&self, identifier: &Digest) -> Result<Option<Placed>, Error> {
         let table = self.0.begin_read()?.open_table(PLACES)?;
-        let Some(place) = table.get(identifier.as_bytes())? else { return Ok(None) };
+        let Some(place) = table.get(identifier.as_bytes())? else {
+            return Ok(None);
+        };
         let (height, index, _) = place.value();
-        let outcome = self.applied(Height(height))?.and_then(|applied| applied.outcomes.get(index as usize).copied());
+        let outcome = self
+            .applied(Height(height))?
+            .and_then(|applied| applied.outcomes.get(index as usize).copied());
         let outcome = outcome.ok_or_else(|| Error::Damaged(format!("block {height}: no outcome {index}")))?;
-        Ok(Some(Placed { height: Height(height), index, outcome }))
+        Ok(Some(Placed {
+            height: Height(height),
+            index,
+            outcome,
+        }))
     }
 
     pub(super) fn took_effect_at(&self, identifier: &Digest) -> Result<Option<Height>, Error> {
@@ -133,8 +163,14 @@ impl Store {
         let mut changed = false;
         for finalized in blocks {
             let header = &finalized.block.header;
-            if header.height != head.height.next() || header.parent != head.digest || header.digest() != finalized.digest {
-                return Err(Error::NotNext { head: head.height, found: header.height });
+            if header.height != head.height.next()
+                || header.parent != head.digest
+                || header.digest() != finalized.digest
+            {
+                return Err(Error::NotNext {
+                    head: head.height,
+                    found: header.height,
+                });
             }
             let outcomes = apply(&transaction, state, &finalized.block)?;
             changed |= changes_state(&finalized.block, &outcomes);
@@ -151,7 +187,9 @@ impl Store {
 
     pub(super) fn attach(&self, height: Height, finalization: &Finalization) -> Result<(), Error> {
         let transaction = self.0.begin_write()?;
-        transaction.open_table(FINALIZATIONS)?.insert(height.0, canonical::encode(finalization).as_slice())?;
+        transaction
+            .open_table(FINALIZATIONS)?
+            .insert(height.0, canonical::encode(finalization).as_slice())?;
         Ok(transaction.commit()?)
     }
 }
@@ -159,7 +197,10 @@ impl Store {
 /// Applies a block to the state and notes where each of its transactions stands.
 fn apply(transaction: &WriteTransaction, state: &mut State, block: &Block) -> Result<Vec<Outcome>, Error> {
     let mut places = transaction.open_table(PLACES)?;
-    let finals = Places { table: &places, failure: RefCell::new(None) };
+    let finals = Places {
+        table: &places,
+        failure: RefCell::new(None),
+    };
     let outcomes = state.apply(block, &finals);
     if let Some(failure) = finals.failure.into_inner() {
         return Err(failure.into());
@@ -213,17 +254,29 @@ fn write_block(
     outcomes: &[Outcome],
 ) -> Result<(), Error> {
     let height = finalized.block.header.height.0;
-    let applied = Applied { digest: finalized.digest, state_digest: state.digest, outcomes: outcomes.to_vec() };
-    transaction.open_table(BLOCKS)?.insert(height, finalized.block.encode().as_slice())?;
-    transaction.open_table(APPLIED)?.insert(height, canonical::encode(&applied).as_slice())?;
+    let applied = Applied {
+        digest: finalized.digest,
+        state_digest: state.digest,
+        outcomes: outcomes.to_vec(),
+    };
+    transaction
+        .open_table(BLOCKS)?
+        .insert(height, finalized.block.encode().as_slice())?;
+    transaction
+        .open_table(APPLIED)?
+        .insert(height, canonical::encode(&applied).as_slice())?;
     if let Some(finalization) = &finalized.finalization {
-        transaction.open_table(FINALIZATIONS)?.insert(height, canonical::encode(finalization).as_slice())?;
+        transaction
+            .open_table(FINALIZATIONS)?
+            .insert(height, canonical::encode(finalization).as_slice())?;
     }
     Ok(())
 }
 
 fn write_snapshot(transaction: &WriteTransaction, state: &State) -> Result<(), Error> {
-    transaction.open_table(SNAPSHOTS)?.insert(NEWEST, canonical::encode(state).as_slice())?;
+    transaction
+        .open_table(SNAPSHOTS)?
+        .insert(NEWEST, canonical::encode(state).as_slice())?;
     Ok(())
 }
 
@@ -238,4 +291,21 @@ fn head_after(block: &Block, state: &State) -> Head {
 
 fn decode<T: Serialize + DeserializeOwned>(bytes: &[u8], what: &str) -> Result<T, Error> {
     canonical::decode(bytes, RECORD_BYTES_MAX).map_err(|e| Error::Damaged(format!("{what}: {e}")))
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// Changes a block behind the chain's back, as a failing disk or an intruder does.
+    pub(in crate::chain) fn overwrite(path: &Path, height: Height, bytes: &[u8]) {
+        let database = Database::create(path).expect("opens");
+        let transaction = database.begin_write().expect("begins");
+        transaction
+            .open_table(BLOCKS)
+            .expect("opens")
+            .insert(height.0, bytes)
+            .expect("inserts");
+        transaction.commit().expect("commits");
+    }
 }

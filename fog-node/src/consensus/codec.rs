@@ -142,15 +142,18 @@ impl BoundedBlock for EngineBlock {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use super::*;
     use commonware_codec::{Decode as _, Encode as _};
     use ledger::{
         genesis::{Genesis, Organization, Role, Validator},
         policy::ValidityPolicy,
-        transaction::{Action, Author, GatewayEnrolment, SignedTransaction, Transaction},
+        transaction::{Action, Author, Commitment, GatewayEnrolment, SignedTransaction, Transaction},
     };
-    use record::canonical::Digest;
+    use record::{
+        bundle::{Category, SealedBundle, SubjectKey},
+        canonical::{Digest, cid_of},
+    };
 
     pub(crate) fn founded(keys: &[SigningKey]) -> Genesis {
         let organization = |i: usize| format!("org-{i}").parse().expect("good");
@@ -174,20 +177,65 @@ pub(super) mod tests {
         }
     }
 
-    pub(crate) fn enrolment(genesis: &Genesis, name: &str, key: &SigningKey) -> SignedTransaction {
-        let enrolment =
-            GatewayEnrolment { gateway: name.parse().expect("good"), key: SigningKey::random().public(), tls: Digest::ZERO };
+    fn subject() -> SubjectKey {
+        SubjectKey {
+            public: vec![7; 32],
+            category: Category::Vitals,
+            epoch: 1,
+        }
+    }
+
+    /// The first organisation enrols the gateway `home-1` and announces a subject key.
+    pub(crate) fn enrolments_of(genesis: &Genesis, key: &SigningKey, gateway: &SigningKey) -> Vec<SignedTransaction> {
+        let enrolment = GatewayEnrolment {
+            gateway: "home-1".parse().expect("good"),
+            key: gateway.public(),
+            tls: Digest::ZERO,
+        };
+        let sign = |action| {
+            let author = Author::Organization(genesis.organizations[0].id.clone());
+            Transaction {
+                network: genesis.network(),
+                author,
+                sequence: 0,
+                action,
+            }
+            .sign(key)
+        };
+        vec![
+            sign(Action::EnrolGateway(enrolment)),
+            sign(Action::AnnounceKey(subject())),
+        ]
+    }
+
+    pub(crate) fn enrolments(genesis: &Genesis, key: &SigningKey) -> Vec<SignedTransaction> {
+        enrolments_of(genesis, key, &SigningKey::random())
+    }
+
+    /// A commitment of the gateway `home-1` to the payload `sealed`.
+    pub(crate) fn commitment(genesis: &Genesis, gateway: &SigningKey) -> SignedTransaction {
+        let commitment = Commitment {
+            bundle: SealedBundle::id_of(b"sealed"),
+            cid: cid_of(b"sealed"),
+            key: subject().id(),
+            root: Digest::ZERO,
+            count: 1,
+            bucket: 0,
+        };
         Transaction {
             network: genesis.network(),
-            author: Author::Organization(genesis.organizations[0].id.clone()),
+            author: Author::Gateway("home-1".parse().expect("good")),
             sequence: 0,
-            action: Action::EnrolGateway(enrolment),
+            action: Action::Commit(commitment),
         }
-        .sign(key)
+        .sign(gateway)
     }
 
     pub(crate) fn child(genesis: &Genesis, parent: &Block, transactions: Vec<SignedTransaction>) -> Block {
-        let mut block = Block { header: parent.header.clone(), transactions };
+        let mut block = Block {
+            header: parent.header.clone(),
+            transactions,
+        };
         block.header.height = parent.header.height.next();
         block.header.parent = parent.header.digest();
         block.header.timestamp_ms += 1;
@@ -201,7 +249,11 @@ pub(super) mod tests {
     fn sample() -> EngineBlock {
         let keys = [SigningKey::random()];
         let genesis = founded(&keys);
-        EngineBlock::new(child(&genesis, &Block::genesis(&genesis), vec![enrolment(&genesis, "home-1", &keys[0])]))
+        EngineBlock::new(child(
+            &genesis,
+            &Block::genesis(&genesis),
+            enrolments(&genesis, &keys[0]),
+        ))
     }
 
     #[test]

@@ -42,6 +42,9 @@ const UNPROVEN_MAX: usize = 256;
 /// The engine's mailbox for blocks and finalizations.
 pub(super) type Marshal = Mailbox<Scheme, Standard<EngineBlock>>;
 
+/// Votes that finalize, as the engine has them.
+pub(super) type FinalVotes = Finalization<Scheme, EngineDigest>;
+
 /// A block and the engine's wait for our word that it is durable.
 pub(super) type Delivery = (Digested<EngineBlock>, Exact);
 
@@ -60,16 +63,17 @@ impl Reporter for Blocks {
             }
             // The queue has room for all that the engine leaves unacknowledged; should it ever not, the dropped
             // acknowledgement stops the engine, and with it the node.
-            Update::Block(block, acknowledgement) => {
-                self.0.try_send((block, acknowledgement)).map_or(Feedback::Closed, |()| Feedback::Ok)
-            }
+            Update::Block(block, acknowledgement) => self
+                .0
+                .try_send((block, acknowledgement))
+                .map_or(Feedback::Closed, |()| Feedback::Ok),
         }
     }
 }
 
 /// Takes votes and evidence of faults from the engine.
 #[derive(Clone, Debug)]
-pub(super) struct Votes(pub(super) mpsc::Sender<Finalization<Scheme, EngineDigest>>);
+pub(super) struct Votes(pub(super) mpsc::Sender<FinalVotes>);
 
 impl Reporter for Votes {
     type Activity = Activity<Scheme, EngineDigest>;
@@ -129,7 +133,7 @@ impl Applier {
         self,
         acknowledged: Height,
         mut blocks: mpsc::Receiver<Delivery>,
-        mut votes: mpsc::Receiver<Finalization<Scheme, EngineDigest>>,
+        mut votes: mpsc::Receiver<FinalVotes>,
     ) -> Result<(), Error> {
         self.catch_up(acknowledged).await?;
         let mut unproven = VecDeque::new();
@@ -158,7 +162,11 @@ impl Applier {
             if next > acknowledged {
                 return Ok(());
             }
-            let block = self.marshal.get_block(types::Height::new(next.0)).await.ok_or(Error::Lost(next))?;
+            let block = self
+                .marshal
+                .get_block(types::Height::new(next.0))
+                .await
+                .ok_or(Error::Lost(next))?;
             let block = self.finalized(&block).await;
             self.chain.append_all(&[block])?;
         }
@@ -176,11 +184,7 @@ impl Applier {
         }
     }
 
-    async fn apply(
-        &self,
-        batch: Vec<Delivery>,
-        unproven: &mut VecDeque<(EngineDigest, Height)>,
-    ) -> Result<(), Error> {
+    async fn apply(&self, batch: Vec<Delivery>, unproven: &mut VecDeque<(EngineDigest, Height)>) -> Result<(), Error> {
         let mut fresh = Vec::with_capacity(batch.len());
         for (block, _) in &batch {
             let height = block.inner().block().header.height;
@@ -230,12 +234,11 @@ impl Applier {
     }
 
     /// Votes on a block that was delivered before they were complete.
-    fn attach(
-        &self,
-        finalization: &Finalization<Scheme, EngineDigest>,
-        unproven: &mut VecDeque<(EngineDigest, Height)>,
-    ) -> Result<(), Error> {
-        let Some(at) = unproven.iter().position(|(digest, _)| *digest == finalization.proposal.payload) else {
+    fn attach(&self, finalization: &FinalVotes, unproven: &mut VecDeque<(EngineDigest, Height)>) -> Result<(), Error> {
+        let Some(at) = unproven
+            .iter()
+            .position(|(digest, _)| *digest == finalization.proposal.payload)
+        else {
             return Ok(());
         };
         let (_, height) = unproven.remove(at).expect("the position was just found");

@@ -3,34 +3,28 @@
 //!
 //! One engine for one epoch: the founding committee votes; a node outside it follows as an observer.
 
+mod config;
+
 use std::{fmt, num::NonZeroU64, time::Duration};
 
-use cid::Cid;
 use commonware_broadcast::buffered;
 use commonware_consensus::{
     Reporters,
     marshal::{
-        self, Start,
+        self,
         core::Actor as MarshalActor,
         resolver::p2p as backfill,
         standard::{Inline, Standard},
     },
-    simplex::{self, Floor, ForwardPolicy, SkipBudget, SkipPolicy, elector::RoundRobin, scheme::ed25519::Scheme},
+    simplex::{self, Floor, ForwardPolicy, elector::RoundRobin, scheme::ed25519::Scheme},
     types::{Epoch, FixedEpocher, ViewDelta},
 };
-use commonware_cryptography::{
-    Digested, Digestible as _, Sha256,
-    certificate::{ConstantProvider, Verifier as _},
-    ed25519::PublicKey,
-};
+use commonware_cryptography::{Digested, Digestible as _, Sha256, certificate::Verifier as _, ed25519::PublicKey};
 use commonware_p2p::{Blocker, Provider, Receiver, Sender};
 use commonware_parallel::Sequential;
-use commonware_runtime::{
-    Clock, Handle, Metrics, Network, Spawner, Storage,
-    buffer::paged::{CacheRef, page_size},
-};
+use commonware_runtime::{Clock, Handle, Metrics, Network, Spawner, Storage, buffer::paged::CacheRef};
 use commonware_storage::archive::immutable;
-use commonware_utils::{NZDuration, NZU64, NZUsize};
+use commonware_utils::{NZDuration, NZUsize};
 use ledger::{
     block::{Block, Height},
     genesis::Genesis,
@@ -43,28 +37,12 @@ use super::{
     Payloads,
     application::{Application, Patience, Rooms},
     codec::{EngineBlock, EngineDigest, engine_key},
-    delivery::{self, Applier, Blocks, Votes},
+    delivery::{self, Applier, Blocks, Delivery, FinalVotes, Marshal, Votes},
     finalization, gossip, retention,
 };
 
 /// The largest committee that messages are sized for; all nodes must agree on it.
 const COMMITTEE_MAX: u32 = 64;
-/// Capacity of the engine's mailboxes, in messages.
-const MAILBOX_MAX: usize = 1_024;
-/// Blocks that are delivered and not yet acknowledged, at most.
-const UNACKNOWLEDGED_MAX: usize = 16;
-/// Missing blocks that are fetched at the same time when this node has fallen behind.
-const REPAIRS_MAX: usize = 32;
-/// Proposals kept per peer until they are final.
-const PROPOSALS_MAX: usize = 16;
-/// Views that stay at hand behind the last final one.
-const VIEWS_KEPT: u64 = 64;
-/// Memory for pages of the engine's stores: 4 KiB each.
-const PAGES_MAX: usize = 4_096;
-/// How long a peer may take to answer a request.
-const FETCH_TIMEOUT: Duration = Duration::from_secs(1);
-/// Pause before an unanswered request is tried again.
-const FETCH_PAUSE: Duration = Duration::from_millis(100);
 
 /// When the engine gives up on a leader. Each of these is longer than the one before.
 #[derive(Clone, Copy, Debug)]
@@ -129,7 +107,9 @@ pub struct Running {
 
 impl fmt::Debug for Running {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list().entries(self.actors.iter().map(|(name, _)| name)).finish()
+        f.debug_list()
+            .entries(self.actors.iter().map(|(name, _)| name))
+            .finish()
     }
 }
 
@@ -141,7 +121,10 @@ impl Running {
 
     /// Resolves with the reason when any actor has ended; none may.
     pub async fn stopped(self) -> String {
-        let ends = self.actors.into_iter().map(|(name, handle)| Box::pin(async move { (name, handle.await) }));
+        let ends = self
+            .actors
+            .into_iter()
+            .map(|(name, handle)| Box::pin(async move { (name, handle.await) }));
         let ((name, end), ..) = futures::future::select_all(ends).await;
         let mut failure = self.failure;
         match (failure.try_recv(), end) {
@@ -162,210 +145,178 @@ pub fn message_bytes_max() -> u32 {
     ])
 }
 
-/// Starts every actor of one validator.
+/// What several parts are built from.
+struct Base {
+    me: PublicKey,
+    scheme: Scheme,
+    genesis: Digested<EngineBlock>,
+    epocher: FixedEpocher,
+    pages: CacheRef,
+    partition: String,
+}
+
+impl Base {
+    fn of<P>(settings: &Settings<P>) -> Self {
+        let genesis = EngineBlock::new(Block::genesis(&settings.genesis));
+        let digest = genesis.digest();
+        Self {
+            me: engine_key(&settings.key.public()),
+            scheme: finalization::scheme(&settings.genesis, &settings.key),
+            genesis: Digested::precomputed(genesis, digest),
+            epocher: FixedEpocher::new(NonZeroU64::MAX),
+            pages: config::pages(),
+            partition: settings.partition.clone(),
+        }
+    }
+}
+
+/// Starts every actor of one validator. `blocker` shuts out a peer that sends what no honest one would; `members` says
+/// who is connected.
 ///
 /// # Errors
 /// [`StoreError`].
-pub async fn start<E, S, R, N, P>(
+pub async fn start<E, S, R, B, M, P>(
     context: E,
     settings: Settings<P>,
     channels: Channels<S, R>,
-    network: N,
+    blocker: B,
+    members: M,
 ) -> Result<Running, StoreError>
 where
     E: Runtime,
     S: Sender<PublicKey = PublicKey>,
     R: Receiver<PublicKey = PublicKey>,
-    N: Blocker<PublicKey = PublicKey> + Provider<PublicKey = PublicKey>,
+    B: Blocker<PublicKey = PublicKey>,
+    M: Provider<PublicKey = PublicKey>,
     P: Payloads,
 {
-    let scheme = finalization::scheme(&settings.genesis, &settings.key);
-    let genesis = EngineBlock::new(Block::genesis(&settings.genesis));
-    let genesis_digest = genesis.digest();
-    let pages = CacheRef::new(page_size(4_096), NZUsize!(PAGES_MAX));
-    let epocher = FixedEpocher::new(NonZeroU64::MAX);
-    let me = settings.key.public();
-    let prefix = &settings.partition;
-
-    let certificates = archive(format!("{prefix}-certificates"), &pages, Scheme::certificate_codec_config_unbounded());
-    let certificates = immutable::Archive::init(context.child("certificates"), certificates).await?;
-    let blocks = archive(format!("{prefix}-blocks"), &pages, ());
-    let blocks = immutable::Archive::init(context.child("blocks"), blocks).await?;
-    let start = Start::Genesis(Digested::precomputed(genesis, genesis_digest));
-    let marshal = marshal_config(scheme.clone(), epocher.clone(), start, pages.clone());
-    let marshal = marshal::Config { partition_prefix: prefix.clone(), ..marshal };
-    let (actor, mailbox, floor) = MarshalActor::init(context.child("marshal"), certificates, blocks, marshal).await;
-    let acknowledged = Height(floor.processed().map_or(0, |processed| processed.height().get()));
-
-    let resolver = backfill_config(engine_key(&me), network.clone());
+    let base = Base::of(&settings);
+    let resolver = config::backfill(&base, blocker.clone(), members.clone());
     let resolver = backfill::init(context.child("backfill"), resolver, channels.backfill);
-    let proposals = buffered_config(engine_key(&me), network.clone());
-    let (buffer, buffer_mailbox) = buffered::Engine::new(context.child("broadcast"), proposals);
+    let (buffer, proposals) = buffered::Engine::new(context.child("broadcast"), config::proposals(&base, members));
+    let broadcast = buffer.start(channels.proposals);
 
-    let (delivered, deliveries) = mpsc::channel(UNACKNOWLEDGED_MAX);
-    let mut actors = vec![
-        ("broadcast", buffer.start(channels.proposals)),
-        ("marshal", actor.start(Blocks(delivered), buffer_mailbox, resolver)),
-    ];
+    let certificates = config::archive(&base, "certificates", Scheme::certificate_codec_config_unbounded());
+    let certificates = immutable::Archive::init(context.child("certificates"), certificates).await?;
+    let blocks = immutable::Archive::init(context.child("blocks"), config::archive(&base, "blocks", ())).await?;
+    let marshal = MarshalActor::init(context.child("marshal"), certificates, blocks, config::marshal(&base));
+    let (actor, mailbox, floor) = marshal.await;
+    let acknowledged = Height(floor.processed().map_or(0, |processed| processed.height().get()));
+    let (delivered, deliveries) = mpsc::channel(config::UNACKNOWLEDGED_MAX);
+    let marshal = actor.start(Blocks(delivered), proposals, resolver);
+
     let (vote_sender, votes) = mpsc::channel(delivery::VOTES_MAX);
     let (retain, retained) = mpsc::channel(retention::WAITING_MAX);
     let applier = Applier {
         chain: settings.rooms.chain.clone(),
         mempool: settings.rooms.mempool.clone(),
-        scheme: scheme.clone(),
+        scheme: base.scheme.clone(),
         marshal: mailbox.clone(),
         retain,
     };
-    let (failed, failure) = oneshot::channel();
-    // It blocks on the disk with each block: a thread of its own, where the runtime has threads.
-    actors.push((
-        "delivery",
-        context.child("delivery").dedicated().spawn(move |_| async move {
-            if let Err(error) = applier.run(acknowledged, deliveries, votes).await {
-                // Nobody waits for the reason only when the node is stopping already.
-                let _ = failed.send(error);
-            }
-        }),
-    ));
-    actors.extend(mempool_actors(&context, &settings.rooms, retained, channels.mempool));
+    let (delivery, failure) = deliver(&context, applier, acknowledged, (deliveries, votes));
+    let [sending, receiving] = gossip(&context, &settings.rooms, channels.mempool);
+    let payloads = settings.rooms.payloads.clone();
+    let retention = context
+        .child("retention")
+        .spawn(move |clock| retention::retain(clock, payloads, retained));
 
-    let application = Application::new(settings.genesis, me, settings.rooms, settings.patience);
-    let application = Inline::new(context.child("application"), application, mailbox, epocher);
-    let simplex = simplex::Config {
-        scheme,
-        elector: RoundRobin::<Sha256>::default(),
-        blocker: network,
-        automaton: application.clone(),
-        relay: application.clone(),
-        reporter: Reporters::from((application, Votes(vote_sender))),
-        track_historical_votes: false,
-        strategy: Sequential,
-        partition: format!("{}-votes", settings.partition),
-        mailbox_size: NZUsize!(MAILBOX_MAX),
-        epoch: Epoch::zero(),
-        floor: Floor::Genesis(genesis_digest),
-        replay_buffer: NZUsize!(1 << 20),
-        write_buffer: NZUsize!(1 << 20),
-        page_cache: pages,
-        leader_timeout: settings.timeouts.leader,
-        certification_timeout: settings.timeouts.certification,
-        timeout_retry: settings.timeouts.certification,
-        view_retention: ViewDelta::new(VIEWS_KEPT),
-        skip: SkipPolicy::Enabled { timeout: settings.timeouts.absence, budget: SkipBudget::Participants },
-        fetch_timeout: NZDuration!(FETCH_TIMEOUT),
-        fetch_retry_delay: FETCH_PAUSE,
-        forward: ForwardPolicy::SilentVoters,
-    };
-    let simplex = simplex::Engine::new(context.child("simplex"), simplex);
-    actors.push(("simplex", simplex.start(channels.votes, channels.certificates, channels.resolver)));
+    let voting = (channels.votes, channels.certificates, channels.resolver);
+    let simplex = vote(&context, base, settings, (mailbox, vote_sender, blocker), voting);
+    let actors = vec![
+        ("broadcast", broadcast),
+        ("marshal", marshal),
+        ("delivery", delivery),
+        ("gossip sender", sending),
+        ("gossip receiver", receiving),
+        ("retention", retention),
+        ("simplex", simplex),
+    ];
     Ok(Running { actors, failure })
 }
 
-/// The tasks around the mempool and the vault.
-fn mempool_actors<E, S, R, P>(
+/// Starts the writer of the chain. It blocks on the disk with each block: a thread of its own, where there are threads.
+fn deliver<E: Runtime>(
     context: &E,
-    rooms: &Rooms<P>,
-    retained: mpsc::Receiver<Cid>,
-    (sender, receiver): (S, R),
-) -> [(&'static str, Handle<()>); 3]
+    applier: Applier,
+    acknowledged: Height,
+    (deliveries, votes): (mpsc::Receiver<Delivery>, mpsc::Receiver<FinalVotes>),
+) -> (Handle<()>, oneshot::Receiver<delivery::Error>) {
+    let (failed, failure) = oneshot::channel();
+    let task = context.child("delivery").dedicated().spawn(move |_| async move {
+        if let Err(error) = applier.run(acknowledged, deliveries, votes).await {
+            // Nobody waits for the reason only when the node is stopping already.
+            let _ = failed.send(error);
+        }
+    });
+    (task, failure)
+}
+
+/// Starts the two ends of the mempool's channel.
+fn gossip<E, S, R, P>(context: &E, rooms: &Rooms<P>, (sender, receiver): (S, R)) -> [Handle<()>; 2]
 where
     E: Runtime,
     S: Sender<PublicKey = PublicKey>,
     R: Receiver<PublicKey = PublicKey>,
     P: Payloads,
 {
-    let (sending, receiving, payloads) = (rooms.clone(), rooms.clone(), rooms.payloads.clone());
+    let (sending, receiving) = (rooms.clone(), rooms.clone());
     [
-        ("gossip sender", context.child("gossip_out").spawn(move |clock| gossip::send(clock, sending, sender))),
-        ("gossip receiver", context.child("gossip_in").spawn(move |clock| gossip::receive(clock, receiving, receiver))),
-        ("retention", context.child("retention").spawn(move |clock| retention::retain(clock, payloads, retained))),
+        context
+            .child("gossip_out")
+            .spawn(move |clock| gossip::send(clock, sending, sender)),
+        context
+            .child("gossip_in")
+            .spawn(move |clock| gossip::receive(clock, receiving, receiver)),
     ]
 }
 
-type MarshalConfig = marshal::Config<
-    ConstantProvider<Scheme, Epoch>,
-    FixedEpocher,
-    Sequential,
-    EngineBlock,
-    Digested<EngineBlock>,
->;
-
-fn marshal_config(
-    scheme: Scheme,
-    epocher: FixedEpocher,
-    start: Start<Scheme, EngineDigest, Digested<EngineBlock>>,
-    page_cache: CacheRef,
-) -> MarshalConfig {
-    marshal::Config {
-        provider: ConstantProvider::new(scheme),
-        epocher,
-        start,
-        partition_prefix: String::new(),
-        mailbox_size: NZUsize!(MAILBOX_MAX),
-        view_retention: ViewDelta::new(VIEWS_KEPT),
-        prunable_items_per_section: NZU64!(64),
-        page_cache,
-        replay_buffer: NZUsize!(1 << 20),
-        key_write_buffer: NZUsize!(1 << 16),
-        value_write_buffer: NZUsize!(1 << 20),
-        block_codec_config: (),
-        max_repair: NZUsize!(REPAIRS_MAX),
-        max_pending_acks: NZUsize!(UNACKNOWLEDGED_MAX),
-        strategy: Sequential,
-    }
-}
-
-fn backfill_config<N>(me: PublicKey, network: N) -> backfill::Config<PublicKey, N, N>
+/// Starts the engine that votes, with our application as what it asks.
+fn vote<E, S, R, B, P>(
+    context: &E,
+    base: Base,
+    settings: Settings<P>,
+    (marshal, final_votes, blocker): (Marshal, mpsc::Sender<FinalVotes>, B),
+    (votes, certificates, resolver): ((S, R), (S, R), (S, R)),
+) -> Handle<()>
 where
-    N: Blocker<PublicKey = PublicKey> + Provider<PublicKey = PublicKey>,
+    E: Runtime,
+    S: Sender<PublicKey = PublicKey>,
+    R: Receiver<PublicKey = PublicKey>,
+    B: Blocker<PublicKey = PublicKey>,
+    P: Payloads,
 {
-    backfill::Config {
-        public_key: me,
-        peer_provider: network.clone(),
-        blocker: network,
-        mailbox_size: NZUsize!(MAILBOX_MAX),
-        fetch_timeout: NZDuration!(FETCH_TIMEOUT),
-        fetch_retry_delay: FETCH_PAUSE,
-        priority_requests: false,
-        priority_responses: false,
-    }
-}
-
-fn buffered_config<N>(me: PublicKey, network: N) -> buffered::Config<PublicKey, (), N, Sequential>
-where
-    N: Provider<PublicKey = PublicKey>,
-{
-    buffered::Config {
-        public_key: me,
-        mailbox_size: NZUsize!(MAILBOX_MAX),
-        deque_size: PROPOSALS_MAX,
-        priority: false,
-        codec_config: (),
-        peer_provider: network,
+    let application = Application::new(
+        settings.genesis,
+        settings.key.public(),
+        settings.rooms,
+        settings.patience,
+    );
+    let application = Inline::new(context.child("application"), application, marshal, base.epocher);
+    let simplex = simplex::Config {
+        scheme: base.scheme,
+        elector: RoundRobin::<Sha256>::default(),
+        blocker,
+        automaton: application.clone(),
+        relay: application.clone(),
+        reporter: Reporters::from((application, Votes(final_votes))),
+        track_historical_votes: false,
         strategy: Sequential,
-    }
-}
-
-/// Sizes measured with the engine on one machine: small tables that grow, write buffers of up to a megabyte.
-fn archive<C>(prefix: String, page_cache: &CacheRef, codec_config: C) -> immutable::Config<C> {
-    let partition = |part: &str| format!("{prefix}-{part}");
-    immutable::Config {
-        metadata_partition: partition("metadata"),
-        freezer_table_partition: partition("table"),
-        freezer_table_initial_size: 16_384,
-        freezer_table_resize_frequency: 4,
-        freezer_table_resize_chunk_size: 16_384,
-        freezer_key_partition: partition("key"),
-        freezer_key_page_cache: page_cache.clone(),
-        freezer_value_partition: partition("value"),
-        freezer_value_target_size: 1 << 28,
-        freezer_value_compression: None,
-        ordinal_partition: partition("ordinal"),
-        items_per_section: NZU64!(65_536),
-        codec_config,
-        replay_buffer: NZUsize!(1 << 20),
-        freezer_key_write_buffer: NZUsize!(1 << 16),
-        freezer_value_write_buffer: NZUsize!(1 << 20),
-        ordinal_write_buffer: NZUsize!(1 << 16),
-    }
+        partition: format!("{}-votes", base.partition),
+        mailbox_size: NZUsize!(config::MAILBOX_MAX),
+        epoch: Epoch::zero(),
+        floor: Floor::Genesis(base.genesis.digest()),
+        replay_buffer: NZUsize!(config::REPLAY_BYTES_MAX),
+        write_buffer: NZUsize!(config::WRITE_BYTES_MAX),
+        page_cache: base.pages,
+        leader_timeout: settings.timeouts.leader,
+        certification_timeout: settings.timeouts.certification,
+        timeout_retry: settings.timeouts.certification,
+        view_retention: ViewDelta::new(config::VIEWS_KEPT),
+        skip: config::skip(settings.timeouts.absence),
+        fetch_timeout: NZDuration!(config::FETCH_TIMEOUT),
+        fetch_retry_delay: config::FETCH_PAUSE,
+        forward: ForwardPolicy::SilentVoters,
+    };
+    simplex::Engine::new(context.child("simplex"), simplex).start(votes, certificates, resolver)
 }

@@ -2,7 +2,10 @@
 
 use commonware_consensus::simplex::{scheme::ed25519::Scheme, types};
 use commonware_cryptography::certificate::Scheme as _;
-use commonware_utils::{TryCollect as _, ordered::{Quorum as _, Set}};
+use commonware_utils::{
+    TryCollect as _,
+    ordered::{Quorum as _, Set},
+};
 use ledger::{
     genesis::Genesis,
     proof::{self, Finalization, Vote},
@@ -17,8 +20,12 @@ use super::codec::{EngineDigest, engine_key, engine_signer};
 /// Never for a checked genesis: its validators differ from each other.
 #[must_use]
 pub fn scheme(genesis: &Genesis, key: &SigningKey) -> Scheme {
-    let committee: Set<_> =
-        genesis.committee().iter().map(engine_key).try_collect().expect("a checked genesis has distinct validators");
+    let committee: Set<_> = genesis
+        .committee()
+        .iter()
+        .map(engine_key)
+        .try_collect()
+        .expect("a checked genesis has distinct validators");
     let namespace = proof::vote_namespace(&genesis.network());
     Scheme::signer(&namespace, committee.clone(), engine_signer(key))
         .unwrap_or_else(|| Scheme::verifier(&namespace, committee))
@@ -27,13 +34,23 @@ pub fn scheme(genesis: &Genesis, key: &SigningKey) -> Scheme {
 /// The votes in the ledger's form, ordered by validator; `None` if a signature or key is malformed, which the engine
 /// never lets through.
 #[must_use]
-pub fn in_ledger_form(scheme: &Scheme, finalization: &types::Finalization<Scheme, EngineDigest>) -> Option<Finalization> {
+pub fn in_ledger_form(
+    scheme: &Scheme,
+    finalization: &types::Finalization<Scheme, EngineDigest>,
+) -> Option<Finalization> {
     let certificate = &finalization.certificate;
-    let votes = certificate.signers.iter().zip(&certificate.signatures).map(|(signer, signature)| {
-        let validator: [u8; 32] = scheme.participants().key(signer)?.as_ref().try_into().ok()?;
-        let signature: [u8; 64] = signature.get()?.as_ref().try_into().ok()?;
-        Some(Vote { validator: PublicKey::from_bytes(validator).ok()?, signature: Signature::from_bytes(signature) })
-    });
+    let votes = certificate
+        .signers
+        .iter()
+        .zip(&certificate.signatures)
+        .map(|(signer, signature)| {
+            let validator: [u8; 32] = scheme.participants().key(signer)?.as_ref().try_into().ok()?;
+            let signature: [u8; 64] = signature.get()?.as_ref().try_into().ok()?;
+            Some(Vote {
+                validator: PublicKey::from_bytes(validator).ok()?,
+                signature: Signature::from_bytes(signature),
+            })
+        });
     let mut votes: Vec<Vote> = votes.collect::<Option<_>>()?;
     votes.sort_by_key(|vote| vote.validator);
     Some(Finalization { votes })
@@ -42,7 +59,10 @@ pub fn in_ledger_form(scheme: &Scheme, finalization: &types::Finalization<Scheme
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::consensus::codec::{EngineBlock, tests::{child, founded}};
+    use crate::consensus::codec::{
+        EngineBlock,
+        tests::{child, commitment, founded},
+    };
     use commonware_consensus::{
         CertifiableBlock as _,
         simplex::types::{Finalize, Proposal},
@@ -54,40 +74,18 @@ mod tests {
     use ledger::{
         block::Block,
         proof::{Receipt, ValidatorSet},
-        transaction::{Action, Author, Commitment, SignedTransaction, Transaction},
     };
     use proptest::prelude::*;
-    use record::{
-        bundle::SealedBundle,
-        canonical::{Digest, Domain, cid_of},
-        ids::KeyId,
-    };
-
-    fn commitment(genesis: &Genesis) -> SignedTransaction {
-        let commitment = Commitment {
-            bundle: SealedBundle::id_of(b"sealed"),
-            cid: cid_of(b"sealed"),
-            key: KeyId(Digest::of(Domain::SUBJECT_KEY, &[])),
-            root: Digest::ZERO,
-            count: 1,
-            bucket: 0,
-        };
-        Transaction {
-            network: genesis.network(),
-            author: Author::Gateway("home-1".parse().expect("good")),
-            sequence: 0,
-            action: Action::Commit(commitment),
-        }
-        .sign(&SigningKey::random())
-    }
 
     /// Votes of the first `voters` keys on the block, made by the engine itself.
     fn voted(genesis: &Genesis, keys: &[SigningKey], voters: usize, block: &EngineBlock) -> Finalization {
         let context = block.context();
         let proposal = Proposal::new(context.round, context.parent.0, block.digest());
         let schemes: Vec<_> = keys.iter().map(|key| scheme(genesis, key)).collect();
-        let votes: Vec<_> =
-            schemes[..voters].iter().map(|s| Finalize::sign(s, proposal.clone()).expect("a validator signs")).collect();
+        let votes: Vec<_> = schemes[..voters]
+            .iter()
+            .map(|s| Finalize::sign(s, proposal.clone()).expect("a validator signs"))
+            .collect();
         let engine = types::Finalization::from_finalizes(&schemes[0], non_empty![@votes.iter()], &Sequential);
         in_ledger_form(&schemes[0], &engine.expect("a quorum")).expect("well formed")
     }
@@ -101,17 +99,34 @@ mod tests {
     fn sample() -> Voted {
         let keys: Vec<_> = (0..4).map(|_| SigningKey::random()).collect();
         let genesis = founded(&keys);
-        let block = child(&genesis, &Block::genesis(&genesis), vec![commitment(&genesis)]);
+        let block = child(
+            &genesis,
+            &Block::genesis(&genesis),
+            vec![commitment(&genesis, &SigningKey::random())],
+        );
         let finalization = voted(&genesis, &keys, 3, &EngineBlock::new(block.clone()));
-        Voted { block, finalization, validators: ValidatorSet { network: genesis.network(), validators: genesis.committee() } }
+        Voted {
+            block,
+            finalization,
+            validators: ValidatorSet {
+                network: genesis.network(),
+                validators: genesis.committee(),
+            },
+        }
     }
 
     #[test]
     fn the_engines_own_votes_pass_the_ledgers_check() {
-        let Voted { block, finalization, validators } = sample();
+        let Voted {
+            block,
+            finalization,
+            validators,
+        } = sample();
         assert_eq!(finalization.check(&block.header, &validators), Ok(3));
         assert!(block.header.view > u64::from(u8::MAX) && View::new(block.header.view) > View::zero());
-        let receipt = Receipt::of(&block, 0, vec![], finalization).expect("a commitment").to_json();
+        let receipt = Receipt::of(&block, 0, vec![], finalization)
+            .expect("a commitment")
+            .to_json();
         let verified = Receipt::verify(&receipt, &validators).expect("holds");
         assert_eq!((verified.votes(), verified.header()), (3, &block.header));
     }

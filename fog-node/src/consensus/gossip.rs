@@ -31,10 +31,17 @@ const STATE_TIMEOUT: Duration = Duration::from_secs(2);
 const PAYLOAD_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Sends what this node's own clients inserted, for ever.
-pub(super) async fn send<P: Payloads>(clock: impl Clock, rooms: Rooms<P>, mut peers: impl Sender<PublicKey = PublicKey>) {
+pub(super) async fn send<P: Payloads>(
+    clock: impl Clock,
+    rooms: Rooms<P>,
+    mut peers: impl Sender<PublicKey = PublicKey>,
+) {
     loop {
         let batch = rooms.mempool.take_local(BATCH_MAX).await;
-        let message: Vec<Bytes> = batch.iter().map(|transaction| Bytes::from(transaction.encode())).collect();
+        let message: Vec<Bytes> = batch
+            .iter()
+            .map(|transaction| Bytes::from(transaction.encode()))
+            .collect();
         // Whom it does not reach learns of the transactions in a block; we propose them ourselves when it is our turn.
         let _ = peers.send(Recipients::All, message.encode(), false);
         clock.sleep(INTERVAL).await;
@@ -69,7 +76,10 @@ pub(super) async fn receive<P: Payloads>(
 fn decode(message: Bytes) -> Vec<SignedTransaction> {
     let limits = (RangeCfg::from(0..=BATCH_MAX), RangeCfg::from(0..=TRANSACTION_BYTES_MAX));
     let transactions = Vec::<Bytes>::decode_cfg(message, &limits).unwrap_or_default();
-    transactions.iter().filter_map(|bytes| SignedTransaction::decode(bytes).ok()).collect()
+    transactions
+        .iter()
+        .filter_map(|bytes| SignedTransaction::decode(bytes).ok())
+        .collect()
 }
 
 /// Checks one transaction and queues it if it would take effect and, for a commitment, its payload is held here.
@@ -113,7 +123,10 @@ async fn admitted<P: Payloads>(clock: &impl Clock, rooms: &Rooms<P>, transaction
             Err(refused) if !refused.may_pass_later() => return None,
             Err(_) => {}
         }
-        let left = deadline.duration_since(clock.current()).ok().filter(|left| !left.is_zero())?;
+        let left = deadline
+            .duration_since(clock.current())
+            .ok()
+            .filter(|left| !left.is_zero())?;
         select! {
             changed = heads.changed() => changed.ok()?,
             () = clock.sleep(left) => {},

@@ -43,7 +43,13 @@ pub(super) struct Connected {
 }
 
 /// Listens, and connects to every peer.
-pub(super) fn connect(context: &Context, key: PrivateKey, network: &NetworkId, listen: SocketAddr, peers: Peers) -> Connected {
+pub(super) fn connect(
+    context: &Context,
+    key: PrivateKey,
+    network: &NetworkId,
+    listen: SocketAddr,
+    peers: Peers,
+) -> Connected {
     let peers_max = NonZeroUsize::new(peers.len()).expect("this node is one of them");
     let handshake = Cups::<_, ChaCha20Poly1305>::new(
         Sake {
@@ -57,8 +63,14 @@ pub(super) fn connect(context: &Context, key: PrivateKey, network: &NetworkId, l
     let namespace = [proof::vote_namespace(network).as_slice(), b"/p2p"].concat();
     // A handful of known peers, often in private address ranges: reconnecting within a second is what matters, and the
     // preset for that is `local`.
-    let mut config =
-        lookup::Config::local(handshake, &namespace, listen, peers_max, message_bytes_max(), NZUsize!(MAILBOX_MAX));
+    let mut config = lookup::Config::local(
+        handshake,
+        &namespace,
+        listen,
+        peers_max,
+        message_bytes_max(),
+        NZUsize!(MAILBOX_MAX),
+    );
     config.tracked_peer_sets = NZUsize!(2);
     let (mut network, mut oracle) = Network::new(context.child("network"), config);
     // Of a set that is tracked first there is nothing to report back.
@@ -71,5 +83,9 @@ pub(super) fn connect(context: &Context, key: PrivateKey, network: &NetworkId, l
         proposals: network.register(4, BLOCKS_QUOTA),
         mempool: network.register(5, BLOCKS_QUOTA),
     };
-    Connected { channels, oracle, task: network.start() }
+    Connected {
+        channels,
+        oracle,
+        task: network.start(),
+    }
 }

@@ -2,9 +2,7 @@
 
 use std::{
     collections::HashMap,
-    fs, io,
     net::{IpAddr, SocketAddr},
-    path::Path,
     pin::pin,
     sync::{
         Arc,
@@ -19,12 +17,7 @@ use hyper_util::{
     server::conn::auto,
     service::TowerToHyperService,
 };
-use rustls::{
-    RootCertStore, ServerConfig,
-    crypto::aws_lc_rs,
-    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
-    server::WebPkiClientVerifier,
-};
+use rustls::ServerConfig;
 use tokio::{
     net::{TcpListener, TcpStream},
     task::JoinSet,
@@ -60,105 +53,6 @@ pub struct Limits {
     pub idle_timeout: Duration,
     /// Time for requests under way when the node stops.
     pub drain_timeout: Duration,
-}
-
-/// TLS files that cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum TlsError {
-    /// A file is missing or is not PEM of the right kind.
-    #[error("{path}: {source}")]
-    File {
-        /// Which file.
-        path: String,
-        /// Why.
-        source: rustls::pki_types::pem::Error,
-    },
-    /// The key does not fit the certificate, or the like.
-    #[error("TLS: {0}")]
-    Tls(#[from] rustls::Error),
-    /// The CA cannot verify clients.
-    #[error("TLS client certificates: {0}")]
-    Verifier(#[from] rustls::client::VerifierBuilderError),
-}
-
-/// Certificates and key of this node, read from PEM files.
-#[derive(Debug)]
-pub struct Identity {
-    /// The leaf first.
-    pub chain: Vec<CertificateDer<'static>>,
-    /// Its private key.
-    pub key: PrivateKeyDer<'static>,
-    /// The network's CA.
-    pub roots: Arc<RootCertStore>,
-}
-
-impl Identity {
-    /// Reads the files.
-    ///
-    /// # Errors
-    /// [`TlsError`].
-    pub fn read(certificate: &Path, key: &Path, ca: &Path) -> Result<Self, TlsError> {
-        let file = |path: &Path| {
-            let path = path.display().to_string();
-            move |source| TlsError::File { path, source }
-        };
-        let certificates = |path: &Path| -> Result<Vec<_>, TlsError> {
-            let all: Result<Vec<_>, _> = CertificateDer::pem_file_iter(path).map_err(file(path))?.collect();
-            let all = all.map_err(file(path))?;
-            if all.is_empty() {
-                Err(file(path)(rustls::pki_types::pem::Error::NoItemsFound))
-            } else {
-                Ok(all)
-            }
-        };
-        let mut roots = RootCertStore::empty();
-        for root in certificates(ca)? {
-            roots.add(root)?;
-        }
-        let key = PrivateKeyDer::from_pem_file(key).map_err(file(key))?;
-        Ok(Self {
-            chain: certificates(certificate)?,
-            key,
-            roots: Arc::new(roots),
-        })
-    }
-
-    /// TLS 1.2 and 1.3; a client may show a certificate, and then it must be one of the CA.
-    ///
-    /// # Errors
-    /// [`TlsError`] if key and certificate do not fit.
-    pub fn server(&self) -> Result<ServerConfig, TlsError> {
-        let provider = Arc::new(aws_lc_rs::default_provider());
-        let verifier = WebPkiClientVerifier::builder_with_provider(self.roots.clone(), provider.clone());
-        let verifier = verifier.allow_unauthenticated().build()?;
-        let mut config = ServerConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()?
-            .with_client_cert_verifier(verifier)
-            .with_single_cert(self.chain.clone(), self.key.clone_key())?;
-        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        Ok(config)
-    }
-
-    /// TLS 1.3 to other nodes, with our certificate.
-    ///
-    /// # Errors
-    /// [`TlsError`] if key and certificate do not fit.
-    pub fn client(&self) -> Result<rustls::ClientConfig, TlsError> {
-        let config = rustls::ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
-            .with_protocol_versions(&[&rustls::version::TLS13])?
-            .with_root_certificates(self.roots.clone())
-            .with_client_auth_cert(self.chain.clone(), self.key.clone_key())?;
-        Ok(config)
-    }
-}
-
-/// Whether only its owner can read a file; a key that others can read is none.
-///
-/// # Errors
-/// The file cannot be looked at.
-pub fn is_private(path: &Path) -> io::Result<bool> {
-    use std::os::unix::fs::PermissionsExt as _;
-    Ok(fs::metadata(path)?.permissions().mode() & 0o077 == 0)
 }
 
 /// The loop's constants, shared by its connections.

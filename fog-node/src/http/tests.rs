@@ -3,12 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use ::http::StatusCode;
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use record::canonical::{Digest, Domain};
-use rustls::{
-    RootCertStore,
-    pki_types::{CertificateDer, PrivateKeyDer, ServerName},
-};
+use rustls::pki_types::ServerName;
 use serde_json::json;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -22,7 +18,8 @@ use tokio_util::sync::CancellationToken;
 use super::{
     answer,
     route::{Bounds, Handler, Route, Table},
-    server::{self, Identity, Limits},
+    server::{self, Limits},
+    tls::{Identity, tests::Authority},
 };
 
 const HEADER_TIMEOUT: Duration = Duration::from_millis(300);
@@ -33,28 +30,6 @@ struct Server {
     identity: Identity,
     shutdown: CancellationToken,
     task: JoinHandle<()>,
-}
-
-/// A CA, and a certificate of it for loopback.
-fn identity() -> Identity {
-    let mut ca = CertificateParams::new(vec![]).expect("names");
-    ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let ca = CertifiedIssuer::self_signed(ca, KeyPair::generate().expect("a key")).expect("a CA");
-    let key = KeyPair::generate().expect("a key");
-    let names = vec!["127.0.0.1".to_owned(), "localhost".to_owned()];
-    let leaf = CertificateParams::new(names)
-        .expect("names")
-        .signed_by(&key, &ca)
-        .expect("a certificate");
-    let mut roots = RootCertStore::empty();
-    roots.add(ca.der().clone()).expect("a root");
-    let chain: Vec<CertificateDer<'static>> = vec![leaf.der().clone()];
-    let key = PrivateKeyDer::try_from(key.serialize_der()).expect("a key");
-    Identity {
-        chain,
-        key,
-        roots: Arc::new(roots),
-    }
 }
 
 async fn start(connections_max: usize) -> Server {
@@ -84,7 +59,7 @@ async fn start(connections_max: usize) -> Server {
         idle_timeout: SECONDS,
         drain_timeout: SECONDS,
     };
-    let (identity, shutdown) = (identity(), CancellationToken::new());
+    let (identity, shutdown) = (Authority::new().issue(), CancellationToken::new());
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("bound");
     let service = Table::new(routes, Arc::new(()), bounds).into_service(&["fhir", "api"]);
@@ -108,7 +83,7 @@ impl Server {
             .with_root_certificates(self.identity.roots.clone())
             .with_no_client_auth();
         let stream = TcpStream::connect(self.address).await?;
-        let name = ServerName::try_from("localhost").expect("a name");
+        let name = ServerName::try_from("127.0.0.1").expect("a name");
         TlsConnector::from(Arc::new(config)).connect(name, stream).await
     }
 
@@ -220,7 +195,7 @@ async fn a_client_certificate_becomes_the_peers_identity() {
 #[tokio::test]
 async fn a_certificate_of_another_ca_is_refused() {
     let server = start(8).await;
-    let mut other = identity();
+    let mut other = Authority::new().issue();
     other.roots = server.identity.roots.clone();
     let tls = other.client().expect("fits");
     let client = reqwest::Client::builder()

@@ -80,8 +80,13 @@ impl Sqlite {
             .bind(bundle.clone())
             .fetch_one(&mut *transaction)
             .await?;
-        let Some(attempts) = attempts else { return Ok(Projected::default()) };
-        sqlx::query("DELETE FROM rejected WHERE bundle = ?").bind(bundle).execute(&mut *transaction).await?;
+        let Some(attempts) = attempts else {
+            return Ok(Projected::default());
+        };
+        sqlx::query("DELETE FROM rejected WHERE bundle = ?")
+            .bind(bundle)
+            .execute(&mut *transaction)
+            .await?;
         let projected: i64 = sqlx::query_scalar("SELECT value FROM progress WHERE name = 'projected'")
             .fetch_one(&mut *transaction)
             .await?;
@@ -97,10 +102,17 @@ impl Sqlite {
         for reason in reasons {
             list.push_bind(*reason);
         }
-        query.push(") GROUP BY bundle, height ORDER BY MIN(attempts), height LIMIT ").push_bind(count);
+        query
+            .push(") GROUP BY bundle, height ORDER BY MIN(attempts), height LIMIT ")
+            .push_bind(count);
         let rows = query.build().persistent(false).fetch_all(&self.pool).await?;
         rows.iter()
-            .map(|row| Ok(Pending { bundle: BundleId(digest(row, "bundle")?), height: height(column(row, "height")?) }))
+            .map(|row| {
+                Ok(Pending {
+                    bundle: BundleId(digest(row, "bundle")?),
+                    height: height(column(row, "height")?),
+                })
+            })
             .collect()
     }
 
@@ -113,12 +125,25 @@ impl Sqlite {
             .fetch_one(&self.pool)
             .await?;
         let count = search.count.min(PAGE_ROWS_MAX);
-        let mut rows = if count == 0 { Vec::new() } else { self.rows(keys, search, snapshot, count + 1).await? };
+        let mut rows = if count == 0 {
+            Vec::new()
+        } else {
+            self.rows(keys, search, snapshot, count + 1).await?
+        };
         // One more than asked for: whether there is a next page.
         let has_more = rows.len() > count as usize;
         rows.truncate(count as usize);
-        let next = rows.last().filter(|_| has_more).map(|row| Cursor::after(row, snapshot)).transpose()?;
-        Ok(Page { rows, total: total.cast_unsigned(), next, height: snapshot })
+        let next = rows
+            .last()
+            .filter(|_| has_more)
+            .map(|row| Cursor::after(row, snapshot))
+            .transpose()?;
+        Ok(Page {
+            rows,
+            total: total.cast_unsigned(),
+            next,
+            height: snapshot,
+        })
     }
 
     async fn rows(&self, keys: &[KeyId], search: &Search, snapshot: Height, count: u32) -> Result<Vec<Row>, Error> {
@@ -127,8 +152,17 @@ impl Sqlite {
             query.push(" AND (effective_ms, id) < (").push_bind(cursor.effective_ms);
             query.push(", ").push_bind(hex::encode(cursor.id)).push(")");
         }
-        query.push(" ORDER BY effective_ms DESC, id DESC LIMIT ").push_bind(count);
-        query.build().persistent(false).fetch_all(&self.pool).await?.iter().map(row).collect()
+        query
+            .push(" ORDER BY effective_ms DESC, id DESC LIMIT ")
+            .push_bind(count);
+        query
+            .build()
+            .persistent(false)
+            .fetch_all(&self.pool)
+            .await?
+            .iter()
+            .map(row)
+            .collect()
     }
 
     pub(super) async fn counts(&self) -> Result<Counts, Error> {
@@ -153,7 +187,9 @@ impl Sqlite {
 /// The rows a caller may see and asked for, up to the snapshot. No permit, no row.
 fn filtered(select: &str, keys: &[KeyId], search: &Search, snapshot: Height) -> QueryBuilder<sqlx::Sqlite> {
     let mut query = QueryBuilder::new(select);
-    query.push(" FROM observation WHERE visible_from <= ").push_bind(snapshot.0.cast_signed());
+    query
+        .push(" FROM observation WHERE visible_from <= ")
+        .push_bind(snapshot.0.cast_signed());
     query.push(" AND subject_key IN (");
     let mut list = query.separated(", ");
     for key in keys {
@@ -292,7 +328,10 @@ fn parsed<T: std::str::FromStr>(row: &SqliteRow, name: &'static str) -> Result<T
 
 fn digest(row: &SqliteRow, name: &'static str) -> Result<Digest, Error> {
     let bytes = column::<Vec<u8>>(row, name)?;
-    bytes.try_into().map(Digest::from_bytes).map_err(|_| Error::Damaged(name))
+    bytes
+        .try_into()
+        .map(Digest::from_bytes)
+        .map_err(|_| Error::Damaged(name))
 }
 
 fn height(value: i64) -> Height {

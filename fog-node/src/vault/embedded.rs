@@ -41,7 +41,7 @@ const PUTS_MAX: usize = 256;
 const BATCH_PAYLOADS_MAX: usize = 256;
 /// Bytes in one commit, at most (the payload that passes it is the last).
 const BATCH_BYTES_MAX: usize = 16 << 20;
-/// Pause after the disk was full, before the file is opened anew.
+/// Pause after the disk was full, before anything is written again.
 const FULL_PAUSE: Duration = Duration::from_millis(200);
 
 /// A payload on its way to the disk.
@@ -76,7 +76,11 @@ impl Embedded {
         let opened = runtime.spawn_blocking(move || file.reopen(false).map(|()| file)).await;
         let file = Arc::new(opened.map_err(|_| Error::Stopped)?.map_err(storage)?);
         let (puts, queue) = mpsc::channel(PUTS_MAX);
-        let writer = Writer { queue, file: file.clone(), arrivals };
+        let writer = Writer {
+            queue,
+            file: file.clone(),
+            arrivals,
+        };
         thread::Builder::new()
             .name("vault-writer".to_owned())
             .spawn(move || writer.run())
@@ -87,14 +91,20 @@ impl Embedded {
     /// Keeps a payload whose identifier the caller has computed or checked.
     pub(super) async fn put(&self, cid: Cid, payload: Bytes) -> Result<(), Error> {
         let (reply, done) = oneshot::channel();
-        self.puts.send(Put { cid, payload, reply }).await.map_err(|_| Error::Stopped)?;
+        self.puts
+            .send(Put { cid, payload, reply })
+            .await
+            .map_err(|_| Error::Stopped)?;
         done.await.map_err(|_| Error::Stopped)?
     }
 
     /// The payload, if it is here and intact.
     pub(super) async fn read(&self, cid: &Cid) -> Result<Option<Bytes>, Error> {
         let (file, cid) = (self.file.clone(), *cid);
-        self.runtime.spawn_blocking(move || file.read(&cid)).await.map_err(|_| Error::Stopped)?
+        self.runtime
+            .spawn_blocking(move || file.read(&cid))
+            .await
+            .map_err(|_| Error::Stopped)?
     }
 }
 
@@ -117,22 +127,28 @@ impl File {
                 Ok(None)
             }
             Ok(None) => Ok(None),
-            Err(error @ redb::Error::Corrupted(_)) => {
+            Err(error) if is_corrupt(&error) => {
                 damaged(cid, &error.to_string());
                 // What redb has in memory may be half changed after a panic.
                 self.reopen(false).map_err(storage)?;
                 Ok(None)
             }
             // Closed, or useless until the writer opens it anew.
-            Err(redb::Error::PreviousIo) => Err(Error::DiskFull),
+            Err(error) if is_full(&error) => Err(Error::DiskFull),
             Err(error) => Err(storage(error)),
         }
     }
 
     fn fetch(&self, cid: &Cid) -> Result<Option<Bytes>, redb::Error> {
         let database = self.database.read().unwrap_or_else(PoisonError::into_inner);
-        let payloads = database.as_ref().ok_or(redb::Error::PreviousIo)?.begin_read()?.open_table(PAYLOADS)?;
-        Ok(payloads.get(&digest(cid))?.map(|payload| Bytes::copy_from_slice(payload.value())))
+        let payloads = database
+            .as_ref()
+            .ok_or(redb::Error::PreviousIo)?
+            .begin_read()?
+            .open_table(PAYLOADS)?;
+        Ok(payloads
+            .get(&digest(cid))?
+            .map(|payload| Bytes::copy_from_slice(payload.value())))
     }
 
     /// Writes a batch in one durable commit; the answers are in the order of the batch.
@@ -158,7 +174,9 @@ impl File {
                 };
                 let after = bytes.saturating_sub(replaced).saturating_add(put.payload.len() as u64);
                 if after > self.bytes_max {
-                    answers.push(Err(Error::Full { bytes_max: self.bytes_max }));
+                    answers.push(Err(Error::Full {
+                        bytes_max: self.bytes_max,
+                    }));
                     continue;
                 }
                 payloads.insert(&key, put.payload.as_ref())?;
@@ -172,15 +190,20 @@ impl File {
         Ok(answers)
     }
 
-    /// Closes the file if it is open and opens it anew; a corrupt one is set aside first.
-    fn reopen(&self, is_corrupt: bool) -> Result<(), redb::Error> {
+    /// Closes the file if it is open and opens it anew, or sets it aside and begins a new one; so it does as well if it
+    /// finds the file corrupt.
+    fn reopen(&self, begin_new: bool) -> Result<(), redb::Error> {
         let mut database = self.database.write().unwrap_or_else(PoisonError::into_inner);
-        *database = None;
-        if is_corrupt {
+        // Closing after a panic may panic once more.
+        let closed = guarded(|| {
+            *database = None;
+            Ok(())
+        });
+        if begin_new || closed.is_err() {
             self.set_aside()?;
         }
         let opened = match guarded(|| self.create()) {
-            Err(redb::Error::Corrupted(_)) => {
+            Err(error) if is_corrupt(&error) => {
                 self.set_aside()?;
                 self.create()?
             }
@@ -192,8 +215,18 @@ impl File {
 
     fn create(&self) -> Result<Database, redb::Error> {
         // Made here rather than by redb, so that nobody else may read it.
-        fs::OpenOptions::new().create(true).append(true).mode(0o600).open(&self.path)?;
-        let database = Database::builder().set_cache_size(self.cache_bytes_max).create(&self.path)?;
+        fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .mode(0o600)
+            .open(&self.path)?;
+        let database = Database::builder()
+            .set_cache_size(self.cache_bytes_max)
+            .create(&self.path)?;
+        // A full disk takes no tables, but what is on it can be read.
+        if database.begin_read()?.open_table(PAYLOADS).is_ok() {
+            return Ok(database);
+        }
         let mut transaction = database.begin_write()?;
         transaction.set_quick_repair(true);
         transaction.open_table(PAYLOADS)?;
@@ -203,7 +236,9 @@ impl File {
     }
 
     fn set_aside(&self) -> Result<(), redb::Error> {
-        let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
+        let now_ms = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |since| since.as_millis());
         let aside = self.path.with_extension(format!("redb.corrupt-{now_ms}"));
         fs::rename(&self.path, &aside)?;
         metrics::counter!("fog_vault_files_set_aside_total").increment(1);
@@ -239,7 +274,12 @@ impl Writer {
             Ok(answers) => {
                 metrics::histogram!("fog_vault_commit_seconds").record(started.elapsed());
                 metrics::counter!("fog_vault_payloads_committed_total").increment(batch.len() as u64);
-                let arrived = batch.iter().zip(&answers).filter(|(_, a)| a.is_ok()).map(|(put, _)| put.cid).collect();
+                let arrived = batch
+                    .iter()
+                    .zip(&answers)
+                    .filter(|(_, a)| a.is_ok())
+                    .map(|(put, _)| put.cid)
+                    .collect();
                 for (put, answer) in batch.into_iter().zip(answers) {
                     // A caller that gave up is no failure.
                     let _ = put.reply.send(answer);
@@ -249,14 +289,14 @@ impl Writer {
                 }
             }
             Err(error) if is_full(&error) => {
-                tracing::warn!(%error, "the vault could not write; it opens its file anew when there is space");
+                tracing::warn!(%error, "the vault could not write; it goes on when there is space");
                 for put in batch {
                     let _ = put.reply.send(Err(Error::DiskFull));
                 }
-                thread::sleep(FULL_PAUSE);
                 if let Err(error) = self.file.reopen(false) {
                     tracing::warn!(%error, "the vault's file does not open yet");
                 }
+                thread::sleep(FULL_PAUSE);
             }
             // After any other failure (fsync among them) what is on the disk is unknown: the process must not go on.
             Err(error) => panic!("the vault's disk failed: {error}"),
@@ -266,7 +306,7 @@ impl Writer {
     /// Writes a batch, in a new file if the old one is corrupt.
     fn write(&self, batch: &[Put]) -> Result<Vec<Result<(), Error>>, redb::Error> {
         match guarded(|| self.file.write(batch)) {
-            Err(error @ redb::Error::Corrupted(_)) => {
+            Err(error) if is_corrupt(&error) => {
                 tracing::error!(%error, "the vault cannot write to its file");
                 self.file.reopen(true)?;
                 self.file.write(batch)
@@ -276,11 +316,25 @@ impl Writer {
     }
 }
 
-/// No space, or the file is closed since there was none.
+/// No space, or the file has to be opened anew since there was none, or since redb panicked in another thread.
 fn is_full(error: &redb::Error) -> bool {
     match error {
         redb::Error::Io(e) => matches!(e.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded),
-        redb::Error::PreviousIo => true,
+        redb::Error::PreviousIo | redb::Error::LockPoisoned(_) => true,
+        _ => false,
+    }
+}
+
+/// The file is not what redb wrote: it says so, or it misses a table or a type that we made.
+fn is_corrupt(error: &redb::Error) -> bool {
+    match error {
+        redb::Error::Io(e) => e.kind() == io::ErrorKind::InvalidData,
+        redb::Error::Corrupted(_)
+        | redb::Error::UpgradeRequired(_)
+        | redb::Error::TableTypeMismatch { .. }
+        | redb::Error::TableIsMultimap(_)
+        | redb::Error::TypeDefinitionChanged { .. }
+        | redb::Error::TableDoesNotExist(_) => true,
         _ => false,
     }
 }

@@ -32,7 +32,9 @@ impl TryFrom<String> for Peer {
 
     fn try_from(text: String) -> Result<Self, String> {
         let url = reqwest::Url::from_str(&text).map_err(|e| format!("peer {text:?} is not a URL: {e}"))?;
-        let is_loopback = url.host_str().is_some_and(|host| ["127.0.0.1", "[::1]", "localhost"].contains(&host));
+        let is_loopback = url
+            .host_str()
+            .is_some_and(|host| ["127.0.0.1", "[::1]", "localhost"].contains(&host));
         if url.scheme() != "https" && !(url.scheme() == "http" && is_loopback) {
             return Err(format!("peer {text:?} must be https (plain http only on loopback)"));
         }
@@ -113,7 +115,9 @@ impl Config {
             }
         }
         if (self.push_queue_bytes_max as usize) < PAYLOAD_BYTES_MAX {
-            faults.push(format!("vault.exchange.push_queue_bytes_max must be at least {PAYLOAD_BYTES_MAX}: one payload"));
+            faults.push(format!(
+                "vault.exchange.push_queue_bytes_max must be at least {PAYLOAD_BYTES_MAX}: one payload"
+            ));
         }
         faults
     }
@@ -142,7 +146,9 @@ pub(super) struct Exchange {
 
 impl fmt::Debug for Exchange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Exchange").field("config", &self.config).finish_non_exhaustive()
+        f.debug_struct("Exchange")
+            .field("config", &self.config)
+            .finish_non_exhaustive()
     }
 }
 
@@ -159,9 +165,16 @@ impl Exchange {
         let config = Arc::new(config.clone());
         let queues = config.peers.iter().map(|peer| {
             let (pushes, queue) = mpsc::channel(QUEUE_PAYLOADS_MAX);
-            let pusher = Pusher { peer: peer.clone(), config: config.clone(), client: client.clone() };
+            let pusher = Pusher {
+                peer: peer.clone(),
+                config: config.clone(),
+                client: client.clone(),
+            };
             tokio::spawn(pusher.run(queue));
-            Queue { pushes, bytes: Arc::new(Semaphore::new(config.push_queue_bytes_max as usize)) }
+            Queue {
+                pushes,
+                bytes: Arc::new(Semaphore::new(config.push_queue_bytes_max as usize)),
+            }
         });
         let queues = queues.collect();
         Self { config, client, queues }
@@ -178,9 +191,17 @@ impl Exchange {
     /// Queues a payload for every peer that has room.
     pub(super) fn push(&self, payload: &Bytes) {
         for queue in self.queues.iter() {
-            let share = u32::try_from(payload.len()).ok().and_then(|n| queue.bytes.clone().try_acquire_many_owned(n).ok());
+            let share = u32::try_from(payload.len())
+                .ok()
+                .and_then(|n| queue.bytes.clone().try_acquire_many_owned(n).ok());
             let queued = share.is_some_and(|share| {
-                queue.pushes.try_send(Push { payload: payload.clone(), _share: share }).is_ok()
+                queue
+                    .pushes
+                    .try_send(Push {
+                        payload: payload.clone(),
+                        _share: share,
+                    })
+                    .is_ok()
             });
             if !queued {
                 metrics::counter!("fog_vault_pushes_dropped_total").increment(1);
@@ -213,7 +234,9 @@ impl Exchange {
 
     async fn ask(&self, peer: &Peer, cid: &Cid) -> Option<Bytes> {
         let limit = Duration::from_millis(self.config.fetch_timeout_ms);
-        let answer = tokio::time::timeout(limit, self.download(peer, cid)).await.unwrap_or(Err(Miss::Failed));
+        let answer = tokio::time::timeout(limit, self.download(peer, cid))
+            .await
+            .unwrap_or(Err(Miss::Failed));
         let outcome = match &answer {
             Ok(_) => "delivered",
             Err(Miss::Absent) => "absent",
@@ -228,7 +251,10 @@ impl Exchange {
     }
 
     async fn download(&self, peer: &Peer, cid: &Cid) -> Result<Bytes, Miss> {
-        let request = self.client.get(format!("{peer}/ipfs/{cid}?format=raw")).header(header::ACCEPT, RAW);
+        let request = self
+            .client
+            .get(format!("{peer}/ipfs/{cid}?format=raw"))
+            .header(header::ACCEPT, RAW);
         let mut response = request.send().await.map_err(|_| Miss::Failed)?;
         match response.status() {
             StatusCode::OK => {}
@@ -303,10 +329,22 @@ impl Pusher {
         let response = request.send().await;
         match response.map(|answer| answer.status()) {
             Ok(status) if status.is_success() => Ok(()),
-            Ok(StatusCode::TOO_MANY_REQUESTS) => Err(PushFailure { reason: "busy", may_pass_later: true }),
-            Ok(status) if status.is_client_error() => Err(PushFailure { reason: "refused", may_pass_later: false }),
-            Ok(_) => Err(PushFailure { reason: "failing", may_pass_later: true }),
-            Err(_) => Err(PushFailure { reason: "unreachable", may_pass_later: true }),
+            Ok(StatusCode::TOO_MANY_REQUESTS) => Err(PushFailure {
+                reason: "busy",
+                may_pass_later: true,
+            }),
+            Ok(status) if status.is_client_error() => Err(PushFailure {
+                reason: "refused",
+                may_pass_later: false,
+            }),
+            Ok(_) => Err(PushFailure {
+                reason: "failing",
+                may_pass_later: true,
+            }),
+            Err(_) => Err(PushFailure {
+                reason: "unreachable",
+                may_pass_later: true,
+            }),
         }
     }
 }

@@ -60,7 +60,14 @@ pub(super) struct Seeker {
 impl Seeker {
     pub(super) fn new(messages: mpsc::Receiver<Message>, store: Embedded, exchange: Exchange) -> Self {
         let fetches = Arc::new(Semaphore::new(FETCHES_MAX));
-        Self { messages, wanted: HashMap::new(), rounds: JoinSet::new(), fetches, store, exchange }
+        Self {
+            messages,
+            wanted: HashMap::new(),
+            rounds: JoinSet::new(),
+            fetches,
+            store,
+            exchange,
+        }
     }
 
     /// Runs until the last [`super::Vault`] is gone.
@@ -88,9 +95,19 @@ impl Seeker {
             hash_map::Entry::Occupied(mut wanted) => wanted.get_mut().waiters.push(reply),
             hash_map::Entry::Vacant(_) if full => metrics::counter!("fog_vault_wants_refused_total").increment(1),
             hash_map::Entry::Vacant(vacant) => {
-                let round = round(cid, grace, self.fetches.clone(), self.store.clone(), self.exchange.clone());
+                let round = round(
+                    cid,
+                    grace,
+                    self.fetches.clone(),
+                    self.store.clone(),
+                    self.exchange.clone(),
+                );
                 let round = self.rounds.spawn(round);
-                vacant.insert(Wanted { waiters: vec![reply], pause: PAUSE, round });
+                vacant.insert(Wanted {
+                    waiters: vec![reply],
+                    pause: PAUSE,
+                    round,
+                });
             }
         }
     }
@@ -106,14 +123,22 @@ impl Seeker {
     }
 
     fn again(&mut self, cid: Cid) {
-        let hash_map::Entry::Occupied(mut wanted) = self.wanted.entry(cid) else { return };
+        let hash_map::Entry::Occupied(mut wanted) = self.wanted.entry(cid) else {
+            return;
+        };
         wanted.get_mut().waiters.retain(|waiter| !waiter.is_closed());
         if wanted.get().waiters.is_empty() {
             wanted.remove();
             return;
         }
         let pause = wanted.get().pause;
-        let round = round(cid, pause, self.fetches.clone(), self.store.clone(), self.exchange.clone());
+        let round = round(
+            cid,
+            pause,
+            self.fetches.clone(),
+            self.store.clone(),
+            self.exchange.clone(),
+        );
         wanted.get_mut().pause = (pause * 2).min(PAUSE_MAX);
         wanted.get_mut().round = self.rounds.spawn(round);
     }
@@ -126,7 +151,9 @@ async fn round(cid: Cid, pause: Duration, fetches: Arc<Semaphore>, store: Embedd
         return (cid, true);
     }
     let _permit = fetches.acquire().await.expect("the semaphore is never closed");
-    let Some(payload) = exchange.fetch(&cid).await else { return (cid, false) };
+    let Some(payload) = exchange.fetch(&cid).await else {
+        return (cid, false);
+    };
     match store.put(cid, payload).await {
         Ok(()) => (cid, true),
         Err(error) => {

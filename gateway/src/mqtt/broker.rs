@@ -86,7 +86,10 @@ impl Config {
     pub fn prepare(&self) -> Result<Users, Vec<String>> {
         let mut faults = Vec::new();
         if let Err(fault) = self.try_identity() {
-            faults.push(format!("mqtt.broker: certificate {} and its key: {fault}", self.certificate.display()));
+            faults.push(format!(
+                "mqtt.broker: certificate {} and its key: {fault}",
+                self.certificate.display()
+            ));
         }
         let users = fs::File::open(&self.users)
             .map_err(|e| e.to_string())
@@ -149,7 +152,10 @@ pub struct Broker {
 impl Broker {
     /// Starts it; it listens when this returns.
     pub(super) async fn start(config: Config, users: Users, intake: Intake) -> Result<Self, Error> {
-        let failed = |source| Error::Listen { listen: config.listen, source };
+        let failed = |source| Error::Listen {
+            listen: config.listen,
+            source,
+        };
         let listener = config.bind().map_err(failed)?;
         let listen = listener.local_addr().map_err(failed)?;
         let context = ServerContext::new()
@@ -162,13 +168,19 @@ impl Broker {
             .await;
         *context.extends.retain_mut().await = Box::new(States::default());
         Hooks::register(&context, users, intake).await;
-        let server = MqttServer::new(context.clone()).listener_by_id(listener, LISTENER).build();
+        let server = MqttServer::new(context.clone())
+            .listener_by_id(listener, LISTENER)
+            .build();
         let task = tokio::spawn(async move {
             // It serves until the task is dropped; the caller treats any end as a failure.
             let _ended = server.run().await;
         });
         tracing::info!(%listen, "devices may connect");
-        Ok(Self { task, sessions: Sessions(context), listen })
+        Ok(Self {
+            task,
+            sessions: Sessions(context),
+            listen,
+        })
     }
 
     /// Where it listens: the port, if any was asked for.
@@ -206,5 +218,362 @@ impl Sessions {
 impl fmt::Debug for Sessions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Sessions({})", self.count())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::outbox::tests::Home;
+    use aws_lc_rs::digest;
+    use rumqttc::{
+        AsyncClient, Event, MqttOptions, Packet, PubAckReason, PublishOptions, PublishResult, QoS, TlsConfiguration,
+        Transport,
+    };
+    use std::sync::Arc;
+    use tempfile::TempDir;
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::TcpStream,
+        sync::mpsc,
+        time::{sleep, timeout},
+    };
+    use tokio_rustls::{TlsConnector, client::TlsStream};
+
+    const PATIENCE: Duration = Duration::from_secs(10);
+    const OWN: &str = "vitalfog/v1/home-1/oximeter-1/reading";
+
+    /// A broker in front of a real outbox, with a certificate of its own.
+    struct House {
+        home: Home,
+        broker: Broker,
+        tls: Arc<rustls::ClientConfig>,
+        _folder: TempDir,
+    }
+
+    fn user(name: &str, device: Option<&str>) -> User {
+        let password = digest::digest(&digest::SHA256, format!("{name}-pw").as_bytes());
+        let device = device.map(|d| d.parse().expect("good"));
+        User {
+            user: name.to_owned(),
+            password_sha256: hex::encode(password),
+            device,
+        }
+    }
+
+    async fn house(packet_bytes_max: u32) -> House {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let path = |name: &str| folder.path().join(name);
+        let own = rcgen::generate_simple_self_signed(["localhost".to_owned(), "127.0.0.1".to_owned()]).expect("makes");
+        fs::write(path("mqtt.crt"), own.cert.pem()).expect("writes");
+        fs::write(path("mqtt.key"), own.signing_key.serialize_pem()).expect("writes");
+        let users = [
+            user("oximeter", Some("oximeter-1")),
+            user("scale", Some("scale-1")),
+            user("home", None),
+        ];
+        fs::write(path("users.json"), serde_json::to_string(&users).expect("encodes")).expect("writes");
+        let config = Config {
+            listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            certificate: path("mqtt.crt"),
+            private_key: path("mqtt.key"),
+            users: path("users.json"),
+            packet_bytes_max,
+            ..Config::default()
+        };
+        let users = config.prepare().expect("good");
+        let home = Home::open();
+        let tls = Arc::new(crate::tls::client_of_authority(&config.certificate).expect("good"));
+        let broker = Broker::start(config, users, home.intake.clone())
+            .await
+            .expect("listens");
+        House {
+            home,
+            broker,
+            tls,
+            _folder: folder,
+        }
+    }
+
+    impl House {
+        fn client(&self, user: &str, password: &str) -> (AsyncClient, mpsc::Receiver<Packet>) {
+            let mut options = MqttOptions::new(format!("{user}-client"), ("localhost", self.broker.listen().port()));
+            options.set_transport(Transport::tls_with_config(TlsConfiguration::Rustls(Arc::clone(
+                &self.tls,
+            ))));
+            options.set_credentials(user, password.to_owned());
+            let (client, mut events) = AsyncClient::builder(options).build();
+            let (sender, packets) = mpsc::channel(100);
+            tokio::spawn(async move {
+                // The first error ends it: a test sees what one connection saw.
+                while let Ok(event) = events.poll().await {
+                    if let Event::Incoming(packet) = event
+                        && sender.send(packet).await.is_err()
+                    {
+                        return;
+                    }
+                }
+            });
+            (client, packets)
+        }
+
+        /// The reason code of the PUBACK.
+        async fn publish(&self, user: &str, topic: &str, payload: &[u8]) -> PubAckReason {
+            let (client, mut packets) = self.client(user, &format!("{user}-pw"));
+            tokio::spawn(async move { while packets.recv().await.is_some() {} });
+            let notice = client
+                .publish_tracked(topic, payload.to_vec(), PublishOptions::at_least_once())
+                .await;
+            match timeout(PATIENCE, notice.expect("queued").wait_async())
+                .await
+                .expect("answered")
+            {
+                Ok(PublishResult::Qos1(ack)) => ack.reason,
+                other => panic!("{other:?}"),
+            }
+        }
+
+        async fn quarantined(&self, reason: &str) -> u64 {
+            let report = self.home.outbox.report().await.expect("runs");
+            report.quarantined.by_reason.get(reason).copied().unwrap_or(0)
+        }
+
+        /// A connection that speaks MQTT 3.1.1 by hand, logged in.
+        async fn old_client(&self, user: &str) -> TlsStream<TcpStream> {
+            let tcp = TcpStream::connect(self.broker.listen()).await.expect("connects");
+            let name = "localhost".try_into().expect("a name");
+            let mut stream = TlsConnector::from(Arc::clone(&self.tls))
+                .connect(name, tcp)
+                .await
+                .expect("handshake");
+            let mut body = b"\0\x04MQTT\x04\xc2\0\x3c".to_vec();
+            for text in [format!("{user}-old"), user.to_owned(), format!("{user}-pw")] {
+                body.extend((text.len() as u16).to_be_bytes());
+                body.extend(text.as_bytes());
+            }
+            stream
+                .write_all(&[&[0x10, body.len() as u8], &body[..]].concat())
+                .await
+                .expect("sends");
+            assert_eq!(read(&mut stream).await, [0x20, 2, 0, 0], "CONNACK: accepted");
+            stream
+        }
+    }
+
+    async fn read(stream: &mut TlsStream<TcpStream>) -> Vec<u8> {
+        let mut buffer = [0; 64];
+        let read = timeout(PATIENCE, stream.read(&mut buffer)).await.expect("answered");
+        buffer[..read.unwrap_or(0)].to_vec()
+    }
+
+    async fn publish_old(stream: &mut TlsStream<TcpStream>, topic: &str, payload: &[u8]) -> Vec<u8> {
+        let mut body = (topic.len() as u16).to_be_bytes().to_vec();
+        body.extend(topic.as_bytes());
+        body.extend(7u16.to_be_bytes());
+        body.extend(payload);
+        let length = [(body.len() % 128) as u8 | 0x80, (body.len() / 128) as u8];
+        stream
+            .write_all(&[&[0x32], &length[..], &body[..]].concat())
+            .await
+            .expect("sends");
+        read(stream).await
+    }
+
+    #[tokio::test]
+    async fn a_puback_means_that_the_reading_is_on_the_disk() {
+        let house = house(2 << 20).await;
+        let reading = house.home.oximeter.reading(1, 97);
+        assert_eq!(
+            house.publish("oximeter", OWN, reading.as_bytes()).await,
+            PubAckReason::Success
+        );
+        // What a power cut at this moment would leave.
+        let report = house.home.after_power_cut().await;
+        assert_eq!((report.counters.acknowledged, report.spooled_readings), (1, 1));
+        assert_eq!(
+            house.publish("home", OWN, reading.as_bytes()).await,
+            PubAckReason::Success,
+            "a repetition"
+        );
+        assert_eq!(house.home.outbox.report().await.expect("runs").counters.duplicates, 1);
+    }
+
+    #[tokio::test]
+    async fn a_wrong_password_or_none_is_refused() {
+        let house = house(2 << 20).await;
+        for (user, password) in [("oximeter", "wrong"), ("nobody", "nobody-pw"), ("", "")] {
+            let (_client, mut packets) = house.client(user, password);
+            let first = timeout(PATIENCE, packets.recv()).await.expect("ends");
+            assert!(!matches!(first, Some(Packet::ConnAck(ack)) if ack.code == rumqttc::ConnectReturnCode::Success));
+        }
+        assert_eq!(house.broker.sessions().count(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_device_cannot_publish_under_another_devices_topic() {
+        let house = house(2 << 20).await;
+        let reading = house.home.oximeter.reading(1, 97);
+        assert_eq!(
+            house.publish("scale", OWN, reading.as_bytes()).await,
+            PubAckReason::NotAuthorized
+        );
+        for topic in [
+            "vitalfog/v1/home-1/scale-1/ack",
+            "vitalfog/v1/home-2/scale-1/reading",
+            "elsewhere",
+        ] {
+            assert_eq!(
+                house.publish("scale", topic, b"x").await,
+                PubAckReason::NotAuthorized,
+                "{topic}"
+            );
+        }
+        assert_eq!(house.quarantined("wrong-topic").await, 4);
+        let mut old = house.old_client("scale").await;
+        assert_eq!(
+            publish_old(&mut old, OWN, reading.as_bytes()).await,
+            b"",
+            "3.1.1 is disconnected, not acknowledged"
+        );
+    }
+
+    #[tokio::test]
+    async fn an_implausible_reading_is_answered_with_its_reason_also_on_the_error_topic() {
+        let house = house(2 << 20).await;
+        let (listener, mut packets) = house.client("home", "home-pw");
+        listener
+            .subscribe("vitalfog/v1/home-1/+/error", QoS::AtLeastOnce)
+            .await
+            .expect("queued");
+        while !matches!(packets.recv().await.expect("connected"), Packet::SubAck(_)) {}
+        let absurd = house.home.oximeter.reading(1, 970);
+        let refused = house.publish("oximeter", OWN, absurd.as_bytes()).await;
+        assert_eq!(refused, PubAckReason::PayloadFormatInvalid);
+        let told = timeout(PATIENCE, packets.recv())
+            .await
+            .expect("told")
+            .expect("connected");
+        let Packet::Publish(told) = told else {
+            panic!("{told:?}")
+        };
+        assert_eq!(&told.topic[..], b"vitalfog/v1/home-1/oximeter-1/error");
+        assert!(
+            std::str::from_utf8(&told.payload)
+                .expect("text")
+                .contains("implausible")
+        );
+        let mut old = house.old_client("oximeter").await;
+        let puback = publish_old(&mut old, OWN, house.home.oximeter.reading(2, 970).as_bytes()).await;
+        assert_eq!(
+            puback,
+            [0x40, 2, 0, 7],
+            "in quarantine it is taken: 3.1.1 gets its PUBACK"
+        );
+        assert_eq!(house.quarantined("implausible").await, 2);
+    }
+
+    #[tokio::test]
+    async fn nobody_hears_what_another_device_measures() {
+        let house = house(2 << 20).await;
+        for (user, filter) in [
+            ("scale", "vitalfog/v1/home-1/#"),
+            ("home", "vitalfog/v1/home-1/+/reading"),
+            ("home", "#"),
+        ] {
+            let (client, mut packets) = house.client(user, &format!("{user}-pw"));
+            client.subscribe(filter, QoS::AtLeastOnce).await.expect("queued");
+            let ack = loop {
+                if let Packet::SubAck(ack) = timeout(PATIENCE, packets.recv())
+                    .await
+                    .expect("answered")
+                    .expect("connected")
+                {
+                    break ack;
+                }
+            };
+            assert_eq!(
+                ack.return_codes,
+                [rumqttc::SubscribeReasonCode::NotAuthorized],
+                "{user} {filter}"
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn a_giant_payload_is_quarantined_as_too_large_and_the_broker_lives() {
+        let house = house(2 << 20).await;
+        let refused = house.publish("oximeter", OWN, &vec![b'x'; 1 << 20]).await;
+        assert_eq!(refused, PubAckReason::PayloadFormatInvalid);
+        assert_eq!(house.quarantined("too-large").await, 1);
+        let reading = house.home.oximeter.reading(1, 97);
+        assert_eq!(
+            house.publish("oximeter", OWN, reading.as_bytes()).await,
+            PubAckReason::Success,
+            "the broker lives"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_packet_above_the_limit_costs_the_connection_and_is_counted() {
+        let house = house(100_000).await;
+        let mut old = house.old_client("oximeter").await;
+        // A PUBLISH header that announces 2 MiB: the broker must not wait for them.
+        old.write_all(&[0x32, 0x80, 0x80, 0x80, 0x01, 0, 1])
+            .await
+            .expect("sends");
+        assert_eq!(read(&mut old).await, b"", "disconnected");
+        for _ in 0..100 {
+            if house.quarantined("too-large").await == 1 {
+                break;
+            }
+            sleep(Duration::from_millis(50)).await;
+        }
+        assert_eq!(house.quarantined("too-large").await, 1);
+        let reading = house.home.oximeter.reading(1, 97);
+        assert_eq!(
+            house.publish("oximeter", OWN, reading.as_bytes()).await,
+            PubAckReason::Success,
+            "the broker lives"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_session_cannot_be_taken_over_by_another_user() {
+        let house = house(2 << 20).await;
+        let _first = house.old_client("oximeter").await;
+        let tcp = TcpStream::connect(house.broker.listen()).await.expect("connects");
+        let name = "localhost".try_into().expect("a name");
+        let mut other = TlsConnector::from(Arc::clone(&house.tls))
+            .connect(name, tcp)
+            .await
+            .expect("handshake");
+        let body = b"\0\x04MQTT\x04\xc2\0\x3c\0\x0coximeter-old\0\x05scale\0\x08scale-pw";
+        other
+            .write_all(&[&[0x10, body.len() as u8], &body[..]].concat())
+            .await
+            .expect("sends");
+        assert_eq!(read(&mut other).await, [0x20, 2, 0, 5], "CONNACK: not authorized");
+        assert_eq!(house.broker.sessions().count(), 1);
+    }
+
+    #[tokio::test]
+    async fn what_is_not_taken_is_not_acknowledged() {
+        let house = house(2 << 20).await;
+        house.home.outbox.stop().await;
+        let reading = house.home.oximeter.reading(1, 97);
+        let mut old = house.old_client("oximeter").await;
+        assert_eq!(
+            publish_old(&mut old, OWN, reading.as_bytes()).await,
+            b"",
+            "disconnected without PUBACK"
+        );
+        let (client, mut packets) = house.client("oximeter", "oximeter-pw");
+        client
+            .publish(OWN, reading.as_bytes().to_vec(), PublishOptions::at_least_once())
+            .await
+            .expect("queued");
+        while let Some(packet) = timeout(PATIENCE, packets.recv()).await.expect("ends") {
+            assert!(!matches!(packet, Packet::PubAck(_)), "{packet:?}");
+        }
     }
 }

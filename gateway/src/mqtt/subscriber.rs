@@ -1,13 +1,20 @@
 //! The client of an outside broker: manual acknowledgements, a session that outlives restarts, and the application's own
 //! cumulative acknowledgement, because a PUBACK from such a broker is no receipt.
 
-use std::{collections::BTreeMap, fs, future, num::NonZeroU16, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs, future,
+    num::NonZeroU16,
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
 use futures::{StreamExt as _, stream::FuturesOrdered};
 use record::{ids::DeviceId, reading::Refusal};
 use rumqttc::{
-    AckMode, AsyncClient, BrokerSessionResumePolicy, Event, EventLoop, MqttOptions, Packet, Publish, PublishOptions, QoS,
-    SubscribeFilter, TlsConfiguration, Transport,
+    AckMode, AsyncClient, BrokerSessionResumePolicy, Event, EventLoop, MqttOptions, Packet, Publish, PublishOptions,
+    QoS, SubscribeFilter, TlsConfiguration, Transport,
 };
 use serde::{Deserialize, Serialize};
 use tokio::{
@@ -26,7 +33,9 @@ use crate::{
 
 /// Requests to the client's event loop that wait, at most.
 const REQUESTS_MAX: usize = 1_024;
-/// How often cumulative acknowledgements are published; several readings of a device share one.
+/// How often cumulative acknowledgements are published; several readings of a device share one. They go with QoS 0: the
+/// client library has no packet ids for a session that only the broker remembers. Each covers those before it, and all are
+/// published again at a new connection.
 const ACKNOWLEDGE_EVERY: Duration = Duration::from_millis(200);
 /// First and longest pause before a message is offered to a full spool again, or the broker is dialled again.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
@@ -92,28 +101,41 @@ impl Config {
     /// All faults.
     pub fn prepare(&self) -> Result<Access, Vec<String>> {
         let mut faults = Vec::new();
-        let address = self.address.rsplit_once(':').and_then(|(host, port)| Some((host, port.parse().ok()?)));
+        let address = self
+            .address
+            .rsplit_once(':')
+            .and_then(|(host, port)| Some((host, port.parse().ok()?)));
         if address.is_none() {
             faults.push(format!("mqtt.subscriber.address {:?} must be host:port", self.address));
         }
         if self.client_id.is_empty() {
-            faults.push("mqtt.subscriber.client_id must not be empty: the broker keeps the session under it".to_owned());
+            faults
+                .push("mqtt.subscriber.client_id must not be empty: the broker keeps the session under it".to_owned());
         }
-        let tls = tls::client_of_authority(&self.ca).map_err(|fault| faults.push(format!("mqtt.subscriber.ca {fault}")));
+        let tls =
+            tls::client_of_authority(&self.ca).map_err(|fault| faults.push(format!("mqtt.subscriber.ca {fault}")));
         let password = fs::read_to_string(&self.password_file).map_err(|e| {
-            faults.push(format!("mqtt.subscriber.password_file {}: {e}", self.password_file.display()));
+            faults.push(format!(
+                "mqtt.subscriber.password_file {}: {e}",
+                self.password_file.display()
+            ));
         });
         match (address, tls, password) {
-            (Some((host, port)), Ok(tls), Ok(password)) if faults.is_empty() => {
-                Ok(Access { host: host.to_owned(), port, tls: Arc::new(tls), password: password.trim_end().to_owned() })
-            }
+            (Some((host, port)), Ok(tls), Ok(password)) if faults.is_empty() => Ok(Access {
+                host: host.to_owned(),
+                port,
+                tls: Arc::new(tls),
+                password: password.trim_end().to_owned(),
+            }),
             _ => Err(faults),
         }
     }
 
     fn options(&self, access: &Access) -> MqttOptions {
         let mut options = MqttOptions::new(&self.client_id, (access.host.as_str(), access.port));
-        options.set_transport(Transport::tls_with_config(TlsConfiguration::Rustls(Arc::clone(&access.tls))));
+        options.set_transport(Transport::tls_with_config(TlsConfiguration::Rustls(Arc::clone(
+            &access.tls,
+        ))));
         options.set_credentials(&self.user, access.password.clone());
         options.set_keep_alive(KEEP_ALIVE_S);
         options.set_clean_start(false);
@@ -128,11 +150,13 @@ impl Config {
     }
 }
 
-/// Whether the broker is connected, and which connection it is: an acknowledgement belongs to one connection only.
+/// Whether the broker is connected, which connection it is (an acknowledgement belongs to one connection only), and
+/// whether it retains messages.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct State {
     is_up: bool,
     connection: u64,
+    retains: bool,
 }
 
 /// The link to the outside broker.
@@ -162,8 +186,19 @@ impl Subscriber {
         // After a reconnect the broker sends the unacknowledged ones again while the first copies may still wait here.
         let (sender, messages) = mpsc::channel(usize::from(config.receive_max.get()) * 2);
         let (state, link) = watch::channel(State::default());
-        let dialer = Dialer { client: client.clone(), filters: filters(&intake), sender, state };
-        let taker = Taker { client, intake, link: link.clone(), progress: BTreeMap::new() };
+        let dialer = Dialer {
+            client: client.clone(),
+            filters: filters(&intake),
+            sender,
+            state,
+        };
+        let taker = Taker {
+            client,
+            intake,
+            link: link.clone(),
+            progress: BTreeMap::new(),
+            untold: (0, BTreeSet::new()),
+        };
         let limit = usize::from(config.receive_max.get());
         let task = tokio::spawn(async move {
             tokio::join!(dialer.run(events), taker.run(messages, limit));
@@ -207,7 +242,17 @@ impl Dialer {
             match events.poll().await {
                 Ok(Event::Incoming(Packet::ConnAck(ack))) => {
                     pause = PAUSE.0;
-                    self.state.send_modify(|s| *s = State { is_up: true, connection: s.connection + 1 });
+                    let retain = ack
+                        .properties
+                        .as_ref()
+                        .and_then(|properties| properties.retain_available);
+                    self.state.send_modify(|state| {
+                        *state = State {
+                            is_up: true,
+                            connection: state.connection + 1,
+                            retains: retain != Some(0),
+                        };
+                    });
                     tracing::info!(session_present = ack.session_present, "connected to the broker");
                     if !ack.session_present
                         && let Err(error) = self.client.try_subscribe_many(self.filters.clone())
@@ -241,6 +286,8 @@ struct Taker {
     intake: Intake,
     link: watch::Receiver<State>,
     progress: BTreeMap<DeviceId, Progress>,
+    /// Devices whose progress was not yet published on the connection of this number.
+    untold: (u64, BTreeSet<DeviceId>),
 }
 
 impl Taker {
@@ -267,7 +314,9 @@ impl Taker {
             return;
         }
         let name = String::from_utf8_lossy(&message.topic);
-        let Ok(Topic { device, .. }) = Topic::parse(self.intake.gateway(), &name) else { return };
+        let Ok(Topic { device, .. }) = Topic::parse(self.intake.gateway(), &name) else {
+            return;
+        };
         let durable = match verdict {
             Verdict::Spooled(durable) | Verdict::Duplicate(durable) => durable,
             Verdict::Quarantined(durable, refusal) => {
@@ -276,24 +325,45 @@ impl Taker {
             }
         };
         if let Some(progress) = durable.progress() {
+            self.untold.1.insert(device.clone());
             self.progress.insert(device, progress);
         }
     }
 
     /// Says what is durable; what does not fit in the queue now is covered by the next, which is cumulative.
     fn acknowledge(&mut self) {
-        let gateway = self.intake.gateway();
-        self.progress.retain(|device, progress| {
-            let topic = Topic { device: device.clone(), channel: Channel::Ack }.name(gateway);
-            let text = serde_json::to_string(progress).expect("plain fields");
-            self.client.try_publish(topic, text, PublishOptions::at_least_once().retained()).is_err()
+        let (gateway, state) = (self.intake.gateway(), *self.link.borrow());
+        if !state.is_up {
+            return;
+        }
+        if self.untold.0 != state.connection {
+            self.untold = (state.connection, self.progress.keys().cloned().collect());
+        }
+        let options = PublishOptions::at_most_once().retain(state.retains);
+        self.untold.1.retain(|device| {
+            let topic = Topic {
+                device: device.clone(),
+                channel: Channel::Ack,
+            };
+            let text = serde_json::to_string(&self.progress[device]).expect("plain fields");
+            self.client
+                .try_publish(topic.name(gateway), text, options.clone())
+                .is_err()
         });
     }
 
     fn tell(&self, device: &DeviceId, refusal: &Refusal) {
-        let topic = Topic { device: device.clone(), channel: Channel::Error }.name(self.intake.gateway());
+        let topic = Topic {
+            device: device.clone(),
+            channel: Channel::Error,
+        }
+        .name(self.intake.gateway());
         let text = serde_json::json!({ "reason": refusal.reason.as_str(), "detail": refusal.detail }).to_string();
-        if self.client.try_publish(topic, text, PublishOptions::at_least_once()).is_err() {
+        if self
+            .client
+            .try_publish(topic, text, PublishOptions::at_most_once())
+            .is_err()
+        {
             tracing::debug!("the reason could not be published");
         }
     }
@@ -316,4 +386,184 @@ async fn take(intake: Intake, connection: u64, message: Publish) -> (u64, Publis
 /// Between half and all of a pause, so that many do not come back at once.
 fn jittered(pause: Duration) -> Duration {
     pause.mul_f64(rand::random_range(0.5..=1.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::outbox::tests::Home;
+    use rmqtt::{context::ServerContext, net::Builder, server::MqttServer};
+    use std::{net::SocketAddr, path::Path};
+    use tempfile::TempDir;
+    use tokio::time::timeout;
+
+    const PATIENCE: Duration = Duration::from_secs(10);
+
+    /// A broker that knows nothing of us: it takes everybody and acknowledges for itself.
+    struct Outside {
+        address: SocketAddr,
+        folder: TempDir,
+        task: JoinHandle<()>,
+    }
+
+    async fn outside() -> Outside {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let path = |name: &str| folder.path().join(name);
+        let own = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("makes");
+        fs::write(path("ca.crt"), own.cert.pem()).expect("writes");
+        fs::write(path("ca.key"), own.signing_key.serialize_pem()).expect("writes");
+        fs::write(path("password"), "secret\n").expect("writes");
+        let listener = Builder::new()
+            .name("outside")
+            .laddr(SocketAddr::from(([127, 0, 0, 1], 0)))
+            .allow_anonymous(true)
+            .max_session_expiry_interval(Duration::from_secs(600))
+            .tls_cert(path("ca.crt").to_str())
+            .tls_key(path("ca.key").to_str())
+            .bind()
+            .and_then(rmqtt::net::Listener::tls)
+            .expect("binds");
+        let address = listener.local_addr().expect("bound");
+        let context = ServerContext::new().busy_check_enable(false).build().await;
+        let server = MqttServer::new(context).listener_by_id(listener, 1).build();
+        let task = tokio::spawn(async move {
+            let _ended = server.run().await;
+        });
+        Outside { address, folder, task }
+    }
+
+    impl Outside {
+        fn config(&self) -> Config {
+            Config {
+                address: format!("localhost:{}", self.address.port()),
+                ca: self.folder.path().join("ca.crt"),
+                password_file: self.folder.path().join("password"),
+                ..Config::default()
+            }
+        }
+
+        fn subscriber(&self, intake: &Intake) -> Subscriber {
+            let config = self.config();
+            let access = config.prepare().expect("good");
+            Subscriber::start(config, access, intake.clone()).expect("starts")
+        }
+
+        /// A device that hears what the gateway says to it.
+        fn device(&self) -> (AsyncClient, mpsc::Receiver<Packet>) {
+            let mut options = MqttOptions::new("oximeter-1", ("localhost", self.address.port()));
+            let tls = tls::client_of_authority(Path::new(&self.config().ca)).expect("good");
+            options.set_transport(Transport::tls_with_config(TlsConfiguration::Rustls(Arc::new(tls))));
+            let (client, mut events) = AsyncClient::builder(options).build();
+            let (sender, packets) = mpsc::channel(100);
+            tokio::spawn(async move {
+                while let Ok(event) = events.poll().await {
+                    if let Event::Incoming(packet) = event
+                        && sender.send(packet).await.is_err()
+                    {
+                        return;
+                    }
+                }
+            });
+            (client, packets)
+        }
+    }
+
+    async fn until<T>(mut found: impl AsyncFnMut() -> Option<T>) -> T {
+        let search = async {
+            loop {
+                if let Some(found) = found().await {
+                    return found;
+                }
+                sleep(Duration::from_millis(20)).await;
+            }
+        };
+        timeout(PATIENCE, search).await.expect("in time")
+    }
+
+    async fn is_up(subscriber: &Subscriber) {
+        until(async || subscriber.link().is_up().then_some(())).await;
+        // The subscription follows the connection.
+        sleep(Duration::from_millis(200)).await;
+    }
+
+    async fn acknowledged(home: &Home) -> u64 {
+        home.outbox.report().await.expect("runs").counters.acknowledged
+    }
+
+    async fn heard(packets: &mut mpsc::Receiver<Packet>) -> (String, String) {
+        loop {
+            let packet = timeout(PATIENCE, packets.recv())
+                .await
+                .expect("in time")
+                .expect("connected");
+            if let Packet::Publish(message) = packet {
+                let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+                return (text(&message.topic), text(&message.payload));
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_durable_is_acknowledged_to_the_device_and_never_sent_again() {
+        let (home, outside) = (Home::open(), outside().await);
+        let subscriber = outside.subscriber(&home.intake);
+        is_up(&subscriber).await;
+        let (device, mut packets) = outside.device();
+        device
+            .subscribe("vitalfog/v1/home-1/oximeter-1/#", QoS::AtLeastOnce)
+            .await
+            .expect("queued");
+        let topic = "vitalfog/v1/home-1/oximeter-1/reading";
+        for message in [home.oximeter.reading(1, 97), home.oximeter.reading(2, 970)] {
+            let options = PublishOptions::at_least_once();
+            device
+                .publish(topic, message.as_bytes().to_vec(), options)
+                .await
+                .expect("queued");
+        }
+        let (mut seen_ack, mut seen_error) = (false, false);
+        while !(seen_ack && seen_error) {
+            let (topic, text) = heard(&mut packets).await;
+            seen_ack |= topic.ends_with("/ack") && text.contains("\"upto_seq\":2") && text.contains("\"boot\":\"1-");
+            seen_error |= topic.ends_with("/error") && text.contains("implausible");
+        }
+        assert_eq!(acknowledged(&home).await, 1);
+        subscriber.stop();
+        let again = outside.subscriber(&home.intake);
+        is_up(&again).await;
+        let report = home.outbox.report().await.expect("runs");
+        assert_eq!((report.counters.received, report.counters.duplicates), (2, 0));
+    }
+
+    #[tokio::test]
+    async fn what_was_not_durable_is_sent_again_to_the_next_start() {
+        let (mut home, outside) = (Home::open(), outside().await);
+        let subscriber = outside.subscriber(&home.intake);
+        is_up(&subscriber).await;
+        home.outbox.stop().await;
+        let (device, mut packets) = outside.device();
+        let (topic, message) = ("vitalfog/v1/home-1/oximeter-1/reading", home.oximeter.reading(1, 97));
+        let options = PublishOptions::at_least_once();
+        device
+            .publish(topic, message.as_bytes().to_vec(), options)
+            .await
+            .expect("queued");
+        while !matches!(packets.recv().await.expect("connected"), Packet::PubAck(_)) {}
+        sleep(Duration::from_millis(300)).await;
+        subscriber.stop();
+        home.reopen().await;
+        device
+            .subscribe("vitalfog/v1/home-1/oximeter-1/ack", QoS::AtLeastOnce)
+            .await
+            .expect("queued");
+        while !matches!(packets.recv().await.expect("connected"), Packet::SubAck(_)) {}
+        let _again = outside.subscriber(&home.intake);
+        until(async || (acknowledged(&home).await == 1).then_some(())).await;
+        let (_, text) = heard(&mut packets).await;
+        assert!(
+            text.contains("\"upto_seq\":1"),
+            "also in a session that only the broker remembers: {text}"
+        );
+        outside.task.abort();
+    }
 }

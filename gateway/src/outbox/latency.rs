@@ -26,15 +26,23 @@ impl Durations {
         if self.0.len() == RECENT_MAX {
             self.0.pop_front();
         }
-        self.0.push_back(u64::try_from(to_ms.saturating_sub(from_ms)).unwrap_or(0));
+        self.0
+            .push_back(u64::try_from(to_ms.saturating_sub(from_ms)).unwrap_or(0));
     }
 
     /// The percentiles now.
     pub(super) fn percentiles(&self) -> Percentiles {
         let mut sorted: Vec<_> = self.0.iter().copied().collect();
         sorted.sort_unstable();
-        let at = |percent: usize| sorted.get((sorted.len() * percent).div_ceil(100).saturating_sub(1)).copied();
-        Percentiles { p50: at(50), p99: at(99) }
+        let at = |percent: usize| {
+            sorted
+                .get((sorted.len() * percent).div_ceil(100).saturating_sub(1))
+                .copied()
+        };
+        Percentiles {
+            p50: at(50),
+            p99: at(99),
+        }
     }
 }
 
@@ -48,6 +56,12 @@ mod tests {
         assert_eq!(durations.percentiles(), Percentiles { p50: None, p99: None });
         (0..10_000).for_each(|_| durations.add(0, 77));
         (1..=4_096).for_each(|ms| durations.add(0, ms));
-        assert_eq!(durations.percentiles(), Percentiles { p50: Some(2_048), p99: Some(4_056) });
+        assert_eq!(
+            durations.percentiles(),
+            Percentiles {
+                p50: Some(2_048),
+                p99: Some(4_056)
+            }
+        );
     }
 }

@@ -28,7 +28,11 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
-        Self { key: String::new(), entries_max: 10_000, bytes_max: 64 << 20 }
+        Self {
+            key: String::new(),
+            entries_max: 10_000,
+            bytes_max: 64 << 20,
+        }
     }
 }
 
@@ -40,7 +44,11 @@ impl Config {
     pub fn sealing_key(&self) -> Result<SubjectKey, String> {
         let public = hex::decode(&self.key).ok().filter(|bytes| bytes.len() == 32);
         let public = public.ok_or("must be an X25519 public key in 64 hex digits")?;
-        Ok(SubjectKey { public, category: Category::Clinical, epoch: 1 })
+        Ok(SubjectKey {
+            public,
+            category: Category::Clinical,
+            epoch: 1,
+        })
     }
 }
 
@@ -89,7 +97,10 @@ pub struct ShownRefusal {
 
 impl From<Refusal> for ShownRefusal {
     fn from(refusal: Refusal) -> Self {
-        Self { reason: refusal.reason, detail: refusal.detail }
+        Self {
+            reason: refusal.reason,
+            detail: refusal.detail,
+        }
     }
 }
 
@@ -105,7 +116,7 @@ pub struct Summary {
     pub total: u64,
     /// The same by reason.
     pub by_reason: BTreeMap<String, u64>,
-    /// The last ones.
+    /// The last ones, the newest last.
     pub recent: Vec<Shown>,
 }
 
@@ -122,7 +133,13 @@ pub(super) struct Quarantine {
 impl Quarantine {
     /// The quarantine as it was kept, oldest first.
     pub(super) fn of(config: Config, kept: impl IntoIterator<Item = (u64, Kept)>) -> Self {
-        let mut all = Self { config, weights: VecDeque::new(), bytes: 0, recent: VecDeque::new(), next: 0 };
+        let mut all = Self {
+            config,
+            weights: VecDeque::new(),
+            bytes: 0,
+            recent: VecDeque::new(),
+            next: 0,
+        };
         for (number, entry) in kept {
             all.remember(number, &entry);
         }
@@ -144,9 +161,9 @@ impl Quarantine {
         (number, gone)
     }
 
-    /// The last entries, the newest first.
+    /// The last entries, the newest last.
     pub(super) fn recent(&self) -> Vec<Shown> {
-        self.recent.iter().rev().cloned().collect()
+        self.recent.iter().cloned().collect()
     }
 
     fn remember(&mut self, number: u64, entry: &Kept) {
@@ -182,7 +199,11 @@ mod tests {
 
     #[test]
     fn the_oldest_go_first_when_number_or_bytes_are_reached() {
-        let config = Config { entries_max: 3, bytes_max: 100, ..Config::default() };
+        let config = Config {
+            entries_max: 3,
+            bytes_max: 100,
+            ..Config::default()
+        };
         let mut quarantine = Quarantine::of(config, [(7, entry(10))]);
         assert_eq!(quarantine.add(&entry(10)), (8, vec![]));
         assert_eq!(quarantine.add(&entry(10)), (9, vec![]));
@@ -195,12 +216,21 @@ mod tests {
     fn the_status_shows_when_and_why() {
         let quarantine = Quarantine::of(Config::default(), [(0, entry(1))]);
         let text = serde_json::to_string(&quarantine.recent()).expect("encodes");
-        assert_eq!(text, r#"[{"device":null,"reason":"malformed","detail":"","at":"2026-09-21T14:13:20Z"}]"#);
+        assert_eq!(
+            text,
+            r#"[{"device":null,"reason":"malformed","detail":"","at":"2026-09-21T14:13:20Z"}]"#
+        );
     }
 
     #[test]
     fn a_key_is_64_hex_digits() {
-        let key = |text: &str| Config { key: text.to_owned(), ..Config::default() }.sealing_key();
+        let key = |text: &str| {
+            Config {
+                key: text.to_owned(),
+                ..Config::default()
+            }
+            .sealing_key()
+        };
         assert!(key(&"ab".repeat(32)).is_ok());
         assert!(key("").is_err() && key("abcd").is_err() && key(&"xy".repeat(32)).is_err());
     }

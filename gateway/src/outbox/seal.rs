@@ -56,8 +56,16 @@ impl Sealer {
             action: Action::Commit(commitment),
         }
         .sign(&self.key);
-        let submission = Submission { transaction, payload: ByteBuf::from(payload) }.encode();
-        Ok(Sealed { bundle: id, readings, submission })
+        let submission = Submission {
+            transaction,
+            payload: ByteBuf::from(payload),
+        }
+        .encode();
+        Ok(Sealed {
+            bundle: id,
+            readings,
+            submission,
+        })
     }
 
     /// Seals a message that is not believed; `None` if there is none, or it is larger than a reading may be.
@@ -90,6 +98,9 @@ mod tests {
     fn a_point_of_small_order_cannot_be_sealed_to() {
         let (_, good) = SubjectSecret::generate(Category::Vitals, 1).expect("random numbers");
         assert!(can_seal_to(&good));
-        assert!(!can_seal_to(&SubjectKey { public: vec![0; 32], ..good }));
+        assert!(!can_seal_to(&SubjectKey {
+            public: vec![0; 32],
+            ..good
+        }));
     }
 }

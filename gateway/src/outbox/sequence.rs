@@ -105,7 +105,9 @@ impl Sequences {
 
     /// Where a reading stands.
     pub(super) fn judge(&self, id: &ReadingId, digest: &Digest) -> Place {
-        let Some((stream, digests)) = self.stream(id) else { return Place::New };
+        let Some((stream, digests)) = self.stream(id) else {
+            return Place::New;
+        };
         match digests.get(&id.seq) {
             Some(known) if known == digest => Place::Known,
             Some(_) => Place::Equivocation,
@@ -134,7 +136,10 @@ impl Sequences {
     pub(super) fn progress(&self, id: &ReadingId) -> Option<Progress> {
         let (stream, _) = self.stream(id)?;
         let upto_seq = stream.missing.first().map_or(stream.high, |(from, _)| from - 1);
-        Some(Progress { boot: id.boot, upto_seq })
+        Some(Progress {
+            boot: id.boot,
+            upto_seq,
+        })
     }
 
     /// What is missing, at most `limit` starts of devices, in the order of their names.
@@ -143,7 +148,11 @@ impl Sequences {
             .streams
             .values()
             .filter(|(stream, _)| !stream.missing.is_empty())
-            .map(|(s, _)| Gap { device: s.device.clone(), boot: s.boot, missing: s.missing.clone() })
+            .map(|(s, _)| Gap {
+                device: s.device.clone(),
+                boot: s.boot,
+                missing: s.missing.clone(),
+            })
             .collect();
         gaps.sort_by(|a, b| (&a.device, a.boot).cmp(&(&b.device, b.boot)));
         gaps.truncate(limit);
@@ -173,7 +182,13 @@ impl Sequences {
         self.make_room(&id.device);
         let number = self.next;
         self.next += 1;
-        let stream = Stream { device: id.device.clone(), boot: id.boot, high: 0, missing: Vec::new(), used: self.clock };
+        let stream = Stream {
+            device: id.device.clone(),
+            boot: id.boot,
+            high: 0,
+            missing: Vec::new(),
+            used: self.clock,
+        };
         self.numbers.insert((id.device.clone(), id.boot), number);
         self.streams.insert(number, (stream, Digests::new()));
         number
@@ -184,11 +199,17 @@ impl Sequences {
         if of_device().count() < BOOTS_MAX {
             return;
         }
-        let oldest = of_device().min_by_key(|(_, (stream, _))| stream.used).map(|(number, _)| *number);
-        let Some((number, (stream, digests))) = oldest.and_then(|n| Some((n, self.streams.remove(&n)?))) else { return };
+        let oldest = of_device()
+            .min_by_key(|(_, (stream, _))| stream.used)
+            .map(|(number, _)| *number);
+        let Some((number, (stream, digests))) = oldest.and_then(|n| Some((n, self.streams.remove(&n)?))) else {
+            return;
+        };
         self.numbers.remove(&(stream.device, stream.boot));
         self.changes.streams_cut.push(number);
-        self.changes.digests_cut.extend(digests.into_keys().map(|seq| (number, seq)));
+        self.changes
+            .digests_cut
+            .extend(digests.into_keys().map(|seq| (number, seq)));
     }
 }
 
@@ -223,21 +244,34 @@ mod tests {
     use record::canonical::Domain;
 
     fn id(boot: u32, seq: u64) -> ReadingId {
-        let boot = BootId { counter: boot, random: 9 };
-        ReadingId { device: "scale-1".parse().expect("good"), boot, seq }
+        let boot = BootId {
+            counter: boot,
+            random: 9,
+        };
+        ReadingId {
+            device: "scale-1".parse().expect("good"),
+            boot,
+            seq,
+        }
     }
 
     fn digest(text: &str) -> Digest {
         Digest::of(Domain::READING, &[text.as_bytes()])
     }
 
-    fn reopened(all: &mut Sequences, kept: &mut (BTreeMap<u64, Stream>, BTreeMap<(u64, u64), Digest>)) -> Sequences {
+    /// What a disk would hold.
+    type Disk = (BTreeMap<u64, Stream>, BTreeMap<(u64, u64), Digest>);
+
+    fn reopened(all: &mut Sequences, kept: &mut Disk) -> Sequences {
         let changes = all.take_changes();
         kept.0.extend(changes.streams);
-        changes.streams_cut.iter().for_each(|n| drop(kept.0.remove(n)));
+        kept.0.retain(|n, _| !changes.streams_cut.contains(n));
         kept.1.extend(changes.digests);
-        changes.digests_cut.iter().for_each(|n| drop(kept.1.remove(n)));
-        Sequences::of(kept.0.clone().into_iter().collect(), kept.1.clone().into_iter().collect())
+        kept.1.retain(|n, _| !changes.digests_cut.contains(n));
+        Sequences::of(
+            kept.0.clone().into_iter().collect(),
+            kept.1.clone().into_iter().collect(),
+        )
     }
 
     #[test]

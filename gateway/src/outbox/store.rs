@@ -1,6 +1,9 @@
 //! The outbox's tables in redb: what one commit writes, and what a start reads back.
 
-use std::{path::Path, sync::Arc};
+use std::{
+    path::Path,
+    sync::{Arc, Weak},
+};
 
 use record::{
     canonical::{self, Digest},
@@ -84,17 +87,24 @@ pub(super) struct Loaded {
     pub(super) spooled: (u64, u64, u64),
 }
 
-/// The store: one thread writes, any thread reads.
-#[derive(Clone, Debug)]
+/// The store, open for as long as the writer's thread holds it.
+#[derive(Debug)]
 pub(super) struct Store {
-    pub(super) db: Arc<Database>,
+    db: Arc<Database>,
 }
+
+/// The store for readers, who do not keep it open: a database that is not closed costs a repair at the next start.
+#[derive(Clone, Debug)]
+pub(super) struct Reader(Weak<Database>);
 
 impl Store {
     /// Opens the file for one gateway on one network.
     pub(super) fn open(path: &Path, cache_bytes: usize, sealer: &Sealer) -> Result<Self, Error> {
-        let db = Database::builder().set_cache_size(cache_bytes).create(path).map_err(redb::Error::from)?;
-        let store = Self::shared(db);
+        let db = Database::builder()
+            .set_cache_size(cache_bytes)
+            .create(path)
+            .map_err(redb::Error::from)?;
+        let store = Self { db: Arc::new(db) };
         let expected = format!("gateway {} on network {}", sealer.gateway, sealer.network);
         match store.claim(&expected)? {
             Some(found) if found != expected => Err(Error::Foreign { found, expected }),
@@ -111,7 +121,9 @@ impl Store {
             }
             write.open_table(DIGESTS)?;
             let mut about = write.open_table(ABOUT)?;
-            let found = about.get("owner")?.map(|text| String::from_utf8_lossy(text.value()).into_owned());
+            let found = about
+                .get("owner")?
+                .map(|text| String::from_utf8_lossy(text.value()).into_owned());
             if found.is_none() {
                 about.insert("owner", owner.as_bytes())?;
             }
@@ -157,23 +169,29 @@ impl Store {
         let mut spooled = (0, 0, 0);
         for row in read.open_table(QUEUE)?.iter()? {
             let ticket: Ticket = decoded(row?.1.value())?;
-            spooled = (spooled.0 + 1, spooled.1 + u64::from(ticket.readings), spooled.2 + ticket.bytes);
+            spooled = (
+                spooled.0 + 1,
+                spooled.1 + u64::from(ticket.readings),
+                spooled.2 + ticket.bytes,
+            );
         }
         let about = read.open_table(ABOUT)?;
         Ok(Loaded {
             streams: rows(&read, STREAMS)?,
             digests,
             quarantined: rows(&read, QUARANTINE)?,
-            counters: about.get("counters")?.map(|row| decoded(row.value())).transpose()?.unwrap_or_default(),
-            next: about.get("next")?.map(|row| decoded(row.value())).transpose()?.unwrap_or_default(),
+            counters: about
+                .get("counters")?
+                .map(|row| decoded(row.value()))
+                .transpose()?
+                .unwrap_or_default(),
+            next: about
+                .get("next")?
+                .map(|row| decoded(row.value()))
+                .transpose()?
+                .unwrap_or_default(),
             spooled,
         })
-    }
-
-    /// Up to `limit` tickets from a place on.
-    pub(super) fn tickets(&self, from: u64, limit: usize) -> Result<Vec<Ticket>, redb::Error> {
-        let queue = self.db.begin_read()?.open_table(QUEUE)?;
-        queue.range(from..)?.take(limit).map(|row| decoded(row?.1.value())).collect()
     }
 
     /// The ticket at a place.
@@ -186,6 +204,32 @@ impl Store {
     pub(super) fn submission(&self, order: u64) -> Result<Option<Vec<u8>>, redb::Error> {
         let submissions = self.db.begin_read()?.open_table(SUBMISSIONS)?;
         Ok(submissions.get(order)?.map(|row| row.value().to_vec()))
+    }
+
+    /// A handle for readers.
+    pub(super) fn reader(&self) -> Reader {
+        Reader(Arc::downgrade(&self.db))
+    }
+}
+
+impl Reader {
+    /// Up to `limit` tickets from a place on; none once the store is closed.
+    pub(super) fn tickets(&self, from: u64, limit: usize) -> Result<Vec<Ticket>, redb::Error> {
+        let Some(db) = self.0.upgrade() else {
+            return Ok(Vec::new());
+        };
+        let queue = db.begin_read()?.open_table(QUEUE)?;
+        queue
+            .range(from..)?
+            .take(limit)
+            .map(|row| decoded(row?.1.value()))
+            .collect()
+    }
+
+    /// The bytes to submit for a place; `None` once the store is closed.
+    pub(super) fn submission(&self, order: u64) -> Result<Option<Vec<u8>>, redb::Error> {
+        let db = self.0.upgrade();
+        db.map_or(Ok(None), |db| Store { db }.submission(order))
     }
 }
 

@@ -1,36 +1,34 @@
 //! The one thread that owns the outbox: collects, seals, commits, and only then answers.
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{BTreeMap, HashMap},
     mem,
-    path::{Path, PathBuf},
+    path::Path,
     sync::mpsc::{Receiver, RecvTimeoutError},
     time::{Duration, Instant},
 };
 
 use record::{
-    bundle::{BUNDLE_READINGS_MAX, Entry, SubjectKey},
     canonical::{Digest, Domain},
     ids::{KeyId, ReadingId},
-    reading::{Reason, Refusal},
 };
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 
 use super::{
-    Answer, Config, Counters, Durable, Error, Final, Measurement, NotTaken, QuarantineConfig, Rejected, Report, Request,
-    Verdict, abort,
+    Answer, Config, Counters, Durable, Error, Final, Measurement, NotTaken, QuarantineConfig, Rejected, Report,
+    Request, Verdict, abort,
+    batch::{Batch, Group, Pending, Times, chunks, equivocation},
     latency::Durations,
     now_ms,
     quarantine::{Kept, Quarantine, Summary},
-    seal::{BUNDLE_MESSAGE_BYTES_MAX, Sealer},
+    seal::Sealer,
     sequence::{Place, Sequences},
+    space::Space,
     store::{Changes, SetAside, Store, Ticket},
 };
 
 /// A commit that only forgets bundles waits this long for readings, so that one sync serves both.
 const FORGET_LINGER: Duration = Duration::from_millis(100);
-/// How long a look at the free disk space holds.
-const SPACE_CHECKED_EVERY: Duration = Duration::from_secs(1);
 /// What sealing, padding and framing may add to one message, for the high-water mark.
 const OVERHEAD_BYTES: u64 = 1_024;
 /// Readings whose times are remembered for the latencies; beyond it new bundles are not timed.
@@ -38,60 +36,11 @@ const TIMED_MAX: usize = 50_000;
 /// Starts of devices with gaps that the status shows.
 const GAPS_SHOWN_MAX: usize = 1_000;
 
-/// When a reading was measured, if its clock can be trusted, and received.
-type Times = (Option<i64>, i64);
-
-/// What one commit will hold, and who waits for it.
-#[derive(Debug, Default)]
-struct Batch {
-    groups: BTreeMap<KeyId, Group>,
-    readings: usize,
-    bytes: u64,
-    rejected: Vec<Rejected>,
-    answers: Vec<(Answer, Pending)>,
-    finals: Vec<Final>,
-    refused: Vec<(u64, String)>,
-    duplicates: u64,
-    stop: Option<oneshot::Sender<()>>,
-}
-
-/// Readings of one subject.
-#[derive(Debug)]
-struct Group {
-    subject: SubjectKey,
-    entries: Vec<(Entry, Times)>,
-}
-
-/// An answer that waits for the commit.
-#[derive(Debug)]
-enum Pending {
-    Spooled(ReadingId),
-    Duplicate(ReadingId),
-    Quarantined(Option<ReadingId>, Refusal),
-}
-
-impl Batch {
-    /// Whether somebody waits for an answer.
-    fn is_urgent(&self) -> bool {
-        !self.answers.is_empty() || self.stop.is_some()
-    }
-
-    /// Whether there is something to write or to answer.
-    fn is_empty(&self) -> bool {
-        !self.is_urgent() && self.finals.is_empty() && self.refused.is_empty()
-    }
-
-    fn writes(&self) -> bool {
-        self.readings + self.rejected.len() + self.finals.len() + self.refused.len() > 0
-    }
-}
-
 /// The outbox's state.
 #[derive(Debug)]
 pub(super) struct Writer {
     store: Store,
     config: Config,
-    folder: PathBuf,
     sealer: Sealer,
     sequences: Sequences,
     quarantine: Quarantine,
@@ -102,7 +51,7 @@ pub(super) struct Writer {
     timed: usize,
     publish_to_final: Durations,
     received_to_final: Durations,
-    space: Option<(Instant, bool)>,
+    space: Space,
     announce: watch::Sender<u64>,
 }
 
@@ -118,8 +67,8 @@ impl Writer {
         announce.send_replace(loaded.next);
         Ok(Self {
             store,
+            space: Space::of(folder, config.disk_reserve_bytes),
             config,
-            folder: folder.to_owned(),
             sealer,
             sequences: Sequences::of(loaded.streams, loaded.digests),
             quarantine: Quarantine::of(quarantine, loaded.quarantined),
@@ -130,7 +79,6 @@ impl Writer {
             timed: 0,
             publish_to_final: Durations::default(),
             received_to_final: Durations::default(),
-            space: None,
             announce,
         })
     }
@@ -144,7 +92,9 @@ impl Writer {
             let stop = batch.stop.take();
             self.settle(batch);
             if let Some(stop) = stop {
-                // Nobody waits for the end any more: the thread ends all the same.
+                // Closes the store.
+                drop(self);
+                // Whoever asked may have given up waiting: the thread ends all the same.
                 let _unheard = stop.send(());
                 return;
             }
@@ -190,8 +140,10 @@ impl Writer {
                 batch.answers.push((answer, Pending::Duplicate(measurement.id)));
             }
             Place::Equivocation => {
-                let rejected = equivocation(measurement);
-                batch.answers.push((answer, Pending::Quarantined(None, rejected.refusal.clone())));
+                let rejected = equivocation(&measurement);
+                batch
+                    .answers
+                    .push((answer, Pending::Quarantined(None, rejected.refusal.clone())));
                 batch.rejected.push(rejected);
             }
             Place::New => {
@@ -203,12 +155,8 @@ impl Writer {
                 }
                 self.sequences.record(&measurement.id, digest);
                 batch.bytes += bytes;
-                batch.readings += 1;
-                batch.answers.push((answer, Pending::Spooled(measurement.id)));
-                let times = (measurement.wall_ms, measurement.entry.received_ms);
-                let group = batch.groups.entry(measurement.subject.id());
-                let group = group.or_insert_with(|| Group { subject: measurement.subject, entries: Vec::new() });
-                group.entries.push((measurement.entry, times));
+                batch.answers.push((answer, Pending::Spooled(measurement.id.clone())));
+                batch.add(measurement);
             }
         }
     }
@@ -216,7 +164,9 @@ impl Writer {
     /// A message with a genuine signature keeps its place in the sequence: it is no gap, and a repetition is a duplicate.
     fn accept_rejected(&mut self, rejected: Rejected, answer: Answer, batch: &mut Batch) {
         let Some(measurement) = &rejected.measurement else {
-            batch.answers.push((answer, Pending::Quarantined(None, rejected.refusal.clone())));
+            batch
+                .answers
+                .push((answer, Pending::Quarantined(None, rejected.refusal.clone())));
             batch.rejected.push(rejected);
             return;
         };
@@ -227,35 +177,23 @@ impl Writer {
                 batch.answers.push((answer, Pending::Duplicate(id)));
             }
             Place::Equivocation => {
-                batch.answers.push((answer, Pending::Quarantined(None, rejected.refusal.clone())));
+                batch
+                    .answers
+                    .push((answer, Pending::Quarantined(None, rejected.refusal.clone())));
                 batch.rejected.push(rejected);
             }
             Place::New => {
                 self.sequences.record(&id, digest);
-                batch.answers.push((answer, Pending::Quarantined(Some(id), rejected.refusal.clone())));
+                batch
+                    .answers
+                    .push((answer, Pending::Quarantined(Some(id), rejected.refusal.clone())));
                 batch.rejected.push(rejected);
             }
         }
     }
 
     fn is_full(&mut self, more_bytes: u64) -> bool {
-        self.spooled.2 + more_bytes > self.config.bytes_max || self.is_disk_full()
-    }
-
-    fn is_disk_full(&mut self) -> bool {
-        match self.space {
-            Some((at, full)) if at.elapsed() < SPACE_CHECKED_EVERY => full,
-            _ => {
-                // A file system that cannot say how much is free is trusted; a write that fails ends the process anyway.
-                let full = rustix::fs::statvfs(&self.folder)
-                    .is_ok_and(|s| s.f_bavail.saturating_mul(s.f_frsize) < self.config.disk_reserve_bytes);
-                if full && self.space.is_none_or(|(_, before)| !before) {
-                    tracing::warn!("the disk is nearly full: readings are refused until there is space");
-                }
-                self.space = Some((Instant::now(), full));
-                full
-            }
-        }
+        self.spooled.2 + more_bytes > self.config.bytes_max || self.space.is_full()
     }
 
     /// Seals, commits, and answers.
@@ -266,7 +204,9 @@ impl Writer {
             self.commit(&mut batch);
         }
         for (answer, pending) in batch.answers {
-            let durable = |id: &ReadingId| Durable { progress: self.sequences.progress(id) };
+            let durable = |id: &ReadingId| Durable {
+                progress: self.sequences.progress(id),
+            };
             let verdict = match pending {
                 Pending::Spooled(id) => Verdict::Spooled(durable(&id)),
                 Pending::Duplicate(id) => Verdict::Duplicate(durable(&id)),
@@ -285,7 +225,8 @@ impl Writer {
         self.seal(mem::take(&mut batch.groups), &mut changes, &mut spooled_times);
         self.quarantine(mem::take(&mut batch.rejected), &mut changes);
         let finals = mem::take(&mut batch.finals);
-        self.release(&finals, mem::take(&mut batch.refused), &mut changes).unwrap_or_else(|e| abort(&e));
+        self.release(&finals, mem::take(&mut batch.refused), &mut changes)
+            .unwrap_or_else(|e| abort(&e));
         changes.sequences = self.sequences.take_changes();
         changes.counters = self.counters.clone();
         changes.next = self.next;
@@ -293,7 +234,8 @@ impl Writer {
         for (order, times) in spooled_times {
             self.remember_times(order, times);
         }
-        self.announce.send_if_modified(|newest| mem::replace(newest, self.next) != self.next);
+        self.announce
+            .send_if_modified(|newest| mem::replace(newest, self.next) != self.next);
         metrics::histogram!("gateway_outbox_commit_seconds").record(started.elapsed());
         metrics::gauge!("gateway_outbox_spooled_bundles").set(self.spooled.0 as f64);
         metrics::gauge!("gateway_outbox_spooled_bytes").set(self.spooled.2 as f64);
@@ -313,7 +255,12 @@ impl Writer {
                 let order = self.next;
                 self.next += 1;
                 let bytes = sealed.submission.len() as u64;
-                let ticket = Ticket { order, bundle: sealed.bundle, readings: sealed.readings, bytes };
+                let ticket = Ticket {
+                    order,
+                    bundle: sealed.bundle,
+                    readings: sealed.readings,
+                    bytes,
+                };
                 self.spooled.0 += 1;
                 self.spooled.1 += u64::from(ticket.readings);
                 self.spooled.2 += ticket.bytes;
@@ -351,7 +298,11 @@ impl Writer {
         changes: &mut Changes,
     ) -> Result<(), redb::Error> {
         for done in finals {
-            let Some(ticket) = self.store.ticket(done.order)?.filter(|t| t.bundle == done.receipt.bundle()) else {
+            let Some(ticket) = self
+                .store
+                .ticket(done.order)?
+                .filter(|t| t.bundle == done.receipt.bundle())
+            else {
                 continue;
             };
             if self.drop_from_queue(&ticket, changes) {
@@ -367,7 +318,12 @@ impl Writer {
             if self.drop_from_queue(&ticket, changes) {
                 self.counters.refused_bundles += 1;
                 let submission = submission.into();
-                changes.set_aside.push(SetAside { ticket, reason, at_ms: now_ms(), submission });
+                changes.set_aside.push(SetAside {
+                    ticket,
+                    reason,
+                    at_ms: now_ms(),
+                    submission,
+                });
             }
         }
         Ok(())
@@ -420,35 +376,4 @@ impl Writer {
             received_to_final: self.received_to_final.percentiles(),
         }
     }
-}
-
-fn equivocation(measurement: Measurement) -> Rejected {
-    let message = measurement.entry.reading.as_bytes().to_vec();
-    let detail = format!("{} was used for another message before; a new message needs a new number", measurement.id);
-    Rejected {
-        device: Some(measurement.id.device.clone()),
-        refusal: Refusal::new(Reason::Equivocation, detail),
-        size_bytes: message.len() as u64,
-        message: message.into(),
-        measurement: None,
-        at_ms: measurement.entry.received_ms,
-    }
-}
-
-/// Splits readings so that each part fits in one bundle, in their order.
-fn chunks(entries: Vec<(Entry, Times)>) -> Vec<Vec<(Entry, Times)>> {
-    let mut entries = VecDeque::from(entries);
-    let mut all = Vec::new();
-    while !entries.is_empty() {
-        let (mut chunk, mut bytes) = (Vec::new(), 0);
-        while let Some((entry, _)) = entries.front() {
-            bytes += entry.reading.as_bytes().len();
-            if chunk.len() == BUNDLE_READINGS_MAX || (bytes > BUNDLE_MESSAGE_BYTES_MAX && !chunk.is_empty()) {
-                break;
-            }
-            chunk.extend(entries.pop_front());
-        }
-        all.push(chunk);
-    }
-    all
 }

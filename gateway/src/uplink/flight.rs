@@ -11,11 +11,16 @@ use tokio::time::Instant;
 use super::node::{Node, Nodes, Reply};
 use crate::outbox::{Final, Outbox, Ticket, now_ms};
 
+/// A bundle that no node is ready for is laid by after this many tries, so that it does not hold up the others.
+const TRIES_MAX: u32 = 8;
+
 /// How a flight ended.
 #[derive(Debug)]
 pub(super) enum Landing {
     /// With a verified receipt.
     Final(Box<Final>),
+    /// Nothing is wrong with the nodes, but they are not ready for it: its subject's key is not announced, say.
+    LaidBy(Ticket),
     /// More nodes than may lie refuse it for good.
     Refused { order: u64, reason: String },
     /// It was not in the outbox any more.
@@ -48,7 +53,7 @@ impl Flight {
         // One node's word is not enough to give a bundle up: it takes one more than may lie.
         let refusals_needed = (self.validators.validators.len().saturating_sub(1) / 3 + 1).min(self.nodes.len());
         let mut refused_by = BTreeSet::new();
-        let (mut turn, mut misses) = (ticket.order, 0);
+        let (mut turn, mut tries) = (ticket.order, 0);
         loop {
             let submission = match self.submission(ticket.order).await {
                 Ok(Some(submission)) => submission,
@@ -60,16 +65,22 @@ impl Flight {
             match self.attempt(node, &ticket, submission).await {
                 Ok(done) => return Landing::Final(Box::new(done)),
                 Err(Miss::Node(at_least)) => node.failed(at_least),
-                Err(Miss::Later) => self.nodes.pause(misses).await,
+                Err(Miss::Later) if tries == TRIES_MAX => return Landing::LaidBy(ticket),
+                Err(Miss::Later) => {
+                    self.nodes.pause(tries).await;
+                    tries += 1;
+                }
                 Err(Miss::Refused(reason)) => {
                     refused_by.insert(index);
                     if refused_by.len() >= refusals_needed {
                         tracing::error!(bundle = %ticket.bundle, reason, "the fog refuses a bundle for good: set aside");
-                        return Landing::Refused { order: ticket.order, reason };
+                        return Landing::Refused {
+                            order: ticket.order,
+                            reason,
+                        };
                     }
                 }
             }
-            misses += 1;
             metrics::counter!("gateway_uplink_retries_total").increment(1);
         }
     }
@@ -109,13 +120,19 @@ impl Flight {
 
     /// The receipt, if all of it holds and it is about this bundle.
     fn receipt(&self, node: &Node, text: &[u8], ticket: &Ticket) -> Result<Final, Miss> {
-        let verified = std::str::from_utf8(text).ok().and_then(|text| Receipt::verify(text, &self.validators).ok());
+        let verified = std::str::from_utf8(text)
+            .ok()
+            .and_then(|text| Receipt::verify(text, &self.validators).ok());
         match verified.filter(|receipt| receipt.bundle() == ticket.bundle) {
             Some(receipt) => {
                 tracing::info!(
                     bundle = %ticket.bundle, readings = ticket.readings, height = receipt.header().height.0, "finalized"
                 );
-                Ok(Final { order: ticket.order, receipt, verified_ms: now_ms() })
+                Ok(Final {
+                    order: ticket.order,
+                    receipt,
+                    verified_ms: now_ms(),
+                })
             }
             None => Err(lies(node, "receipt")),
         }

@@ -92,7 +92,9 @@ pub(super) struct Nodes {
 
 /// A node's address: https, host and port, nothing behind.
 pub(super) fn base(text: &str) -> Option<Url> {
-    Url::parse(text).ok().filter(|url| url.scheme() == "https" && url.path() == "/" && url.query().is_none())
+    Url::parse(text)
+        .ok()
+        .filter(|url| url.scheme() == "https" && url.path() == "/" && url.query().is_none())
 }
 
 impl Nodes {
@@ -110,9 +112,17 @@ impl Nodes {
             submit: Duration::from_millis(config.submit_timeout_ms),
             receipt_wait_ms: config.receipt_wait_ms,
             until_final: Duration::from_millis(config.final_timeout_ms),
-            pause: (Duration::from_millis(config.pause_min_ms), Duration::from_millis(config.pause_max_ms)),
+            pause: (
+                Duration::from_millis(config.pause_min_ms),
+                Duration::from_millis(config.pause_max_ms),
+            ),
         };
-        let node = |base| Node { base, client: client.clone(), patience, health: watch::Sender::default() };
+        let node = |base| Node {
+            base,
+            client: client.clone(),
+            patience,
+            health: watch::Sender::default(),
+        };
         let nodes = config.nodes.iter().filter_map(|url| base(url)).map(node).collect();
         Ok(Self { nodes, patience })
     }
@@ -130,14 +140,18 @@ impl Nodes {
             if let Some(index) = from_turn.find(|index| !self.nodes[*index].health.borrow().is_resting()) {
                 return (index, &self.nodes[index]);
             }
-            let soonest = self.nodes.iter().filter_map(|node| node.health.borrow().rests_until).min();
+            let soonest = self
+                .nodes
+                .iter()
+                .filter_map(|node| node.health.borrow().rests_until)
+                .min();
             sleep_until(soonest.unwrap_or_else(Instant::now)).await;
         }
     }
 
-    /// Waits after so many misses that are no node's fault.
-    pub(super) async fn pause(&self, misses: u32) {
-        sleep(self.patience.pause_after(misses)).await;
+    /// Waits after so many tries that failed through no node's fault.
+    pub(super) async fn pause(&self, tries: u32) {
+        sleep(self.patience.pause_after(tries)).await;
     }
 
     pub(super) fn states(&self) -> Vec<NodeState> {
@@ -146,7 +160,10 @@ impl Nodes {
             health if health.tried => "up",
             _ => "untried",
         };
-        let shown = |node: &Node| NodeState { url: node.url().to_owned(), state: state(*node.health.borrow()) };
+        let shown = |node: &Node| NodeState {
+            url: node.url().to_owned(),
+            state: state(*node.health.borrow()),
+        };
         self.nodes.iter().map(shown).collect()
     }
 }
@@ -171,8 +188,11 @@ impl Node {
             }
             let pause = self.patience.pause_after(health.failures);
             let pause = at_least.map_or(pause, |asked| asked.min(RETRY_AFTER_MAX).max(pause));
-            *health =
-                Health { tried: true, failures: health.failures + 1, rests_until: Some(Instant::now() + pause) };
+            *health = Health {
+                tried: true,
+                failures: health.failures + 1,
+                rests_until: Some(Instant::now() + pause),
+            };
         });
     }
 
@@ -182,7 +202,11 @@ impl Node {
                 tracing::info!(node = self.url(), "a fog node is back");
             }
             let changed = !health.tried || health.failures > 0;
-            *health = Health { tried: true, failures: 0, rests_until: None };
+            *health = Health {
+                tried: true,
+                failures: 0,
+                rests_until: None,
+            };
             changed
         });
     }
@@ -251,7 +275,9 @@ async fn refusal(response: Response) -> Reply {
             Reply::Refused(format!("{status} {text}"))
         }
         // Not enrolled yet, key not announced yet, bundle unknown here: true now, perhaps not in a moment.
-        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::NOT_FOUND | StatusCode::CONFLICT => Reply::NotYet,
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::NOT_FOUND | StatusCode::CONFLICT => {
+            Reply::NotYet
+        }
         _ => Reply::Failed(retry_after),
     }
 }

@@ -49,7 +49,11 @@ pub(super) struct Hooks {
 impl Hooks {
     /// Answers from now on.
     pub(super) async fn register(context: &ServerContext, users: Users, intake: Intake) {
-        let hooks = Self { context: context.clone(), users, intake };
+        let hooks = Self {
+            context: context.clone(),
+            users,
+            intake,
+        };
         let register = context.extends.hook_mgr().register();
         for question in [
             Type::ClientAuthenticate,
@@ -69,11 +73,20 @@ impl Hooks {
         let Some(rights) = self.users.authenticate(name, password) else {
             return refused_login("password", AuthResult::BadUsernameOrPassword);
         };
-        if connect.last_will().is_some_and(|will| !self.is_own_state(rights, &will)) {
+        if connect
+            .last_will()
+            .is_some_and(|will| !self.is_own_state(rights, &will))
+        {
             return refused_login("will", AuthResult::NotAuthorized);
         }
         // A session belongs to the user who opened it: whoever takes over its client id would get its messages.
-        let session = self.context.extends.shared().await.entry(connect.id().clone()).session();
+        let session = self
+            .context
+            .extends
+            .shared()
+            .await
+            .entry(connect.id().clone())
+            .session();
         if session.is_some_and(|session| session.id.username_ref() != &**name) {
             return refused_login("client-id", AuthResult::NotAuthorized);
         }
@@ -110,13 +123,19 @@ impl Hooks {
                 let disconnect = refusal.reason == Cause::WrongTopic && !understands;
                 answer(code(refusal.reason), refusal.to_string(), disconnect)
             }
-            Ok(Err(NotTaken::Stopping)) => {
-                answer(PublishAckReason::ImplementationSpecificError, NotTaken::Stopping.to_string(), true)
-            }
+            Ok(Err(NotTaken::Stopping)) => answer(
+                PublishAckReason::ImplementationSpecificError,
+                NotTaken::Stopping.to_string(),
+                true,
+            ),
             Ok(Err(busy)) => answer(PublishAckReason::QuotaExceeded, busy.to_string(), !understands),
             Err(_elapsed) => {
                 metrics::counter!("gateway_mqtt_refused_total", "what" => "slow-sink").increment(1);
-                answer(PublishAckReason::QuotaExceeded, "the spool is slow: try again later".to_owned(), !understands)
+                answer(
+                    PublishAckReason::QuotaExceeded,
+                    "the spool is slow: try again later".to_owned(),
+                    !understands,
+                )
             }
         }
     }
@@ -138,10 +157,12 @@ impl Hooks {
             (rights, topic) => {
                 metrics::counter!("gateway_mqtt_refused_total", "what" => "topic").increment(1);
                 let device = rights.and_then(Rights::device).cloned();
-                let refusal = topic.err().unwrap_or_else(|| {
-                    Refusal::new(Cause::WrongTopic, "this user may not publish under this topic")
-                });
-                self.intake.refuse(device.clone(), refusal.clone(), &publish.payload).await?;
+                let refusal = topic
+                    .err()
+                    .unwrap_or_else(|| Refusal::new(Cause::WrongTopic, "this user may not publish under this topic"));
+                self.intake
+                    .refuse(device.clone(), refusal.clone(), &publish.payload)
+                    .await?;
                 Taken::Refused(device, refusal)
             }
         };
@@ -151,7 +172,11 @@ impl Hooks {
     /// Publishes the reason on the device's error topic, for whoever listens there.
     async fn tell(&self, session: &Session, device: Option<DeviceId>, refusal: &Refusal) {
         let Some(device) = device else { return };
-        let topic = Topic { device, channel: Channel::Error }.name(self.intake.gateway());
+        let topic = Topic {
+            device,
+            channel: Channel::Error,
+        }
+        .name(self.intake.gateway());
         let text = serde_json::json!({ "reason": refusal.reason.as_str(), "detail": refusal.detail }).to_string();
         let message = CodecPublish {
             dup: false,
@@ -172,7 +197,11 @@ impl Hooks {
     /// A packet above the limit ended the connection before it was received: it is counted and shown all the same.
     async fn disconnected(&self, session: &Session, reason: &Reason) {
         let Some(size_bytes) = oversize(reason) else { return };
-        let device = self.users.rights(session.id.username_ref()).and_then(Rights::device).cloned();
+        let device = self
+            .users
+            .rights(session.id.username_ref())
+            .and_then(Rights::device)
+            .cloned();
         if let Err(error) = self.intake.refuse_unreceived(device, size_bytes).await {
             tracing::warn!(%error, size_bytes, "a giant packet was dropped and could not be recorded");
         }
@@ -227,12 +256,14 @@ impl Handler for Hooks {
             Parameter::ClientAuthenticate(connect) => {
                 (false, Some(HookResult::AuthResult(self.authenticate(connect).await)))
             }
-            Parameter::ClientSubscribeCheckAcl(session, subscribe) => {
-                (false, Some(HookResult::SubscribeAclResult(self.subscribe(session, subscribe))))
-            }
-            Parameter::MessagePublishCheckAcl(session, publish) => {
-                (false, Some(HookResult::PublishAclResult(self.publish(session, publish).await)))
-            }
+            Parameter::ClientSubscribeCheckAcl(session, subscribe) => (
+                false,
+                Some(HookResult::SubscribeAclResult(self.subscribe(session, subscribe))),
+            ),
+            Parameter::MessagePublishCheckAcl(session, publish) => (
+                false,
+                Some(HookResult::PublishAclResult(self.publish(session, publish).await)),
+            ),
             Parameter::ClientDisconnected(session, reason) => {
                 self.disconnected(session, reason).await;
                 (true, before)

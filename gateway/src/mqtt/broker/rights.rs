@@ -36,7 +36,9 @@ impl Rights {
     /// Whether the filter reaches nothing but what this user may see: all of its own device, and of the others what the
     /// gateway says to them, never what they measured.
     pub(super) fn may_subscribe(&self, gateway: &GatewayId, filter: &str) -> bool {
-        let Some((device, channel)) = filter.strip_prefix(&topic::prefix(gateway)).and_then(|rest| rest.split_once('/'))
+        let Some((device, channel)) = filter
+            .strip_prefix(&topic::prefix(gateway))
+            .and_then(|rest| rest.split_once('/'))
         else {
             return false;
         };
@@ -74,7 +76,9 @@ impl Users {
     pub fn of(list: Vec<User>) -> Result<Self, String> {
         let mut users = HashMap::with_capacity(list.len());
         for user in list {
-            let digest = hex::decode(&user.password_sha256).ok().and_then(|bytes| bytes.try_into().ok());
+            let digest = hex::decode(&user.password_sha256)
+                .ok()
+                .and_then(|bytes| bytes.try_into().ok());
             let digest = digest.ok_or_else(|| format!("password_sha256 of {:?} must be 64 hex digits", user.user))?;
             let rights = Rights { device: user.device };
             if user.user.is_empty() || users.insert(user.user.clone(), (digest, rights)).is_some() {
@@ -113,7 +117,11 @@ mod tests {
     }
 
     fn users() -> Users {
-        Users::of(vec![user("scale", "s3cret", Some("scale-1")), user("home", "hom3", None)]).expect("good")
+        Users::of(vec![
+            user("scale", "s3cret", Some("scale-1")),
+            user("home", "hom3", None),
+        ])
+        .expect("good")
     }
 
     fn topic(name: &str) -> Topic {
@@ -131,7 +139,10 @@ mod tests {
     #[test]
     fn a_device_publishes_under_its_own_topics_alone() {
         let users = users();
-        let (scale, home) = (users.rights("scale").expect("known"), users.rights("home").expect("known"));
+        let (scale, home) = (
+            users.rights("scale").expect("known"),
+            users.rights("home").expect("known"),
+        );
         assert!(scale.may_publish(&topic("scale-1/reading")) && scale.may_publish(&topic("scale-1/state")));
         assert!(!scale.may_publish(&topic("oximeter-1/reading")));
         assert!(home.may_publish(&topic("scale-1/wave")) && home.may_publish(&topic("oximeter-1/event")));
@@ -148,10 +159,22 @@ mod tests {
         let may = |user: &str, filter: &str| users.rights(user).expect("known").may_subscribe(&home, filter);
         assert!(may("scale", "vitalfog/v1/home-1/scale-1/#"));
         assert!(may("home", "vitalfog/v1/home-1/+/error"));
-        for filter in ["#", "+/#", "vitalfog/v1/home-1/#", "vitalfog/v1/home-1/+/error", "$SYS/#", "vitalfog/v1/home-1"] {
+        for filter in [
+            "#",
+            "+/#",
+            "vitalfog/v1/home-1/#",
+            "vitalfog/v1/home-1/+/error",
+            "$SYS/#",
+            "vitalfog/v1/home-1",
+        ] {
             assert!(!may("scale", filter), "{filter}");
         }
-        for filter in ["#", "vitalfog/v1/home-1/#", "vitalfog/v1/home-1/+/reading", "vitalfog/v1/home-1/scale-1/#"] {
+        for filter in [
+            "#",
+            "vitalfog/v1/home-1/#",
+            "vitalfog/v1/home-1/+/reading",
+            "vitalfog/v1/home-1/scale-1/#",
+        ] {
             assert!(!may("home", filter), "{filter}");
         }
     }
@@ -159,7 +182,13 @@ mod tests {
     #[test]
     fn a_users_file_with_a_fault_is_refused() {
         assert!(Users::of(vec![user("a", "x", None), user("a", "y", None)]).is_err());
-        assert!(Users::of(vec![User { password_sha256: "abc".to_owned(), ..user("a", "x", None) }]).is_err());
+        assert!(
+            Users::of(vec![User {
+                password_sha256: "abc".to_owned(),
+                ..user("a", "x", None)
+            }])
+            .is_err()
+        );
         assert!(Users::of(vec![user("", "x", None)]).is_err());
     }
 }

@@ -1,0 +1,398 @@
+//! A network of one node, for tests: the door and all rooms are real; one validator's votes stand in for the engine.
+
+use std::{
+    net::SocketAddr,
+    path::Path,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use jsonwebtoken::{Algorithm, EncodingKey, Header as TokenHeader};
+use ledger::{
+    admission::Submission,
+    block::{Block, FinalizedBlock},
+    genesis::{Genesis, Organization, Role, Validator},
+    policy::ValidityPolicy,
+    proof::{Finalization, Vote, vote_message},
+    transaction::{Action, Author, Commitment, DeviceEnrolment, GatewayEnrolment, SignedTransaction, Transaction},
+};
+use record::{
+    bundle::{Bundle, Category, Entry, SealedBundle, SubjectKey, SubjectSecret},
+    canonical::Digest,
+    fhir::Patient,
+    ids::{BootId, BundleId, OrganizationId, SubjectId},
+    reading::{Measured, MeasurementState, Reading, TimeQuality, VERSION},
+    signature::SigningKey,
+};
+use reqwest::{Client, RequestBuilder, Response};
+use serde_json::{Value as Json, json};
+use tokio::{net::TcpListener, sync::watch};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use super::{
+    Config, Context, Rooms,
+    caller::Peer,
+    tls::{Identity, tests::Authority},
+};
+use crate::{
+    chain::{self, Chain},
+    index::{self, Index},
+    intake::{self, Intake},
+    keyring::{Holding, Keyring, Passphrase},
+    mempool::{self, Mempool},
+    projection::Projection,
+    query::{self, Query},
+    telemetry::{self, Telemetry},
+    vault::{self, Vault},
+};
+
+/// A network of one node: hospital-a keeps the patient, insurer-b is a member without a grant.
+pub(super) struct Clinic {
+    _dir: tempfile::TempDir,
+    _stop: DropGuard,
+    address: SocketAddr,
+    pub(super) genesis: Genesis,
+    key: SigningKey,
+    device: SigningKey,
+    pub(super) subject_key: SubjectKey,
+    pub(super) patient: SubjectId,
+    pub(super) node: Client,
+    pub(super) gateway: Client,
+    gateway_tls: Digest,
+    pub(super) anybody: Client,
+}
+
+fn client(identity: &Identity) -> Client {
+    let tls = identity.client().expect("fits");
+    Client::builder()
+        .tls_backend_preconfigured(tls)
+        .no_proxy()
+        .build()
+        .expect("a client")
+}
+
+fn anybody(identity: &Identity) -> Client {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let tls = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("known");
+    let tls = tls.with_root_certificates(identity.roots.clone()).with_no_client_auth();
+    Client::builder()
+        .tls_backend_preconfigured(tls)
+        .no_proxy()
+        .build()
+        .expect("a client")
+}
+
+fn telemetry() -> Telemetry {
+    static ONCE: OnceLock<Telemetry> = OnceLock::new();
+    ONCE.get_or_init(|| Telemetry::start(&telemetry::Config::default()).expect("once in this process"))
+        .clone()
+}
+
+fn now_ms() -> i64 {
+    jiff::Timestamp::now().as_millisecond()
+}
+
+pub(super) fn organization(id: &str) -> OrganizationId {
+    id.parse().expect("good")
+}
+
+fn founded(key: &SigningKey, tls: Digest) -> Genesis {
+    let member = |id: &str, role| Organization {
+        id: organization(id),
+        name: id.to_owned(),
+        role,
+        key: key.public(),
+    };
+    Genesis {
+        name: "test".to_owned(),
+        founded_ms: u64::try_from(now_ms()).expect("after 1970"),
+        organizations: vec![member("hospital-a", Role::Provider), member("insurer-b", Role::Payer)],
+        validators: vec![Validator {
+            organization: organization("hospital-a"),
+            key: key.public(),
+            tls,
+        }],
+        policy: ValidityPolicy::default(),
+    }
+}
+
+/// The engine's stand-in: whatever waits becomes the next block, with the one validator's vote.
+async fn finalize(chain: Chain, mempool: Mempool, genesis: Genesis, key: SigningKey) {
+    loop {
+        mempool.wait_for_work().await;
+        let transactions = mempool.pick(&Default::default(), 100);
+        let ids: Vec<_> = transactions.iter().map(SignedTransaction::id).collect();
+        let head = chain.head();
+        let mut block = Block {
+            header: Block::genesis(&genesis).header,
+            transactions,
+        };
+        block.header.height = head.height.next();
+        block.header.parent = head.digest;
+        block.header.timestamp_ms = head.timestamp_ms.max(u64::try_from(now_ms()).expect("after 1970")) + 1;
+        block.header.transactions_root = block.transactions_root();
+        let (header, digest) = genesis.policy.mine(block.header);
+        block.header = header;
+        let vote = Vote {
+            validator: key.public(),
+            signature: key.sign_raw(&vote_message(&block.header)),
+        };
+        let finalization = Some(Finalization { votes: vec![vote] });
+        chain
+            .append(FinalizedBlock {
+                block,
+                digest,
+                finalization,
+            })
+            .await
+            .expect("appends");
+        mempool.remove(&ids);
+    }
+}
+
+fn holding() -> Holding {
+    let (secret, key) = SubjectSecret::generate(Category::Vitals, 1).expect("random numbers");
+    let patient = Patient {
+        id: SubjectId::random(),
+        family: "Jansen".to_owned(),
+        given: "Mieke".to_owned(),
+        gender: "female".to_owned(),
+        birth_date: "1950-01-01".to_owned(),
+    };
+    Holding { key, secret, patient }
+}
+
+/// The rooms behind the door, with the tasks that move readings through them.
+async fn rooms(dir: &Path, genesis: &Genesis, key: &SigningKey, (peers, holding): (Client, Holding)) -> Rooms {
+    let passphrase = Passphrase::new("correct horse battery".to_owned().into()).expect("long enough");
+    let keyring = Keyring::create(&dir.join("keyring.sealed"), &passphrase, vec![holding]).expect("creates");
+    let chain = Chain::open(&chain::Config::default(), dir, genesis).expect("opens");
+    let vault = Vault::open(&vault::Config::default(), dir, peers).await.expect("opens");
+    let index = Index::open(&index::Config::default(), dir).await.expect("opens");
+    let mempool = Mempool::new(&mempool::Config::default());
+    tokio::spawn(Projection::new(chain.clone(), vault.clone(), index.clone(), keyring.clone()).run());
+    tokio::spawn(finalize(chain.clone(), mempool.clone(), genesis.clone(), key.clone()));
+    let intake = intake::Config::default();
+    let intake = Intake::new(&intake, key.clone(), chain.clone(), mempool.clone(), vault.clone());
+    let query = query::Config::default();
+    let query = Query::new(&query, chain.clone(), vault.clone(), index.clone(), keyring);
+    let consensus_runs = watch::channel(true).1;
+    Rooms {
+        chain,
+        mempool,
+        vault,
+        index,
+        intake,
+        query,
+        telemetry: telemetry(),
+        consensus_runs,
+    }
+}
+
+impl Clinic {
+    pub(super) async fn open() -> Self {
+        let dir = tempfile::tempdir().expect("a folder");
+        let (key, authority) = (SigningKey::random(), Authority::new());
+        let (identity, gateway) = (authority.issue(), authority.issue());
+        let genesis = founded(&key, Peer::identity(&identity.chain[0]).expect("parses"));
+        let holding = holding();
+        let (patient, subject_key) = (holding.patient.id, holding.key.clone());
+        let rooms = rooms(dir.path(), &genesis, &key, (client(&identity), holding)).await;
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("bound");
+        let config = Config {
+            listen: address,
+            ..Config::default()
+        };
+        let (node, anybody) = (client(&identity), anybody(&identity));
+        let context = Context::new(config, genesis.clone(), key.public(), rooms);
+        let stop = CancellationToken::new();
+        let shutdown = stop.clone();
+        tokio::spawn(async move {
+            super::serve(listener, &identity, context, shutdown)
+                .await
+                .expect("fits")
+        });
+        Self {
+            _dir: dir,
+            _stop: stop.drop_guard(),
+            address,
+            genesis,
+            key,
+            device: SigningKey::random(),
+            subject_key,
+            patient,
+            node,
+            gateway_tls: Peer::identity(&gateway.chain[0]).expect("parses"),
+            gateway: client(&gateway),
+            anybody,
+        }
+    }
+
+    pub(super) fn url(&self, path: &str) -> String {
+        format!("https://{}{path}", self.address)
+    }
+
+    /// An organisation's decision, handed in and waited for.
+    pub(super) async fn decide(&self, action: Action) -> Json {
+        let author = Author::Organization(organization("hospital-a"));
+        let transaction = Transaction {
+            network: self.genesis.network(),
+            author,
+            sequence: 0,
+            action,
+        }
+        .sign(&self.key);
+        let request = self
+            .anybody
+            .post(self.url("/api/v1/transactions"))
+            .header("content-type", super::bundles::DAG_CBOR);
+        let answer = request.body(transaction.encode()).send().await.expect("answers");
+        assert_eq!(answer.status(), 202);
+        let id = body(answer).await["id"].as_str().expect("text").to_owned();
+        body(
+            self.get(&format!("/api/v1/transactions/{id}?wait_ms=10000"))
+                .send()
+                .await
+                .expect("answers"),
+        )
+        .await
+    }
+
+    pub(super) async fn enrol(&self) {
+        let gateway = "home-1".parse().expect("good");
+        let device = DeviceEnrolment {
+            device: "cuff-1".parse().expect("good"),
+            key: self.device.public(),
+            gateway,
+        };
+        let gateway = GatewayEnrolment {
+            gateway: device.gateway.clone(),
+            key: self.key.public(),
+            tls: self.gateway_tls,
+        };
+        for action in [
+            Action::EnrolGateway(gateway),
+            Action::EnrolDevice(device),
+            Action::AnnounceKey(self.subject_key.clone()),
+        ] {
+            assert_eq!(self.decide(action).await["outcome"], "applied");
+        }
+    }
+
+    /// A submission of one message: a pulse and two pressures.
+    pub(super) fn submission(&self, seq: u64) -> (BundleId, Vec<u8>) {
+        let measured = |code: &str, value: &str, unit: &str| Measured {
+            code: code.to_owned(),
+            value: Some(value.parse().expect("decimal")),
+            samples: None,
+            unit: unit.to_owned(),
+            state: MeasurementState::Valid,
+        };
+        let reading = Reading {
+            v: VERSION,
+            device: "cuff-1".parse().expect("good"),
+            boot: BootId { counter: 1, random: 2 },
+            seq,
+            up_ms: 1,
+            wall: Some(1_790_000_000_000 + i64::try_from(seq).expect("small") * 60_000),
+            time_quality: TimeQuality::Synced,
+            observations: vec![
+                measured("8480-6", "128", "mm[Hg]"),
+                measured("8462-4", "82", "mm[Hg]"),
+                measured("8867-4", "61", "/min"),
+            ],
+        };
+        let bundle = Bundle::new(vec![Entry {
+            received_ms: now_ms(),
+            reading: reading.sign(&self.device),
+        }]);
+        let author = "home-1".parse().expect("good");
+        let sealed = SealedBundle::seal(&self.genesis.network(), &author, &self.subject_key, &bundle).expect("seals");
+        let payload = sealed.encode();
+        let commitment = Commitment::to(&payload, &sealed, (bundle.root(), 1), now_ms());
+        let id = commitment.bundle;
+        let (author, action) = (Author::Gateway(author), Action::Commit(commitment));
+        let transaction = Transaction {
+            network: self.genesis.network(),
+            author,
+            sequence: 0,
+            action,
+        }
+        .sign(&self.key);
+        (
+            id,
+            Submission {
+                transaction,
+                payload: serde_bytes::ByteBuf::from(payload),
+            }
+            .encode(),
+        )
+    }
+
+    pub(super) async fn submit(&self, by: &Client, body: Vec<u8>) -> Response {
+        let request = by
+            .post(self.url("/api/v1/bundles"))
+            .header("content-type", super::bundles::DAG_CBOR);
+        request.body(body).send().await.expect("answers")
+    }
+
+    pub(super) async fn receipt(&self, bundle: &BundleId) -> String {
+        let answer = self
+            .gateway
+            .get(self.url(&format!("/api/v1/receipts/{bundle}?wait_ms=10000")))
+            .send()
+            .await
+            .expect("answers");
+        assert_eq!(answer.status(), 200);
+        answer.text().await.expect("text")
+    }
+
+    pub(super) fn get(&self, path: &str) -> RequestBuilder {
+        self.anybody.get(self.url(path))
+    }
+
+    pub(super) fn token(&self, organization: &str, scope: &str) -> String {
+        let claims = json!({"iss": organization, "sub": "ward", "aud": self.genesis.network().to_string(),
+            "scope": scope, "exp": now_ms() / 1_000 + 300});
+        let header = TokenHeader {
+            typ: Some("at+jwt".to_owned()),
+            ..TokenHeader::new(Algorithm::EdDSA)
+        };
+        let key = EncodingKey::from_ed_pem(self.key.to_pem().expect("encodes").as_bytes()).expect("a key");
+        jsonwebtoken::encode(&header, &claims, &key).expect("signs")
+    }
+
+    /// What an organisation is answered to a FHIR question.
+    pub(super) async fn ask(&self, organization: &str, path: &str) -> (u16, Json) {
+        let token = self.token(organization, "system/Observation.rs system/Patient.read");
+        let answer = self.get(path).bearer_auth(token).send().await.expect("answers");
+        (answer.status().as_u16(), body(answer).await)
+    }
+
+    /// Three readings, final and in the index.
+    pub(super) async fn with_readings() -> Self {
+        let clinic = Self::open().await;
+        clinic.enrol().await;
+        for seq in 1..=3 {
+            let (bundle, submission) = clinic.submission(seq);
+            assert_eq!(clinic.submit(&clinic.gateway, submission).await.status(), 202);
+            clinic.receipt(&bundle).await;
+        }
+        let visible = async {
+            while clinic.ask("hospital-a", "/fhir/Observation?_count=0").await.1["total"] != 6 {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), visible)
+            .await
+            .expect("visible in time");
+        clinic
+    }
+}
+
+pub(super) async fn body(answer: Response) -> Json {
+    serde_json::from_slice(&answer.bytes().await.expect("a body")).expect("JSON")
+}

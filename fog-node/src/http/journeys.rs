@@ -1,0 +1,242 @@
+//! What gateways, nodes and hospitals meet at the door, over HTTPS and with the real rooms behind it.
+
+use ledger::{
+    admission::{Admission, Submission},
+    proof::{Receipt, ValidatorSet},
+    transaction::{Action, Grant},
+};
+use record::ids::SubjectId;
+use reqwest::{Client, RequestBuilder};
+use serde_json::{Value as Json, json};
+
+use super::clinic::{Clinic, body, organization};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bundle_is_admitted_and_proved_final() {
+    let clinic = Clinic::open().await;
+    let (bundle, submission) = clinic.submission(1);
+    assert_eq!(
+        clinic.submit(&clinic.gateway, submission.clone()).await.status(),
+        409,
+        "not enrolled yet"
+    );
+    clinic.enrol().await;
+    assert_eq!(
+        clinic
+            .get(&format!("/api/v1/receipts/{bundle}"))
+            .send()
+            .await
+            .expect("answers")
+            .status(),
+        404
+    );
+    let admitted = clinic.submit(&clinic.gateway, submission.clone()).await;
+    assert_eq!(admitted.status(), 202);
+    let admission: Admission = serde_json::from_value(body(admitted).await).expect("an admission");
+    assert!(admission.is_genuine() && admission.bundle == bundle);
+    let set = body(clinic.get("/api/v1/chain/validators").send().await.expect("answers")).await;
+    let set: ValidatorSet = serde_json::from_value(set).expect("a set");
+    assert_eq!(
+        Receipt::verify(&clinic.receipt(&bundle).await, &set)
+            .expect("holds")
+            .bundle(),
+        bundle
+    );
+    let standing = body(
+        clinic
+            .get(&format!("/api/v1/bundles/{bundle}"))
+            .send()
+            .await
+            .expect("answers"),
+    )
+    .await;
+    assert_eq!(standing["status"], "finalized");
+    assert_eq!(clinic.submit(&clinic.gateway, submission).await.status(), 202, "again");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_wrong_for_good_is_said_so() {
+    let clinic = Clinic::open().await;
+    clinic.enrol().await;
+    let (_, submission) = clinic.submission(1);
+    let mut altered = submission.clone();
+    *altered.last_mut().expect("bytes") ^= 1;
+    assert_eq!(clinic.submit(&clinic.gateway, altered).await.status(), 422);
+    assert_eq!(
+        clinic.submit(&clinic.node, submission.clone()).await.status(),
+        403,
+        "a node is no gateway"
+    );
+    assert_eq!(
+        clinic.submit(&clinic.anybody, submission.clone()).await.status(),
+        403,
+        "no certificate"
+    );
+    let untyped = clinic
+        .gateway
+        .post(clinic.url("/api/v1/bundles"))
+        .body(submission)
+        .send()
+        .await
+        .expect("answers");
+    assert_eq!(untyped.status(), 415);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn payloads_are_for_nodes_alone() {
+    let clinic = Clinic::open().await;
+    let payload = {
+        let (_, submission) = clinic.submission(1);
+        Submission::decode(&submission).expect("matches").into_parts().1
+    };
+    let cid = record::canonical::cid_of(&payload);
+    let push = |by: &Client| by.post(clinic.url("/api/v1/payloads")).body(payload.clone()).send();
+    assert_eq!(push(&clinic.anybody).await.expect("answers").status(), 403);
+    assert_eq!(push(&clinic.node).await.expect("answers").status(), 204);
+    let pull = |by: &Client| by.get(clinic.url(&format!("/ipfs/{cid}?format=raw"))).send();
+    assert_eq!(pull(&clinic.anybody).await.expect("answers").status(), 403);
+    let pulled = pull(&clinic.node).await.expect("answers");
+    assert_eq!(pulled.headers()["content-type"], "application/vnd.ipld.raw");
+    assert_eq!(pulled.bytes().await.expect("a body"), payload);
+    let inlined = clinic
+        .node
+        .get(clinic.url("/ipfs/bafkqaaa?format=raw"))
+        .send()
+        .await
+        .expect("answers");
+    assert_eq!(inlined.status(), 400);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hospital_reads_what_was_measured() {
+    let clinic = Clinic::with_readings().await;
+    let patient = clinic.patient;
+    let question =
+        format!("/fhir/Observation?patient=Patient/{patient}&code=http://loinc.org|8867-4&date=ge2026-09-21&_count=2");
+    let (status, first) = clinic.ask("hospital-a", &question).await;
+    assert_eq!((status, &first["total"]), (200, &json!(3)));
+    assert_eq!(first["entry"][0]["resource"]["valueQuantity"]["value"], 61);
+    assert_eq!(
+        first["entry"][0]["resource"]["effectiveDateTime"],
+        "2026-09-21T14:16:20.000Z"
+    );
+    let next = first["link"][1]["url"]
+        .as_str()
+        .expect("a next page")
+        .strip_prefix(&clinic.url(""))
+        .expect("ours")
+        .to_owned();
+    let (_, second) = clinic.ask("hospital-a", &next).await;
+    assert_eq!(second["entry"].as_array().expect("a page").len(), 1);
+    assert_eq!(second["link"].as_array().expect("links").len(), 1);
+    let id = second["entry"][0]["resource"]["id"].as_str().expect("text");
+    assert_eq!(
+        clinic.ask("hospital-a", &format!("/fhir/Observation/{id}")).await.1,
+        second["entry"][0]["resource"]
+    );
+    let (_, panel) = clinic.ask("hospital-a", "/fhir/Observation?code=85354-9").await;
+    assert_eq!(
+        panel["entry"][0]["resource"]["component"][0]["valueQuantity"]["value"],
+        128
+    );
+    let (_, people) = clinic.ask("hospital-a", "/fhir/Patient?name=jan").await;
+    assert_eq!(
+        (&people["total"], &people["entry"][0]["resource"]["id"]),
+        (&json!(1), &json!(patient.to_string()))
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_grant_nobody_is_there() {
+    let clinic = Clinic::with_readings().await;
+    let patient = clinic.patient;
+    let observation =
+        clinic.ask("hospital-a", "/fhir/Observation?_count=1").await.1["entry"][0]["resource"]["id"].clone();
+    let observation = observation.as_str().expect("text");
+    let without_self = |(status, mut bundle): (u16, Json)| {
+        drop(bundle["link"].take());
+        (status, bundle)
+    };
+    let hidden = clinic
+        .ask("insurer-b", &format!("/fhir/Observation?patient={patient}"))
+        .await;
+    let unknown = clinic
+        .ask(
+            "insurer-b",
+            &format!("/fhir/Observation?patient={}", SubjectId::random()),
+        )
+        .await;
+    assert_eq!((hidden.0, &hidden.1["total"]), (200, &json!(0)));
+    assert_eq!(without_self(hidden), without_self(unknown));
+    for path in [
+        format!("/fhir/Observation/{observation}"),
+        format!("/fhir/Patient/{patient}"),
+    ] {
+        assert_eq!(clinic.ask("insurer-b", &path).await.0, 404);
+    }
+    assert_eq!(clinic.ask("insurer-b", "/fhir/Patient").await.1["total"], 0);
+    let grant = Grant {
+        key: clinic.subject_key.id(),
+        grantee: organization("insurer-b"),
+    };
+    assert_eq!(clinic.decide(Action::Grant(grant.clone())).await["outcome"], "applied");
+    assert_eq!(
+        clinic
+            .ask("insurer-b", &format!("/fhir/Observation?patient={patient}"))
+            .await
+            .1["total"],
+        6
+    );
+    assert_eq!(clinic.decide(Action::Revoke(grant)).await["outcome"], "applied");
+    assert_eq!(
+        clinic
+            .ask("insurer-b", &format!("/fhir/Observation/{observation}"))
+            .await
+            .0,
+        404
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_door_asks_who_you_are_and_says_what_it_takes() {
+    let clinic = Clinic::open().await;
+    let status = async |request: RequestBuilder| request.send().await.expect("answers").status().as_u16();
+    assert_eq!(status(clinic.get("/fhir/Observation")).await, 401);
+    let narrow = clinic.token("hospital-a", "system/Patient.rs");
+    assert_eq!(status(clinic.get("/fhir/Observation").bearer_auth(&narrow)).await, 403);
+    assert_eq!(status(clinic.get("/fhir/Patient").bearer_auth(&narrow)).await, 200);
+    let strict = clinic
+        .get("/fhir/Patient?color=red")
+        .bearer_auth(&narrow)
+        .header("prefer", "handling=strict");
+    assert_eq!(status(strict).await, 400);
+    assert_eq!(
+        status(
+            clinic
+                .get("/fhir/Patient")
+                .bearer_auth(&narrow)
+                .header("accept", "application/fhir+xml")
+        )
+        .await,
+        406
+    );
+    let form = clinic
+        .anybody
+        .post(clinic.url("/fhir/Patient/_search"))
+        .bearer_auth(&narrow)
+        .body("name=nobody");
+    let form = form.header("content-type", "application/x-www-form-urlencoded");
+    assert_eq!(status(form).await, 200);
+    assert_eq!(status(clinic.anybody.get(clinic.url("/fhir/metadata"))).await, 200);
+    for open in [
+        "/healthz",
+        "/metrics",
+        "/readyz",
+        "/api/v1/chain/head",
+        "/api/v1/chain/blocks/0",
+        "/api/v1/peers",
+    ] {
+        assert_eq!(status(clinic.get(open)).await, 200, "{open}");
+    }
+    assert_eq!(status(clinic.get("/api/v1/chain/blocks/9")).await, 404);
+}
