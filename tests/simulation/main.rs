@@ -82,7 +82,7 @@ fn assert_all(disks: &Disks, chains: &[Chain], submitted: &[SignedTransaction]) 
 }
 
 /// One of four validators signs contradicting votes, links lose messages, and another validator crashes, is away, and
-/// returns. Returns the fingerprint of everything that happened, the lowest height and the lowest digest there.
+/// returns. Gives the fingerprint of everything that happened, and the lowest height.
 fn a_liar_a_crash_and_loss(seed: u64) -> (String, u64) {
     let disks = Disks::of(4);
     let (fingerprint, chains, submitted) = seeded(seed).start(|context| {

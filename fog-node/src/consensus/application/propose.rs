@@ -44,14 +44,9 @@ impl<P: Payloads> Application<P> {
             let transactions = self.candidates(ordered)?;
             let unsettled = !ordered.is_empty() && self.chain().head().height < parent;
             let now = clock.current();
-            let until = if unsettled { nudge } else { deadline };
-            // Settled meanwhile is noticed no later than at the nudge.
-            let wait = if now < nudge {
-                nudge.duration_since(now)
-            } else {
-                until.duration_since(now)
-            }
-            .unwrap_or_default();
+            // Whether the parent has settled is looked at once more at the nudge.
+            let until = if unsettled || now < nudge { nudge } else { deadline };
+            let wait = until.duration_since(now).unwrap_or_default();
             if !transactions.is_empty() || wait.is_zero() {
                 return Ok(transactions);
             }
