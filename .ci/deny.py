@@ -17,7 +17,6 @@ import re
 import subprocess
 import sys
 import tarfile
-import tempfile
 import tomllib
 import unittest
 
@@ -151,9 +150,13 @@ def load_advisories(place):
     if not place.exists():
         return None
     if place.is_file():
-        with tempfile.TemporaryDirectory() as folder, tarfile.open(place) as archive:
-            archive.extractall(folder, filter="data")
-            return load_advisories(next(pathlib.Path(folder).iterdir()))
+        # Read in place: nothing is unpacked, so no path of the archive is ever written to.
+        with tarfile.open(place) as archive:
+            names = [m for m in archive if m.isfile() and re.search(r"crates/[^/]+/RUSTSEC-[^/]+\.md$", m.name)]
+            texts = [archive.extractfile(m).read().decode("utf-8") for m in names]
+        if not texts:
+            raise SystemExit(f"advisories: no advisory in {place.name}: not a RustSec database")
+        return [read_advisory(text) for text in texts]
     files = sorted(place.glob("crates/*/RUSTSEC-*.md"))
     if not files:
         raise SystemExit(f"advisories: no advisory in {place.name}: not a RustSec database")

@@ -167,6 +167,7 @@ fn start_logging() {
     let _ = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
         .try_init();
     std::panic::set_hook(Box::new(|panic| {
         // A device with a broken invariant must not go on numbering readings.

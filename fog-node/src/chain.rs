@@ -260,7 +260,11 @@ impl Chain {
 }
 
 fn receipt(store: &Store, bundle: &BundleId) -> Result<Option<String>, Error> {
-    let Some(placed) = store.placed(&bundle.0)? else {
+    // A commitment that was ordered but refused is in a block too: it gets no receipt.
+    let Some(placed) = store
+        .placed(&bundle.0)?
+        .filter(|placed| placed.outcome == Outcome::Applied)
+    else {
         return Ok(None);
     };
     let Some(block) = store.block(placed.height)? else {

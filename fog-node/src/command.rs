@@ -12,6 +12,10 @@ use std::{
 
 use clap::{Parser, Subcommand};
 use ledger::proof::{RECEIPT_BYTES_MAX, Receipt, ValidatorSet};
+use rustix::{
+    fs::Mode,
+    process::{Resource, Rlimit, setrlimit, umask},
+};
 
 use crate::{config::Config, node::Node, telemetry::Telemetry};
 
@@ -99,6 +103,8 @@ fn prepare(path: &Path) -> Result<(Config, Node), ExitCode> {
 }
 
 fn run(path: &Path) -> ExitCode {
+    // Before anything creates a file.
+    umask(Mode::RWXG | Mode::RWXO);
     let (config, node) = match prepare(path) {
         Ok(prepared) => prepared,
         Err(code) => return code,
@@ -110,7 +116,7 @@ fn run(path: &Path) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    abort_on_panic();
+    harden();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -130,9 +136,17 @@ fn run(path: &Path) -> ExitCode {
     }
 }
 
-/// A panic anywhere is a broken invariant: the process stops at once, and its supervisor starts it anew. Only the place and
-/// our own words are logged; a formatted message could repeat what somebody measured.
-fn abort_on_panic() {
+/// No core dump, and no process that goes on half dead: a panic anywhere is a broken invariant, the
+/// process stops at once, and its supervisor starts it anew. Only the place and our own words are logged; a formatted
+/// message could repeat what somebody measured.
+fn harden() {
+    let none = Rlimit {
+        current: Some(0),
+        maximum: Some(0),
+    };
+    if let Err(error) = setrlimit(Resource::Core, none) {
+        tracing::warn!(%error, "core dumps cannot be switched off");
+    }
     panic::set_hook(Box::new(|panicked| {
         // The vault's store may panic over an altered page; the vault catches that and heals.
         if crate::vault::survives_panics() {

@@ -298,7 +298,7 @@ mod tests {
             ("FOG_INTAKE__IN_FLIGHT_PER_GATEWAY_MAX", "7"),
             ("FOG_NAME", "42"),
             ("FOG_VAULT__EXCHANGE__PEERS", r#"["https://127.0.0.1:8402"]"#),
-            ("HOME", "/root"),
+            ("HOME", "elsewhere"),
         ];
         let config = parse(MINIMAL, &variables).expect("good");
         assert_eq!(config.http.listen.port(), 9000);

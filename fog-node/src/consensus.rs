@@ -26,7 +26,7 @@ use cid::Cid;
 use commonware_p2p::Address;
 use commonware_runtime::{Runner as _, Supervisor as _, tokio as runtime};
 use futures::{StreamExt as _, stream::FuturesUnordered};
-use ledger::genesis::Genesis;
+use ledger::{admission, genesis::Genesis, transaction::SignedTransaction};
 use record::signature::{PublicKey, SigningKey};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{oneshot, watch};
@@ -211,6 +211,13 @@ pub struct Parts {
 pub trait Payloads: Clone + Send + Sync + 'static {
     /// The proof, as soon as the payload is durable here; `None` after the timeout.
     fn hold(&self, cid: &Cid, timeout: Duration) -> impl Future<Output = Option<Held>> + Send;
+
+    /// Like [`Payloads::hold`], for the payload that a commitment names, and only if it is the bundle it commits to.
+    fn hold_committed(
+        &self,
+        transaction: &SignedTransaction,
+        timeout: Duration,
+    ) -> impl Future<Output = Option<Held>> + Send;
 }
 
 impl Payloads for Vault {
@@ -218,6 +225,19 @@ impl Payloads for Vault {
         let held = Self::hold(self, cid, timeout).await;
         held.inspect_err(|error| tracing::debug!(%cid, %error, "payload not held"))
             .ok()
+    }
+
+    async fn hold_committed(&self, transaction: &SignedTransaction, timeout: Duration) -> Option<Held> {
+        let cid = transaction.commitment()?.cid;
+        let held = Payloads::hold(self, &cid, timeout).await?;
+        let payload = self.local(&cid).await.ok()??;
+        match admission::matched(transaction, &payload) {
+            Ok(_) => Some(held),
+            Err(error) => {
+                tracing::warn!(transaction = %transaction.id(), %error, "a commitment does not fit its payload");
+                None
+            }
+        }
     }
 }
 

@@ -26,7 +26,7 @@ use crate::{
     keyring::Keyring,
     mempool::Mempool,
     projection::Projection,
-    query::Query,
+    query::{self, Query},
     telemetry::Telemetry,
     vault::Vault,
 };
@@ -191,13 +191,13 @@ impl Node {
             mempool.clone(),
             vault.clone(),
         );
-        let query = Query::new(
-            &config.query,
-            chain.clone(),
-            vault.clone(),
-            index.clone(),
-            keyring.clone(),
-        );
+        let rooms = query::Rooms {
+            chain: chain.clone(),
+            vault: vault.clone(),
+            index: index.clone(),
+            keyring: keyring.clone(),
+        };
+        let query = Query::new(&config.query, config.organization.clone(), rooms);
         let projection = Projection::new(chain.clone(), vault.clone(), index.clone(), keyring);
         let validator = key.public();
         let parts = consensus::Parts {

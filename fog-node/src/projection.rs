@@ -19,7 +19,7 @@ use ledger::{
 };
 use record::{
     bundle::{Bundle, Entry, SealedBundle, SubjectSecret},
-    ids::{NetworkId, SubjectId},
+    ids::{GatewayId, NetworkId, SubjectId},
     observation::Observation,
     reading::{Reason, TimeQuality},
 };
@@ -306,11 +306,11 @@ impl Sealed {
 
     /// Opens the payload, compares it with the commitment and puts every reading in clinical terms.
     fn open(&self, payload: &[u8], secret: &SubjectSecret, state: &Arc<State>) -> Opened {
-        let bundle = SealedBundle::decode(payload)
+        let opened = SealedBundle::decode(payload)
             .ok()
             .filter(|sealed| sealed.key == self.commitment.key)
-            .and_then(|sealed| sealed.open(&self.network, secret).ok());
-        let Some(bundle) = bundle else {
+            .and_then(|sealed| Some((sealed.open(&self.network, secret).ok()?, sealed.author)));
+        let Some((bundle, author)) = opened else {
             return self.rejected(NOT_OPENED);
         };
         if !self.is_as_committed(&bundle) {
@@ -318,7 +318,7 @@ impl Sealed {
         }
         let mut opened = Opened::default();
         for (at, entry) in (0u32..).zip(&bundle.entries) {
-            match self.rows(at, entry, state) {
+            match self.rows(at, entry, state, &author) {
                 Ok((rows, measured_ms)) => {
                     opened.rows.extend(rows);
                     opened.measured_ms.extend(measured_ms);
@@ -338,12 +338,18 @@ impl Sealed {
         u32::try_from(bundle.entries.len()) == Ok(self.commitment.count) && bundle.root() == self.commitment.root
     }
 
-    /// The rows of one reading, whose device's signature is checked against the key on the chain, and when it was
-    /// measured if the device's clock is set.
-    fn rows(&self, at: u32, entry: &Entry, state: &Arc<State>) -> Result<(Vec<Row>, Option<i64>), Reason> {
+    /// The rows of one reading, whose device's signature is checked against the key on the chain (of a device that
+    /// reports to the gateway that sealed it), and when it was measured if the device's clock is set.
+    fn rows(
+        &self,
+        at: u32,
+        entry: &Entry,
+        state: &Arc<State>,
+        author: &GatewayId,
+    ) -> Result<(Vec<Row>, Option<i64>), Reason> {
         let reading = entry
             .reading
-            .decode(|device| state.device_key(device))
+            .decode(|device| state.device(device).filter(|d| d.gateway == *author).map(|d| d.key))
             .map_err(|refusal| refusal.reason)?;
         let observations = Observation::of(&reading, entry.received_ms).map_err(|refusal| refusal.reason)?;
         let measured_ms = reading.wall.filter(|_| reading.time_quality == TimeQuality::Synced);
@@ -401,7 +407,7 @@ mod tests {
         bundle::{Category, SubjectKey},
         canonical::Digest,
         fhir::Patient,
-        ids::{BootId, GatewayId, OrganizationId},
+        ids::{BootId, OrganizationId},
         reading::{Measured, MeasurementState, Reading, VERSION},
         signature::SigningKey,
     };

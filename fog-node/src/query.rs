@@ -97,9 +97,23 @@ pub struct Answer {
     pub visible: bool,
 }
 
+/// The rooms that a question goes through.
+#[derive(Debug)]
+pub struct Rooms {
+    /// Grants in force and device keys.
+    pub chain: Chain,
+    /// Sealed records.
+    pub vault: Vault,
+    /// Where they are.
+    pub index: Index,
+    /// What opens them.
+    pub keyring: Keyring,
+}
+
 /// The room.
 #[derive(Debug)]
 pub struct Query {
+    organization: OrganizationId,
     chain: Chain,
     vault: Vault,
     index: Index,
@@ -110,8 +124,15 @@ pub struct Query {
 impl Query {
     /// Opens the room.
     #[must_use]
-    pub fn new(config: &Config, chain: Chain, vault: Vault, index: Index, keyring: Keyring) -> Self {
+    pub fn new(config: &Config, organization: OrganizationId, rooms: Rooms) -> Self {
+        let Rooms {
+            chain,
+            vault,
+            index,
+            keyring,
+        } = rooms;
         Self {
+            organization,
             chain,
             vault,
             index,
@@ -176,10 +197,13 @@ impl Query {
         })
     }
 
-    /// What the organisation may read of one subject with the keys this node holds.
+    /// What the organisation may read of one subject with the keys this node holds. A key of ours that another member
+    /// announced as its own opens nothing: whoever saw its public half first would decide who reads.
     fn permits(&self, state: &State, reader: &OrganizationId, subject: SubjectId) -> Vec<Permit> {
+        let is_ours = |key: &&KeyId| state.subject_key(key).is_some_and(|k| k.custodian == self.organization);
         let keys = self.keyring.keys_of(subject);
         keys.iter()
+            .filter(is_ours)
             .filter_map(|key| consent::authorize(state, reader, key).ok())
             .collect()
     }

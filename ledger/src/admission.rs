@@ -38,6 +38,25 @@ pub enum SubmissionError {
     Mismatch,
 }
 
+/// The commitment that a transaction makes to exactly this payload; asked by who admits it and by every voter, so that
+/// nobody can order a stranger's bundle under bytes that are not that bundle.
+///
+/// # Errors
+/// [`SubmissionError`] says what differs.
+pub fn matched<'a>(transaction: &'a SignedTransaction, payload: &[u8]) -> Result<&'a Commitment, SubmissionError> {
+    let commitment = transaction.commitment().ok_or(SubmissionError::NoCommitment)?;
+    let sealed = SealedBundle::decode(payload)?;
+    let same = commitment.bundle == SealedBundle::id_of(payload)
+        && commitment.cid == canonical::cid_of(payload)
+        && commitment.key == sealed.key
+        && transaction.claims().author == Author::Gateway(sealed.author);
+    if same {
+        Ok(commitment)
+    } else {
+        Err(SubmissionError::Mismatch)
+    }
+}
+
 /// A submission whose payload is the one its commitment names; only [`Submission::decode`] makes one.
 #[derive(Clone, Debug)]
 pub struct MatchedSubmission {
@@ -79,20 +98,8 @@ impl Submission {
     /// [`SubmissionError`] says what to change.
     pub fn decode(bytes: &[u8]) -> Result<MatchedSubmission, SubmissionError> {
         let submission: Self = canonical::decode(bytes, SUBMISSION_BYTES_MAX)?;
-        let commitment = submission
-            .transaction
-            .commitment()
-            .ok_or(SubmissionError::NoCommitment)?
-            .clone();
         let payload = submission.payload.into_vec();
-        let sealed = SealedBundle::decode(&payload)?;
-        let same = commitment.bundle == SealedBundle::id_of(&payload)
-            && commitment.cid == canonical::cid_of(&payload)
-            && commitment.key == sealed.key
-            && submission.transaction.claims().author == Author::Gateway(sealed.author);
-        if !same {
-            return Err(SubmissionError::Mismatch);
-        }
+        let commitment = matched(&submission.transaction, &payload)?.clone();
         Ok(MatchedSubmission {
             transaction: submission.transaction,
             commitment,

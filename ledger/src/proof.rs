@@ -222,7 +222,7 @@ impl Finalization {
                 return not_final("a signature is wrong");
             }
         }
-        if self.votes.len() < validators.quorum() {
+        if validators.validators.is_empty() || self.votes.len() < validators.quorum() {
             return not_final(&format!(
                 "{} of {}, {} are needed",
                 self.votes.len(),

@@ -179,26 +179,35 @@ impl State {
             return Err(Refused::WrongSignature);
         }
         match (&claims.author, &claims.action) {
-            (Author::Gateway(_), Action::Commit(commitment)) => self.may_commit(claims.sequence, commitment),
+            (Author::Gateway(author), Action::Commit(commitment)) => {
+                self.may_commit(author, claims.sequence, commitment)
+            }
             (Author::Organization(author), action) => self.may_decide(author, action),
             (Author::Gateway(_), _) => Err(Refused::NotAllowed),
         }
     }
 
-    fn may_commit(&self, sequence: u64, commitment: &Commitment) -> Result<(), Refused> {
-        if sequence != 0 {
-            return Err(Refused::NotAllowed);
+    /// A gateway commits for the people of its own operator: nobody else's gateway can write into their records.
+    fn may_commit(&self, author: &GatewayId, sequence: u64, commitment: &Commitment) -> Result<(), Refused> {
+        let operator = self.gateways.get(author).map(|gateway| &gateway.operator);
+        let announced = self.subject_key(&commitment.key).ok_or(Refused::UnknownName)?;
+        if sequence == 0 && operator == Some(&announced.custodian) {
+            Ok(())
+        } else {
+            Err(Refused::NotAllowed)
         }
-        self.subject_key(&commitment.key)
-            .map(|_| ())
-            .ok_or(Refused::UnknownName)
     }
 
     fn may_decide(&self, author: &OrganizationId, action: &Action) -> Result<(), Refused> {
         let free = |taken: bool| if taken { Err(Refused::NameTaken) } else { Ok(()) };
         match action {
             Action::Commit(_) => Err(Refused::NotAllowed),
-            Action::EnrolGateway(enrolment) => free(self.gateways.contains_key(&enrolment.gateway)),
+            Action::EnrolGateway(enrolment) => {
+                // A copied TLS or signing key would lock its owner out.
+                let copied =
+                    |other: &Gateway| other.enrolment.tls == enrolment.tls || other.enrolment.key == enrolment.key;
+                free(self.gateways.contains_key(&enrolment.gateway) || self.gateways.values().any(copied))
+            }
             Action::EnrolDevice(enrolment) => {
                 let gateway = self.gateways.get(&enrolment.gateway).ok_or(Refused::UnknownName)?;
                 if gateway.operator != *author {
@@ -288,6 +297,12 @@ impl State {
     #[must_use]
     pub fn gateway_with_tls(&self, tls: &Digest) -> Option<&Gateway> {
         self.gateways.values().find(|g| g.enrolment.tls == *tls)
+    }
+
+    /// An enrolled device.
+    #[must_use]
+    pub fn device(&self, id: &DeviceId) -> Option<&DeviceEnrolment> {
+        self.devices.get(id)
     }
 
     /// An enrolled device's key.

@@ -91,7 +91,7 @@ fn sandbox(arguments: Vec<OsString>) -> ExitCode {
             };
         }
     };
-    match order(arguments).and_then(|order| sandbox_of(order)) {
+    match order(arguments).and_then(sandbox_of) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(fault) => {

@@ -16,7 +16,7 @@ use tokio::time::timeout;
 const ANSWER_MAX: Duration = Duration::from_secs(60);
 
 /// A reading of this device with one value, of a start that no other message of the test has.
-pub fn reading(device: &DeviceReport, code: &str, value: &str, unit: &str) -> Reading {
+pub(crate) fn reading(device: &DeviceReport, code: &str, value: &str, unit: &str) -> Reading {
     Reading {
         v: VERSION,
         device: device.id.clone(),
@@ -39,13 +39,13 @@ pub fn reading(device: &DeviceReport, code: &str, value: &str, unit: &str) -> Re
 }
 
 /// The key of an enrolled device.
-pub fn key(device: &DeviceReport) -> SigningKey {
+pub(crate) fn key(device: &DeviceReport) -> SigningKey {
     let pem = fs::read_to_string(&device.key_file).expect("the report names the key's file");
     SigningKey::from_pem(&pem).expect("a key")
 }
 
 /// Publishes a message as the home's own user; says how the broker answered, or that it did not.
-pub async fn publish(report: &Report, topic: &str, message: impl Into<Vec<u8>>) -> Result<String, String> {
+pub(crate) async fn publish(report: &Report, topic: &str, message: impl Into<Vec<u8>>) -> Result<String, String> {
     let (client, mut packets) = AsyncClient::builder(options(report)).build();
     let mut answer = Box::pin(async {
         let options = PublishOptions::at_least_once();

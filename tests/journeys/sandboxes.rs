@@ -19,39 +19,39 @@ const FLOW: Duration = Duration::from_secs(4);
 /// How long one node is cut off.
 const CUT_OFF: Duration = Duration::from_secs(6);
 /// The node that is cut off and killed; it is not the one that the hospital asks.
-pub const VICTIM: &str = "supplier-d";
+pub(crate) const VICTIM: &str = "supplier-d";
 
 /// The program under test.
-pub fn program() -> PathBuf {
+pub(crate) fn program() -> PathBuf {
     env!("CARGO_BIN_EXE_sandbox").into()
 }
 
 /// Where the tests keep what they write.
-pub fn folder() -> &'static Path {
+pub(crate) fn folder() -> &'static Path {
     Path::new(env!("CARGO_TARGET_TMPDIR"))
 }
 
 /// Runs undisturbed as long as the tests do.
-pub fn calm() -> &'static Sandbox {
+pub(crate) fn calm() -> &'static Sandbox {
     static CALM: LazyLock<Sandbox> = LazyLock::new(|| Sandbox::builder(program(), folder(), "calm").start());
     &CALM
 }
 
 /// What was seen in the storm, and what the sandbox said of it in the end.
 #[derive(Debug)]
-pub struct Storm {
+pub(crate) struct Storm {
     /// Whether every promise held, by its exit code.
-    pub passed: bool,
+    pub(crate) passed: bool,
     /// The report at the end.
-    pub report: Report,
+    pub(crate) report: Report,
     /// Heights of the chain just after one node was cut off, and just before that node was killed.
-    pub heights_without_one: (u64, u64),
+    pub(crate) heights_without_one: (u64, u64),
     /// What the sandbox printed.
-    pub printed: String,
+    pub(crate) printed: String,
 }
 
 /// Readings flow; the gateway is killed; one fog node is cut off, then killed; both come back; every promise is checked.
-pub fn storm() -> &'static Storm {
+pub(crate) fn storm() -> &'static Storm {
     static STORM_SEEN: LazyLock<Storm> = LazyLock::new(|| {
         let sandbox = Sandbox::builder(program(), folder(), "stormy").run_for(STORM).start();
         let runtime = Runtime::new().expect("a runtime");

@@ -52,6 +52,11 @@ impl Payloads for Vaults {
             None
         })
     }
+
+    async fn hold_committed(&self, transaction: &SignedTransaction, timeout: Duration) -> Option<Held> {
+        // The simulated payloads are not sealed bundles: whether a commitment fits its payload is not what is simulated.
+        self.hold(&transaction.commitment()?.cid, timeout).await
+    }
 }
 
 /// The disks, which outlive a crash.

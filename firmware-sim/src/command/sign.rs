@@ -53,12 +53,12 @@ impl Request {
         match &self.reading {
             Some(path) => sign_text(&key, &text(path)?),
             None => self
-                .from_parts()
+                .put_together()
                 .map(|reading| utf8(reading.sign_json(&key).as_bytes())),
         }
     }
 
-    fn from_parts(&self) -> Result<Reading, String> {
+    fn put_together(&self) -> Result<Reading, String> {
         let missing = || "without --reading all of --device --code --value --unit are needed".to_owned();
         let measured = Measured {
             code: self.code.clone().ok_or_else(missing)?,

@@ -70,7 +70,6 @@ impl Signal for PulseOximetry {
 #[cfg(test)]
 mod tests {
     use super::super::Library;
-    use super::*;
 
     #[test]
     fn each_reading_has_a_rate_and_a_plausible_saturation() {

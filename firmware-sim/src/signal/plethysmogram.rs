@@ -89,7 +89,6 @@ impl Signal for Plethysmogram {
 #[cfg(test)]
 mod tests {
     use super::super::{Library, Stream};
-    use super::*;
 
     fn replay(label: &str, seconds: usize) -> (Vec<i32>, Vec<Option<i64>>) {
         let (mut samples, mut rates) = (Vec::new(), Vec::new());

@@ -103,9 +103,9 @@ async fn accept<P: Payloads>(clock: &impl Clock, rooms: &Rooms<P>, transaction: 
         }
     }
     admitted(clock, rooms, &transaction).await?;
-    let pending = match transaction.commitment().map(|commitment| commitment.cid) {
-        Some(cid) => {
-            let held = rooms.payloads.hold(&cid, PAYLOAD_TIMEOUT).await?;
+    let pending = match transaction.commitment() {
+        Some(_) => {
+            let held = rooms.payloads.hold_committed(&transaction, PAYLOAD_TIMEOUT).await?;
             Pending::bundle(transaction, held)
         }
         None => Pending::plain(transaction),

@@ -68,12 +68,13 @@ impl Caller {
         let Some(tls) = peer.tls else {
             return Ok(Self::Anonymous);
         };
-        if let Some(gateway) = state.gateway_with_tls(&tls) {
-            return Ok(Self::Gateway(gateway.enrolment.gateway.clone()));
+        // Validators first: their keys are founded, and a gateway enrolled under one must not take their place.
+        if let Some(validator) = state.validator_with_tls(&tls) {
+            return Ok(Self::Validator(validator.key));
         }
-        Ok(state
-            .validator_with_tls(&tls)
-            .map_or(Self::Stranger, |validator| Self::Validator(validator.key)))
+        Ok(state.gateway_with_tls(&tls).map_or(Self::Stranger, |gateway| {
+            Self::Gateway(gateway.enrolment.gateway.clone())
+        }))
     }
 
     /// The organisation to read for, if its token includes this right.

@@ -177,7 +177,13 @@ async fn rooms(dir: &Path, genesis: &Genesis, key: &SigningKey, (peers, holding)
     let intake = intake::Config::default();
     let intake = Intake::new(&intake, key.clone(), chain.clone(), mempool.clone(), vault.clone());
     let query = query::Config::default();
-    let query = Query::new(&query, chain.clone(), vault.clone(), index.clone(), keyring);
+    let rooms = query::Rooms {
+        chain: chain.clone(),
+        vault: vault.clone(),
+        index: index.clone(),
+        keyring,
+    };
+    let query = Query::new(&query, genesis.organizations[0].id.clone(), rooms);
     let consensus_runs = watch::channel(true).1;
     Rooms {
         chain,

@@ -147,12 +147,13 @@ impl<P: Payloads> Application<P> {
             .transactions
             .iter()
             .filter(|transaction| !mempool.contains(&transaction.id()));
-        let cids: Vec<_> = missing
-            .filter_map(|transaction| transaction.commitment().map(|c| c.cid))
+        let commitments: Vec<_> = missing
+            .filter(|transaction| transaction.commitment().is_some())
+            .cloned()
             .collect();
-        let holds = stream::iter(cids).map(|cid| {
+        let holds = stream::iter(commitments).map(|commitment| {
             let payloads = payloads.clone();
-            async move { payloads.hold(&cid, waiting_timeout).await.is_some() }
+            async move { payloads.hold_committed(&commitment, waiting_timeout).await.is_some() }
         });
         let all_held = holds.buffer_unordered(HOLDS_MAX).all(ready).await;
         if all_held {
@@ -189,6 +190,10 @@ mod tests {
 
     impl Payloads for Empty {
         async fn hold(&self, _: &Cid, _: Duration) -> Option<Held> {
+            None
+        }
+
+        async fn hold_committed(&self, _: &SignedTransaction, _: Duration) -> Option<Held> {
             None
         }
     }
