@@ -1,8 +1,8 @@
 //! Agreement: the validators order transactions in blocks, mined to policy P, and two thirds of them vote each final.
 //!
 //! The engine (Simplex, with marshal for ordered delivery) stays behind this door: nothing outside names its types.
-//! [`application`] proposes and verifies, [`delivery`] writes what is final to the chain, [`gossip`] spreads waiting
-//! transactions, [`retention`] fetches payloads of final blocks, [`engine`] wires them, [`network`] connects them.
+//! [`application`] proposes and verifies, `delivery` writes what is final to the chain, `gossip` spreads waiting
+//! transactions, `retention` fetches payloads of final blocks, [`engine`] wires them, `network` connects them.
 //! It runs on a thread and a runtime of its own. **Invariants:** a vote is given only for a block whose payloads are
 //! held here; a block is acknowledged only when the chain has it on disk; when one actor ends, the node stops.
 
