@@ -78,8 +78,7 @@ impl Builder {
     /// If it does not get ready.
     #[must_use]
     pub fn start(self) -> Sandbox {
-        // What an earlier run of the same test left behind.
-        let _ = fs::remove_dir_all(&self.folder);
+        sweep(&self.folder);
         let folder = Folder::create(&self.folder).expect("the test may write to its folder");
         for _ in 0..TRIES {
             let sandbox = self.spawn(folder.root());
@@ -127,6 +126,36 @@ impl Builder {
     }
 }
 
+/// Removes what earlier runs left behind: folders called like this one, of test processes that are gone.
+fn sweep(folder: &Path) {
+    let name = folder
+        .file_name()
+        .and_then(|name| name.to_str())
+        .expect("a label and a process id");
+    let (label, own) = name.rsplit_once('.').expect("a label and a process id");
+    if !Path::new("/proc/self").exists() {
+        // Nobody can be asked who is gone.
+        return;
+    }
+    let siblings = folder
+        .parent()
+        .and_then(|parent| fs::read_dir(parent).ok())
+        .into_iter()
+        .flatten()
+        .flatten();
+    for sibling in siblings {
+        let name = sibling.file_name();
+        let pid = name
+            .to_str()
+            .and_then(|name| name.strip_prefix(label)?.strip_prefix('.'))
+            .unwrap_or(own);
+        if !Path::new("/proc").join(pid).exists() {
+            // What cannot be removed is in nobody's way.
+            let _ = fs::remove_dir_all(sibling.path());
+        }
+    }
+}
+
 /// A base whose ports are free at this moment.
 fn free_base(nodes: u16) -> u16 {
     let free = |base: &u16| Ports::plan(*base, nodes).is_some_and(|ports| ports.taken().is_empty());
@@ -145,12 +174,12 @@ pub struct Sandbox {
 
 impl Sandbox {
     /// A sandbox run by this program (`env!("CARGO_BIN_EXE_sandbox")`), in a folder (`env!("CARGO_TARGET_TMPDIR")`) and
-    /// under a label that no other test uses.
+    /// under a label that no other test of this process uses.
     #[must_use]
     pub fn builder(program: impl Into<PathBuf>, folder: impl AsRef<Path>, label: &str) -> Builder {
         Builder {
             program: program.into(),
-            folder: folder.as_ref().join(label),
+            folder: folder.as_ref().join(format!("{label}.{}", std::process::id())),
             nodes: 4,
             devices: 8,
             run_for: None,

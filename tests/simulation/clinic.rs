@@ -9,10 +9,25 @@ use ledger::{
 };
 use record::{
     bundle::{Category, SealedBundle, SubjectKey},
-    canonical::{Digest, cid_of},
+    canonical::{self, Digest, cid_of},
+    ids::KeyId,
     merkle,
     signature::SigningKey,
 };
+use serde::Serialize;
+use serde_bytes::ByteBuf;
+
+/// The shape of a sealed bundle whose inside nobody opens: sealing draws random numbers, and equal seeds must give equal runs.
+#[derive(Serialize)]
+struct Shape {
+    v: u8,
+    key: KeyId,
+    category: Category,
+    epoch: u32,
+    author: &'static str,
+    enc: ByteBuf,
+    ciphertext: ByteBuf,
+}
 
 /// What stands in front of the 32 secret bytes in the PKCS#8 form of an ed25519 key.
 const PKCS8_PREFIX: [u8; 16] = [
@@ -103,7 +118,15 @@ impl Clinic {
 
     /// A payload and the gateway's commitment to it.
     pub(crate) fn bundle(&self, number: u64) -> (SignedTransaction, Vec<u8>) {
-        let payload = format!("sealed payload {number}").into_bytes();
+        let payload = canonical::encode(&Shape {
+            v: 1,
+            key: self.subject.id(),
+            category: self.subject.category,
+            epoch: self.subject.epoch,
+            author: "home-1",
+            enc: ByteBuf::new(),
+            ciphertext: ByteBuf::from(number.to_be_bytes()),
+        });
         let commitment = Commitment {
             bundle: SealedBundle::id_of(&payload),
             cid: cid_of(&payload),

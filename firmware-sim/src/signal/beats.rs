@@ -356,10 +356,9 @@ mod tests {
                 (per_min - 1..=per_min + 1).contains(&found),
                 "{found} instead of {per_min}"
             );
-            assert_eq!(
-                rhythm.variability_ms().map(|ms| ms <= 6),
-                Some(true).filter(|_| per_min > 50)
-            );
+            // An even pulse varies by no more than the sampling can tell (10 ms).
+            let varies = rhythm.variability_ms().expect("more than twenty intervals");
+            assert!(varies <= 6, "{varies} ms at {per_min}");
         }
     }
 

@@ -386,7 +386,7 @@ mod tests {
         let slow = library.plethysmogram("ppg-finger-100hz").expect("known");
         assert_eq!(
             (slow.samples.len(), slow.period_ms.to_string().as_str(), slow.block),
-            (68_475, "9.959", 100)
+            (68_476, "9.958", 100)
         );
         let fast = library.plethysmogram("ppg-finger-117hz").expect("known");
         assert_eq!(

@@ -149,11 +149,15 @@ impl Network {
     /// A program that is this very executable under another name.
     fn program(&self, command: &str, name: &str, config: PathBuf) -> Result<Program, Fault> {
         let executable = self.folder.path(Path::new("bin").join(command));
-        if !executable.is_symlink() {
+        if !executable.exists() {
             let bin = self.folder.path("bin");
             std::fs::create_dir_all(&bin).map_err(Fault::file(&bin))?;
             let itself = std::env::current_exe().map_err(Fault::file("the running executable"))?;
-            std::os::unix::fs::symlink(itself, &executable).map_err(Fault::file(&executable))?;
+            // A second name of the same file outlives a new build of it, which a symbolic link does not; but it has to
+            // be on the same file system.
+            std::fs::hard_link(&itself, &executable)
+                .or_else(|_| std::os::unix::fs::symlink(&itself, &executable))
+                .map_err(Fault::file(&executable))?;
         }
         let log = self.folder.log(name)?;
         Ok(Program {
