@@ -272,8 +272,9 @@ impl Node {
             .into_iter()
             .find(|link| link.relation == "next")
             .map(|link| link.url);
+        let matches = bundle.entry.into_iter().filter(|entry| entry.search.mode == "match");
         Ok(Page {
-            resources: bundle.entry.into_iter().map(|entry| entry.resource).collect(),
+            resources: matches.map(|entry| entry.resource).collect(),
             next,
         })
     }
@@ -299,6 +300,13 @@ struct Link {
 #[derive(Deserialize)]
 struct SearchEntry {
     resource: Box<serde_json::value::RawValue>,
+    search: SearchMode,
+}
+
+/// `match`, or `outcome`: a remark about the search, which is no resource that was searched for.
+#[derive(Deserialize)]
+struct SearchMode {
+    mode: String,
 }
 
 /// The answer, if it is a success; else the sentence of its OperationOutcome.

@@ -1,11 +1,12 @@
 //! What cannot be believed is kept aside with a reason that the status shows, is never served, and harms nobody.
 
-use std::time::Duration;
-
 use record::{ids::DeviceId, reading::Reading, signature::SigningKey};
 use sandbox::harness::Visitor;
 
-use crate::{by_hand, sandboxes::calm};
+use crate::{
+    by_hand,
+    sandboxes::{calm, eventually},
+};
 
 async fn counted(visitor: &Visitor, reason: &str) -> u64 {
     visitor.gateway_status().await["quarantined"]["by_reason"][reason]
@@ -22,16 +23,10 @@ async fn refused(topic: &str, message: Vec<u8>, reason: &str) {
         !answer.as_ref().is_ok_and(|answer| answer.contains("Success")),
         "{reason}: {answer:?}"
     );
-    let mut waited = Duration::ZERO;
-    while counted(&visitor, reason).await <= before {
-        assert!(
-            waited < Duration::from_secs(30),
-            "{reason} is not in {}",
-            visitor.gateway_status().await
-        );
-        tokio::time::sleep(Duration::from_millis(100)).await;
-        waited += Duration::from_millis(100);
-    }
+    eventually(reason, async || {
+        (counted(&visitor, reason).await > before).then_some(())
+    })
+    .await;
     let recent = visitor.gateway_status().await["quarantined"]["recent"].to_string();
     assert!(recent.contains(reason), "{recent}");
     assert_eq!(calm().process("gateway").restarts, 0, "the gateway lives");

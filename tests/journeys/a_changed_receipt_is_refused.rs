@@ -1,28 +1,22 @@
 //! A receipt proves itself offline with the validators' public keys alone; with any byte changed it proves nothing.
 
-use std::{fs, time::Duration};
+use std::fs;
 
 use ledger::proof::{Receipt, ValidatorSet};
 
-use crate::sandboxes::calm;
+use crate::sandboxes::{calm, eventually};
 
 /// The text of a receipt of some bundle that became final.
 async fn receipt() -> String {
     let node = calm().visitor().node(1);
-    for height in 1.. {
-        let block = loop {
-            if let Ok(block) = node.block(height).await {
-                break block;
-            }
-            tokio::time::sleep(Duration::from_millis(200)).await;
-        };
-        for bundle in block.transactions.iter().filter_map(|transaction| transaction.bundle) {
-            if let Some(receipt) = node.receipt(&bundle).await.expect("a final bundle has a receipt") {
-                return receipt;
-            }
-        }
-    }
-    unreachable!("heights do not end")
+    let mut height = 0;
+    eventually("a final bundle", async || {
+        let block = node.block(height + 1).await.ok()?;
+        height += 1;
+        let bundle = block.transactions.iter().find_map(|transaction| transaction.bundle)?;
+        node.receipt(&bundle).await.expect("a bundle on the chain is known")
+    })
+    .await
 }
 
 #[tokio::test]

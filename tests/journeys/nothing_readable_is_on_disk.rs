@@ -3,10 +3,12 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    time::Duration,
 };
 
-use crate::{by_hand, sandboxes::calm};
+use crate::{
+    by_hand,
+    sandboxes::{calm, eventually},
+};
 
 /// Nobody else measures this: nine digits, within what the sensor can mean.
 const VALUE: &str = "123.456789";
@@ -49,9 +51,11 @@ async fn nothing_readable_is_on_disk() {
         );
     }
     let path = format!("Observation?patient={}&code=41653-7", device.patient);
-    while visitor.fhir(&path).await.text.matches(VALUE).count() < 2 {
-        tokio::time::sleep(Duration::from_millis(200)).await;
-    }
+    eventually("both readings at the hospital", async || {
+        let count = visitor.fhir(&path).await.text.matches(VALUE).count();
+        (count >= 2).then_some(())
+    })
+    .await;
     let family = visitor.report.patients[0]
         .name
         .split(' ')

@@ -18,6 +18,10 @@ const CHECK_MAX: Duration = Duration::from_secs(240);
 const FLOW: Duration = Duration::from_secs(4);
 /// How long one node is cut off.
 const CUT_OFF: Duration = Duration::from_secs(6);
+/// What is waited for comes within this time, or never.
+const EVENTUALLY: Duration = Duration::from_secs(90);
+/// The pause between two looks.
+const PAUSE: Duration = Duration::from_millis(200);
 /// The node that is cut off and killed; it is not the one that the hospital asks.
 pub(crate) const VICTIM: &str = "supplier-d";
 
@@ -29,6 +33,20 @@ pub(crate) fn program() -> PathBuf {
 /// Where the tests keep what they write.
 pub(crate) fn folder() -> &'static Path {
     Path::new(env!("CARGO_TARGET_TMPDIR"))
+}
+
+/// Looks again and again until there is something, for as long as a busy machine may need.
+pub(crate) async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
+    let search = async {
+        loop {
+            if let Some(found) = look().await {
+                return found;
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    };
+    let found = tokio::time::timeout(EVENTUALLY, search).await;
+    found.unwrap_or_else(|_| panic!("waited {} s in vain for {what}", EVENTUALLY.as_secs()))
 }
 
 /// Runs undisturbed as long as the tests do.

@@ -36,7 +36,8 @@ impl Answer {
     #[must_use]
     pub fn matches(&self) -> Vec<Json> {
         let entries = self.json()["entry"].as_array().cloned().unwrap_or_default();
-        entries.into_iter().map(|entry| entry["resource"].clone()).collect()
+        let matches = entries.into_iter().filter(|entry| entry["search"]["mode"] == "match");
+        matches.map(|entry| entry["resource"].clone()).collect()
     }
 }
 
