@@ -130,15 +130,13 @@ pub fn summary(report: &Report) -> String {
         Some(false) => "NOT EVERY PROMISE HELD",
         None => "nothing was checked; --for TIME ends with a check",
     };
-    let mut text = format!(
-        "{verdict}\n  readings    published {}, acknowledged {}, final {}, duplicates {}, gaps {}, quarantined {}\n",
-        report.published,
-        report.acknowledged,
-        report.final_readings,
-        report.duplicates,
-        report.gaps,
-        report.quarantined
-    );
+    let (published, acknowledged, on_chain) = (report.published, report.acknowledged, report.final_readings);
+    let mut text =
+        format!("{verdict}\n  readings    published {published}, acknowledged {acknowledged}, final {on_chain}");
+    if report.passed.is_some() {
+        let _ = write!(text, ", duplicates {}, gaps {}", report.duplicates, report.gaps);
+    }
+    let _ = writeln!(text, ", quarantined {}", report.quarantined);
     let latencies = &report.latency_ms;
     for (what, latency) in [
         ("to PUBACK", &latencies.publish_to_puback),

@@ -73,7 +73,7 @@ async fn the_hospital_reads_the_recording_value_by_value() {
 }
 
 #[tokio::test]
-async fn a_reading_made_by_hand_is_served_with_its_value_and_unit() {
+async fn a_reading_made_by_hand_is_served_digit_by_digit() {
     let visitor = calm().visitor();
     let device = device(&visitor, GLUCOSE);
     let reading = by_hand::reading(device, "41653-7", "98.765", "mg/dL");
