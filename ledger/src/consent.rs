@@ -49,7 +49,7 @@ pub fn authorize(state: &State, reader: &OrganizationId, key: &KeyId) -> Result<
         Ok(Permit {
             reader: reader.clone(),
             key: *key,
-            height: state.height,
+            height: state.height(),
         })
     } else {
         Err(Denied { reader: reader.clone() })

@@ -1,5 +1,7 @@
 //! The founding document of a network: its members, validators and policy; its digest is the network's name.
 
+use std::collections::BTreeSet;
+
 use record::{
     canonical::{self, Digest, Domain},
     ids::{NetworkId, OrganizationId},
@@ -12,6 +14,9 @@ use crate::{
     block::{Block, Header, Height, VERSION},
     policy::ValidityPolicy,
 };
+
+/// Validators of a network, at most: messages of the consensus are sized for so many.
+pub const VALIDATORS_MAX: usize = 64;
 
 /// What an organisation is in the network. The paper's "distributor" is a [`Role::Supplier`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -93,6 +98,20 @@ impl Genesis {
                 "validators must be at least one, each with a key of its own".to_owned(),
             ));
         }
+        if self.validators.len() > VALIDATORS_MAX {
+            return Err(BadGenesis(format!("at most {VALIDATORS_MAX} validators can vote")));
+        }
+        let tls: BTreeSet<_> = self.validators.iter().map(|v| v.tls).collect();
+        if tls.len() != self.validators.len() {
+            return Err(BadGenesis(
+                "validators must each have a TLS key of their own".to_owned(),
+            ));
+        }
+        let ids: BTreeSet<_> = self.organizations.iter().map(|o| &o.id).collect();
+        if ids.len() != self.organizations.len() {
+            return Err(BadGenesis("organizations must each have an id of their own".to_owned()));
+        }
+        self.policy.checked().map_err(BadGenesis)?;
         for validator in &self.validators {
             if !self.organizations.iter().any(|o| o.id == validator.organization) {
                 return Err(BadGenesis(format!(

@@ -6,7 +6,7 @@
 //! 2. [`admission`] how a gateway hands over a bundle; [`policy`] the hash validation policy P and the nonce
 //!    search (Algorithm 3).
 //! 3. [`block`] Block -> VerifiedBlock -> FinalizedBlock, by its [`votes`].
-//! 4. [`state`] a finalized block applied, equally on every node.
+//! 4. [`register`] who may do what; [`state`] a finalized block applied to it, equally on every node.
 //! 5. [`consent`] grants in force -> Permit.
 //! 6. [`proof`] what a third party checks: Merkle inclusion and two thirds of the votes.
 
@@ -20,6 +20,7 @@ pub mod policy;
 pub mod block;
 pub mod votes;
 
+pub mod register;
 pub mod state;
 
 pub mod consent;

@@ -53,7 +53,23 @@ pub enum Violation {
     Proposer,
 }
 
+/// More leading zero bits than these would keep a leader searching for seconds.
+pub const LEADING_ZERO_BITS_MAX: u8 = 24;
+/// More transactions than these do not fit in a block of [`crate::block::BLOCK_BYTES_MAX`].
+pub const TRANSACTIONS_MAX: u32 = 512;
+
 impl ValidityPolicy {
+    /// What makes the policy impossible to meet, with the key to change.
+    pub(crate) fn checked(&self) -> Result<(), String> {
+        if self.leading_zero_bits > LEADING_ZERO_BITS_MAX {
+            return Err(format!("policy.leading_zero_bits is at most {LEADING_ZERO_BITS_MAX}"));
+        }
+        if !(1..=TRANSACTIONS_MAX).contains(&self.transactions_max) {
+            return Err(format!("policy.transactions_max is from 1 to {TRANSACTIONS_MAX}"));
+        }
+        Ok(())
+    }
+
     /// The policy's identifier, named in every header.
     #[must_use]
     pub fn id(&self) -> Digest {

@@ -1,72 +1,17 @@
 //! A finalized block applied: deterministic, once per height, equal on every node; a broken rule is a recorded refusal.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{collections::BTreeSet, ops::Deref, sync::Arc};
 
-use record::{
-    bundle::SubjectKey,
-    canonical::{self, Digest, Domain},
-    ids::{DeviceId, GatewayId, KeyId, NetworkId, OrganizationId},
-    signature::PublicKey,
-};
+use record::canonical::{self, Digest, Domain};
 use serde::{Deserialize, Serialize};
 
 use crate::{
     block::{Block, Height},
-    genesis::{Genesis, Organization, Validator},
-    transaction::{Action, Author, Commitment, DeviceEnrolment, GatewayEnrolment, Grant, SignedTransaction},
+    genesis::Genesis,
+    transaction::{Action, SignedTransaction},
 };
 
-/// An enrolled gateway and who operates it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Gateway {
-    /// As enrolled.
-    pub enrolment: GatewayEnrolment,
-    /// Who enrolled it.
-    pub operator: OrganizationId,
-}
-
-/// An announced subject key and its custodian.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct AnnouncedKey {
-    /// The public half.
-    pub key: SubjectKey,
-    /// The organisation that announced it.
-    pub custodian: OrganizationId,
-}
-
-/// Why a transaction has no effect.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
-#[serde(rename_all = "kebab-case")]
-pub enum Refused {
-    /// Meant for another network.
-    #[error("meant for another network")]
-    WrongNetwork,
-    /// The author is not enrolled, or may not do this.
-    #[error("the author is not enrolled, or may not do this")]
-    NotAllowed,
-    /// The signature is not the author's.
-    #[error("the signature is not the author's")]
-    WrongSignature,
-    /// It, or its bundle, is on the chain already.
-    #[error("on the chain already")]
-    AlreadyFinal,
-    /// It names a key, gateway or member that the chain does not know.
-    #[error("it names a key, gateway or member that the chain does not know")]
-    UnknownName,
-    /// The name is taken by somebody else.
-    #[error("the name is taken")]
-    NameTaken,
-}
-
-impl Refused {
-    /// Whether it may become right when the chain has moved on.
-    #[must_use]
-    pub const fn may_pass_later(self) -> bool {
-        matches!(self, Self::NotAllowed | Self::UnknownName)
-    }
-}
+pub use crate::register::{AnnouncedKey, Gateway, Refused, Register};
 
 /// What became of a transaction when its block was applied: the same on every node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -84,44 +29,77 @@ pub trait Finals {
     fn contains(&self, digest: &Digest) -> bool;
 }
 
-/// The state: who is enrolled, which keys are announced, which grants are in force, and a rolling digest over all of it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+/// The register as it is after a block, and a rolling digest: equal digests mean equal histories of blocks and outcomes,
+/// and the same register now. Clones share the register until one of them changes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct State {
-    /// The network.
-    pub network: NetworkId,
-    /// Height of the last block applied.
-    pub height: Height,
-    /// Rolling digest: equal digests mean equal histories of outcomes.
-    pub digest: Digest,
-    organizations: BTreeMap<OrganizationId, Organization>,
-    validators: Vec<Validator>,
-    gateways: BTreeMap<GatewayId, Gateway>,
-    devices: BTreeMap<DeviceId, DeviceEnrolment>,
-    /// Sorted by id; a list, because a map of the canonical encoding has text keys only.
-    keys: Vec<(KeyId, AnnouncedKey)>,
-    grants: BTreeSet<Grant>,
+    height: Height,
+    digest: Digest,
+    register: Arc<Register>,
+    register_digest: Digest,
+}
+
+impl Deref for State {
+    type Target = Register;
+
+    fn deref(&self) -> &Register {
+        &self.register
+    }
 }
 
 impl State {
     /// The state before the first block.
     #[must_use]
     pub fn genesis(genesis: &Genesis) -> Self {
+        let founded = Digest::of(Domain::STATE, &[&canonical::encode(genesis)]);
+        Self::resumed(Register::genesis(genesis), Height(0), founded)
+    }
+
+    /// A state from what was kept of it. Whether the register belongs to that height and digest is for
+    /// [`State::follows`] to say.
+    #[must_use]
+    pub fn resumed(register: Register, height: Height, digest: Digest) -> Self {
         Self {
-            network: genesis.network(),
-            height: Height(0),
-            digest: Digest::of(Domain::STATE, &[&canonical::encode(genesis)]),
-            organizations: genesis
-                .organizations
-                .iter()
-                .map(|o| (o.id.clone(), o.clone()))
-                .collect(),
-            validators: genesis.validators.clone(),
-            gateways: BTreeMap::new(),
-            devices: BTreeMap::new(),
-            keys: Vec::new(),
-            grants: BTreeSet::new(),
+            height,
+            digest,
+            register_digest: register.digest(),
+            register: Arc::new(register),
         }
+    }
+
+    /// Whether this state is what a block and its outcomes made of the state with the digest `before`: a register that was
+    /// changed on the disk does not give the same digest.
+    #[must_use]
+    pub fn follows(&self, before: &Digest, block: &Digest, outcomes: &[Outcome]) -> bool {
+        self.digest == self.rolled(before, block, outcomes)
+    }
+
+    fn rolled(&self, before: &Digest, block: &Digest, outcomes: &[Outcome]) -> Digest {
+        let parts: [&[u8]; 4] = [
+            before.as_bytes(),
+            block.as_bytes(),
+            &canonical::encode(&outcomes),
+            self.register_digest.as_bytes(),
+        ];
+        Digest::of(Domain::STATE, &parts)
+    }
+
+    /// Height of the last block applied.
+    #[must_use]
+    pub const fn height(&self) -> Height {
+        self.height
+    }
+
+    /// The rolling digest.
+    #[must_use]
+    pub const fn digest(&self) -> Digest {
+        self.digest
+    }
+
+    /// Who may do what.
+    #[must_use]
+    pub fn register(&self) -> &Register {
+        &self.register
     }
 
     /// Applies the next block and returns what became of each transaction.
@@ -136,6 +114,7 @@ impl State {
         );
         let mut here = BTreeSet::new();
         let mut outcomes = Vec::with_capacity(block.transactions.len());
+        let mut changed = false;
         for transaction in &block.transactions {
             let seen = identifiers(transaction);
             let known = seen
@@ -144,189 +123,30 @@ impl State {
             let outcome = if known {
                 Err(Refused::AlreadyFinal)
             } else {
-                self.admit(transaction)
+                self.register.admit(transaction)
             };
             if outcome.is_ok() {
                 here.extend(seen);
-                self.execute(transaction);
+                if changes_register(transaction) {
+                    Arc::make_mut(&mut self.register).execute(transaction);
+                    changed = true;
+                }
             }
             outcomes.push(outcome.map_or_else(Outcome::Refused, |()| Outcome::Applied));
         }
+        if changed {
+            self.register_digest = self.register.digest();
+        }
         self.height = block.header.height;
-        let block_digest = block.header.digest();
-        self.digest = Digest::of(
-            Domain::STATE,
-            &[
-                self.digest.as_bytes(),
-                block_digest.as_bytes(),
-                &canonical::encode(&outcomes),
-            ],
-        );
+        self.digest = self.rolled(&self.digest, &block.header.digest(), &outcomes);
         outcomes
     }
+}
 
-    /// Whether a transaction would take effect now, its being final already left aside: network, author, signature, rights.
-    ///
-    /// # Errors
-    /// [`Refused`].
-    pub fn admit(&self, transaction: &SignedTransaction) -> Result<(), Refused> {
-        let claims = transaction.claims();
-        if claims.network != self.network {
-            return Err(Refused::WrongNetwork);
-        }
-        let key = self.key_of(&claims.author).ok_or(Refused::NotAllowed)?;
-        if !transaction.is_signed_by(&key) {
-            return Err(Refused::WrongSignature);
-        }
-        match (&claims.author, &claims.action) {
-            (Author::Gateway(author), Action::Commit(commitment)) => {
-                self.may_commit(author, claims.sequence, commitment)
-            }
-            (Author::Organization(author), action) => self.may_decide(author, action),
-            (Author::Gateway(_), _) => Err(Refused::NotAllowed),
-        }
-    }
-
-    /// A gateway commits for the people of its own operator: nobody else's gateway can write into their records.
-    fn may_commit(&self, author: &GatewayId, sequence: u64, commitment: &Commitment) -> Result<(), Refused> {
-        let operator = self.gateways.get(author).map(|gateway| &gateway.operator);
-        let announced = self.subject_key(&commitment.key).ok_or(Refused::UnknownName)?;
-        if sequence == 0 && operator == Some(&announced.custodian) {
-            Ok(())
-        } else {
-            Err(Refused::NotAllowed)
-        }
-    }
-
-    fn may_decide(&self, author: &OrganizationId, action: &Action) -> Result<(), Refused> {
-        let free = |taken: bool| if taken { Err(Refused::NameTaken) } else { Ok(()) };
-        match action {
-            Action::Commit(_) => Err(Refused::NotAllowed),
-            Action::EnrolGateway(enrolment) => {
-                // A copied TLS or signing key would lock its owner out.
-                let copied =
-                    |other: &Gateway| other.enrolment.tls == enrolment.tls || other.enrolment.key == enrolment.key;
-                free(self.gateways.contains_key(&enrolment.gateway) || self.gateways.values().any(copied))
-            }
-            Action::EnrolDevice(enrolment) => {
-                let gateway = self.gateways.get(&enrolment.gateway).ok_or(Refused::UnknownName)?;
-                if gateway.operator != *author {
-                    return Err(Refused::NotAllowed);
-                }
-                free(self.devices.contains_key(&enrolment.device))
-            }
-            Action::AnnounceKey(key) => free(self.subject_key(&key.id()).is_some()),
-            Action::Grant(grant) | Action::Revoke(grant) => {
-                let announced = self.subject_key(&grant.key).ok_or(Refused::UnknownName)?;
-                if !self.organizations.contains_key(&grant.grantee) {
-                    return Err(Refused::UnknownName);
-                }
-                if announced.custodian == *author {
-                    Ok(())
-                } else {
-                    Err(Refused::NotAllowed)
-                }
-            }
-        }
-    }
-
-    fn execute(&mut self, transaction: &SignedTransaction) {
-        let Author::Organization(author) = &transaction.claims().author else {
-            return;
-        };
-        match &transaction.claims().action {
-            Action::Commit(_) => {}
-            Action::EnrolGateway(enrolment) => {
-                let gateway = Gateway {
-                    enrolment: enrolment.clone(),
-                    operator: author.clone(),
-                };
-                self.gateways.insert(enrolment.gateway.clone(), gateway);
-            }
-            Action::EnrolDevice(enrolment) => {
-                self.devices.insert(enrolment.device.clone(), enrolment.clone());
-            }
-            Action::AnnounceKey(key) => {
-                let at = self.keys.partition_point(|(id, _)| *id < key.id());
-                self.keys.insert(
-                    at,
-                    (
-                        key.id(),
-                        AnnouncedKey {
-                            key: key.clone(),
-                            custodian: author.clone(),
-                        },
-                    ),
-                );
-            }
-            Action::Grant(grant) => {
-                self.grants.insert(grant.clone());
-            }
-            Action::Revoke(grant) => {
-                self.grants.remove(grant);
-            }
-        }
-    }
-
-    fn key_of(&self, author: &Author) -> Option<PublicKey> {
-        match author {
-            Author::Organization(id) => self.organizations.get(id).map(|o| o.key),
-            Author::Gateway(id) => self.gateways.get(id).map(|g| g.enrolment.key),
-        }
-    }
-
-    /// A member.
-    #[must_use]
-    pub fn organization(&self, id: &OrganizationId) -> Option<&Organization> {
-        self.organizations.get(id)
-    }
-
-    /// The validators, as founded.
-    #[must_use]
-    pub fn validators(&self) -> &[Validator] {
-        &self.validators
-    }
-
-    /// The validator whose TLS key this is.
-    #[must_use]
-    pub fn validator_with_tls(&self, tls: &Digest) -> Option<&Validator> {
-        self.validators.iter().find(|v| v.tls == *tls)
-    }
-
-    /// The enrolled gateway whose TLS key this is.
-    #[must_use]
-    pub fn gateway_with_tls(&self, tls: &Digest) -> Option<&Gateway> {
-        self.gateways.values().find(|g| g.enrolment.tls == *tls)
-    }
-
-    /// An enrolled device.
-    #[must_use]
-    pub fn device(&self, id: &DeviceId) -> Option<&DeviceEnrolment> {
-        self.devices.get(id)
-    }
-
-    /// An enrolled device's key.
-    #[must_use]
-    pub fn device_key(&self, id: &DeviceId) -> Option<PublicKey> {
-        self.devices.get(id).map(|d| d.key)
-    }
-
-    /// An announced subject key.
-    #[must_use]
-    pub fn subject_key(&self, id: &KeyId) -> Option<&AnnouncedKey> {
-        self.keys
-            .binary_search_by_key(id, |(id, _)| *id)
-            .ok()
-            .map(|at| &self.keys[at].1)
-    }
-
-    /// Whether a grant is in force.
-    pub(crate) fn is_granted(&self, key: &KeyId, grantee: &OrganizationId) -> bool {
-        self.grants.contains(&Grant {
-            key: *key,
-            grantee: grantee.clone(),
-        })
-    }
+/// Whether a transaction, once it takes effect, changes who may do what; a commitment moves height and digest alone.
+#[must_use]
+pub const fn changes_register(transaction: &SignedTransaction) -> bool {
+    !matches!(transaction.claims().action, Action::Commit(_))
 }
 
 /// The digests that may become final once only: the transaction's, and the bundle's it commits to.
@@ -346,11 +166,12 @@ mod tests {
     use crate::{
         block::tests::{child, founded},
         consent::authorize,
-        transaction::Transaction,
+        transaction::{Author, Commitment, GatewayEnrolment, Grant, Transaction},
     };
     use proptest::prelude::*;
     use record::{
-        bundle::{Bundle, Category, SealedBundle},
+        bundle::{Bundle, Category, SealedBundle, SubjectKey},
+        ids::{NetworkId, OrganizationId},
         signature::SigningKey,
     };
 
@@ -393,11 +214,15 @@ mod tests {
         }
 
         fn org(&self, i: usize, action: Action) -> SignedTransaction {
+            self.decided(i, 0, action)
+        }
+
+        fn decided(&self, i: usize, sequence: u64, action: Action) -> SignedTransaction {
             let author = Author::Organization(format!("org-{i}").parse().expect("good"));
             Transaction {
                 network: self.genesis.network(),
                 author,
-                sequence: 0,
+                sequence,
                 action,
             }
             .sign(&self.keys[i])
@@ -496,7 +321,7 @@ mod tests {
             authorize(&world.state, &reader, &key).expect("granted").reader(),
             &reader
         );
-        world.apply(vec![world.org(0, Action::Revoke(grant))]);
+        world.apply(vec![world.decided(0, 1, Action::Revoke(grant))]);
         assert!(authorize(&world.state, &reader, &key).is_err());
     }
 
@@ -515,11 +340,50 @@ mod tests {
     fn a_snapshot_goes_on_where_the_state_stood() {
         let mut world = World::new();
         world.apply(vec![world.enrol(), world.announce()]);
-        let snapshot = canonical::encode(&world.state);
+        let snapshot = canonical::encode(world.state.register());
+        let register: Register = canonical::decode(&snapshot, 1 << 20).expect("canonical");
         assert_eq!(
-            canonical::decode::<State>(&snapshot, 1 << 20).expect("canonical"),
+            State::resumed(register, world.state.height(), world.state.digest()),
             world.state
         );
+    }
+
+    #[test]
+    fn a_register_that_was_changed_on_the_disk_does_not_follow() {
+        let mut world = World::new();
+        world.apply(vec![world.announce()]);
+        let (before, honest) = (world.state.digest(), world.state.clone());
+        let grant = Grant {
+            key: world.subject.id(),
+            grantee: "org-1".parse().expect("good"),
+        };
+        let outcomes = world.apply(vec![world.commit(1)]);
+        let block = world.parent.header.digest();
+        assert!(world.state.follows(&before, &block, &outcomes));
+        let mut intruded = honest.register().clone();
+        intruded.execute(&world.org(0, Action::Grant(grant)));
+        let intruded = State::resumed(intruded, world.state.height(), world.state.digest());
+        assert!(!intruded.follows(&before, &block, &outcomes));
+    }
+
+    #[test]
+    fn a_grant_that_was_held_back_does_not_undo_a_revocation() {
+        let mut world = World::new();
+        world.apply(vec![world.announce()]);
+        let reader: OrganizationId = "org-1".parse().expect("good");
+        let key = world.subject.id();
+        let grant = Grant {
+            key,
+            grantee: reader.clone(),
+        };
+        let held_back = world.decided(0, 1, Action::Grant(grant.clone()));
+        let revoked = world.decided(0, 2, Action::Revoke(grant.clone()));
+        assert_eq!(world.apply(vec![revoked]), [Outcome::Applied]);
+        assert_eq!(world.apply(vec![held_back]), [Outcome::Refused(Refused::Stale)]);
+        assert!(authorize(&world.state, &reader, &key).is_err());
+        let again = world.decided(0, 3, Action::Grant(grant));
+        assert_eq!(world.apply(vec![again]), [Outcome::Applied]);
+        assert!(authorize(&world.state, &reader, &key).is_ok());
     }
 
     proptest! {

@@ -37,6 +37,8 @@ impl Domain {
     pub const GENESIS: Self = Self("vitalfog/genesis/v1");
     /// The rolling digest of the state.
     pub const STATE: Self = Self("vitalfog/state/v1");
+    /// The register: who may do what.
+    pub const REGISTER: Self = Self("vitalfog/register/v1");
     /// A fog node's signed admission of a bundle.
     pub const ADMISSION: Self = Self("vitalfog/admission/v1");
     /// A fog node's signed head.
