@@ -17,7 +17,7 @@ use ledger::{
     genesis::Genesis,
     proof::{DESCENT_MAX, Finalization, Receipt},
     state::{Outcome, State},
-    transaction::TransactionId,
+    transaction::{Commitment, TransactionId},
 };
 use record::{canonical::Digest, ids::BundleId};
 use serde::{Deserialize, Serialize};
@@ -119,13 +119,10 @@ impl Chain {
     pub fn open(config: &Config, data_dir: &Path, genesis: &Genesis) -> Result<Self, Error> {
         std::fs::create_dir_all(data_dir).map_err(Error::Folder)?;
         let store = Store::open(&data_dir.join("chain.redb"), config.cache_bytes_max)?;
-        let (state, head) = match store.last()? {
+        let (state, head) = match store.last(genesis)? {
             Some(last) => last,
             None => store.found(genesis)?,
         };
-        if state.network != genesis.network() {
-            return Err(Error::OtherNetwork);
-        }
         metrics::gauge!("fog_chain_height").set(head.height.0 as f64);
         let (state, head) = (watch::Sender::new(Arc::new(state)), watch::Sender::new(head));
         Ok(Self(Arc::new(Shared {
@@ -160,6 +157,14 @@ impl Chain {
     /// [`Error`].
     pub async fn block(&self, height: Height) -> Result<Option<FinalizedBlock>, Error> {
         self.read(move |store| store.block(height)).await
+    }
+
+    /// The commitments of the block at a height that took effect, in its order; `None` above the head.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn commitments(&self, height: Height) -> Result<Option<Vec<Commitment>>, Error> {
+        self.read(move |store| store.commitments(height)).await
     }
 
     /// Where a transaction stands.
@@ -480,6 +485,24 @@ mod tests {
                 Err(error) => assert!(matches!(error, Error::Damaged(_)), "byte {at}: {error}"),
             }
         }
+    }
+
+    #[tokio::test]
+    async fn a_register_that_was_changed_on_the_disk_is_not_opened() {
+        let bench = Bench::new();
+        let [first, second] = bench.blocks();
+        let chain = bench.open();
+        chain.append(unproven(&first)).await.expect("appends");
+        chain.append(unproven(&second)).await.expect("appends");
+        drop(chain);
+        let path = bench.dir.path().join("chain.redb");
+        store::tests::change_snapshot(&path, |bytes| {
+            // The operator of the gateway becomes another member: well-formed, and not what the blocks made.
+            let at = bytes.windows(5).rposition(|w| w == b"org-0").expect("a custodian");
+            bytes[at + 4] = b'1';
+        });
+        let opened = Chain::open(&Config::default(), bench.dir.path(), &bench.genesis);
+        assert!(matches!(opened, Err(Error::Damaged(_))), "{opened:?}");
     }
 
     #[test]

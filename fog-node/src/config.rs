@@ -159,6 +159,10 @@ impl Config {
         let limits = [
             ("mempool.transactions_max", self.mempool.transactions_max),
             (
+                "mempool.transactions_per_author_max",
+                self.mempool.transactions_per_author_max,
+            ),
+            (
                 "intake.in_flight_per_gateway_max",
                 self.intake.in_flight_per_gateway_max,
             ),

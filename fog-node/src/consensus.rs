@@ -1,19 +1,21 @@
 //! Agreement: the validators order transactions in blocks, mined to policy P, and two thirds of them vote each final.
 //!
 //! The engine (Simplex, with marshal for ordered delivery) stays behind this door: nothing outside names its types.
-//! [`application`] proposes and verifies, `delivery` writes what is final to the chain, `gossip` spreads waiting
-//! transactions, `retention` fetches payloads of final blocks, [`engine`] wires them, `network` connects them.
-//! It runs on a thread and a runtime of its own. **Invariants:** a vote is given only for a block whose payloads are
-//! held here; a block is acknowledged only when the chain has it on disk; when one actor ends, the node stops.
+//! [`application`] proposes and verifies, `ballot` lets no vote to finalize pass without the payloads, [`scheme`] says
+//! which votes count, `delivery` writes what is final to the chain, `gossip` spreads waiting transactions, [`engine`]
+//! wires them, `network` connects them. It runs on a thread and a runtime of its own. **Invariants:** a vote is given only
+//! for a block whose payloads are held here; a block is acknowledged only when the chain has it on disk; when one actor
+//! ends, the node stops.
 
 pub mod application;
+mod ballot;
 pub mod codec;
 mod delivery;
 pub mod engine;
 pub mod finalization;
 mod gossip;
 mod network;
-mod retention;
+pub mod scheme;
 
 use std::{
     future::Future,

@@ -19,7 +19,7 @@ pub mod transactions;
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
-use ::http::header;
+use ::http::{HeaderMap, header};
 use ledger::{admission::SUBMISSION_BYTES_MAX, genesis::Genesis};
 use record::signature::PublicKey;
 use serde::{Deserialize, Serialize};
@@ -29,15 +29,17 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     chain::Chain, index::Index, intake::Intake, mempool::Mempool, query::Query, telemetry::Telemetry, vault::Vault,
 };
-use caller::Caller;
+use caller::{Caller, Peer};
 use fault::Fault;
 use route::{Bounds, Request, Route, Service, Table};
 use server::Limits;
 use tls::Identity;
 
 /// Bytes of a body, at most: 1 MiB, which a submission fits in.
-pub const BODY_BYTES_MAX: usize = 1 << 20;
-const _: () = assert!(SUBMISSION_BYTES_MAX <= BODY_BYTES_MAX);
+pub const BODY_BYTES_MAX: u32 = 1 << 20;
+const _: () = assert!(SUBMISSION_BYTES_MAX <= BODY_BYTES_MAX as usize);
+/// Bytes of a search's form, at most.
+pub const FORM_BYTES_MAX: u32 = 64 << 10;
 /// How long a caller may ask to wait for something, in milliseconds.
 pub const WAIT_MS_MAX: u64 = 30_000;
 /// The first words of addresses; everything else is not here.
@@ -152,7 +154,6 @@ impl Config {
 
     fn bounds(&self) -> Bounds {
         Bounds {
-            body_bytes_max: BODY_BYTES_MAX,
             body_timeout: Duration::from_millis(self.body_timeout_ms),
             answer_timeout: Duration::from_millis(self.answer_timeout_ms),
         }
@@ -213,7 +214,11 @@ impl Context {
 
     /// Who asks, by the state of this moment.
     fn caller(&self, request: &Request) -> Result<Caller, Fault> {
-        Caller::of(&self.chain.state(), &request.peer, &request.headers)
+        self.caller_of(&request.peer, &request.headers)
+    }
+
+    fn caller_of(&self, peer: &Peer, headers: &HeaderMap) -> Result<Caller, Fault> {
+        Caller::of(&self.chain.state(), peer, headers)
     }
 
     fn into_service(self) -> Service {

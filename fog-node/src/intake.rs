@@ -121,10 +121,10 @@ impl Intake {
         let bundle = submission.commitment().bundle;
         if self.progress(&bundle).await?.is_none() {
             check(self.chain.state().admit(submission.transaction()))?;
+            let copy = bytes::Bytes::from(submission.encode());
             let (transaction, payload) = submission.into_parts();
-            let payload = bytes::Bytes::from(payload);
-            let held = self.vault.put(payload.clone()).await?;
-            self.vault.replicate(&payload);
+            let held = self.vault.put(payload.into()).await?;
+            self.vault.replicate(&copy);
             let pending = Pending::bundle(transaction, held).expect("a matched submission commits to its own payload");
             self.queue(pending)?;
             tracing::debug!(%bundle, %gateway, "admitted");
@@ -134,6 +134,27 @@ impl Intake {
             jiff::Timestamp::now().as_millisecond(),
             &self.key,
         ))
+    }
+
+    /// Keeps what another node admitted: its payload on the disk, its commitment queued. What the state does not admit is
+    /// not kept, so that no peer can fill this node's disk with bytes of its own.
+    ///
+    /// # Errors
+    /// [`Error`] says whether to send it again.
+    pub async fn keep(&self, submission: MatchedSubmission) -> Result<(), Error> {
+        check(self.chain.state().admit(submission.transaction()))?;
+        let is_final = matches!(
+            self.progress(&submission.commitment().bundle).await?,
+            Some(Progress::Final(_))
+        );
+        let (transaction, payload) = submission.into_parts();
+        let held = self.vault.put(payload.into()).await?;
+        if !is_final {
+            let pending = Pending::bundle(transaction, held).expect("a matched submission commits to its own payload");
+            // A full mempool here is no loss: the node that admitted it has it, and proposes it.
+            let _queued = self.mempool.receive(pending);
+        }
+        Ok(())
     }
 
     /// Takes an organisation's transaction. Its signature says who it is from, so it may come from anywhere.

@@ -151,6 +151,7 @@ pub struct Keyring(Arc<Contents>);
 struct Contents {
     keys: BTreeMap<KeyId, (SubjectSecret, SubjectId)>,
     patients: BTreeMap<SubjectId, Patient>,
+    of: BTreeMap<SubjectId, Vec<KeyId>>,
 }
 
 impl fmt::Debug for Keyring {
@@ -230,10 +231,9 @@ impl Keyring {
                 .patients
                 .entry(subject)
                 .or_insert_with(|| holding.patient.clone());
-            let is_new = contents
-                .keys
-                .insert(holding.key.id(), (holding.secret, subject))
-                .is_none();
+            let key = holding.key.id();
+            let is_new = contents.keys.insert(key, (holding.secret, subject)).is_none();
+            contents.of.entry(subject).or_default().push(key);
             if *known != holding.patient || !is_new {
                 return Err(Error::Contradiction);
             }
@@ -249,13 +249,8 @@ impl Keyring {
 
     /// The keys of a subject that this node holds.
     #[must_use]
-    pub fn keys_of(&self, subject: SubjectId) -> Vec<KeyId> {
-        self.0
-            .keys
-            .iter()
-            .filter(|(_, (_, of))| *of == subject)
-            .map(|(key, _)| *key)
-            .collect()
+    pub fn keys_of(&self, subject: SubjectId) -> &[KeyId] {
+        self.0.of.get(&subject).map_or(&[], Vec::as_slice)
     }
 
     /// Whose key it is.

@@ -7,7 +7,8 @@
 //! 2. [`http`] the outer door: one file a resource, who asks, how it fails. [`consensus`] the engine room: propose, verify,
 //!    finalize.
 //! 3. [`intake`] check, keep, queue. [`query`] permitted questions, the only way to records. [`projection`] from the chain
-//!    into the index. [`turnstile`] how many of one name may be in a room.
+//!    into the index. [`retention`] every payload that the chain names, held here. [`turnstile`] how many of one name may be
+//!    in a room.
 //! 4. [`mempool`] what waits for a block, the one turn of the line; [`chain`] finalized blocks and the state; [`vault`]
 //!    payloads by content identifier; [`index`] searchable metadata; [`keyring`] the keys this node holds.
 //! 5. [`telemetry`] what an operator sees.
@@ -22,6 +23,7 @@ pub mod http;
 pub mod intake;
 pub mod projection;
 pub mod query;
+pub mod retention;
 pub mod turnstile;
 
 pub mod chain;

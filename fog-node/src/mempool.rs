@@ -3,11 +3,11 @@
 //! It is kept in memory only: a gateway keeps a bundle until it has seen the receipt, and submits again what was lost.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet, VecDeque},
+    collections::{BTreeMap, HashMap, VecDeque},
     sync::{Arc, Mutex, MutexGuard},
 };
 
-use ledger::transaction::{SignedTransaction, TransactionId};
+use ledger::transaction::{Author, SignedTransaction, TransactionId};
 use record::ids::BundleId;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
@@ -20,22 +20,23 @@ use crate::vault::Held;
 pub struct Config {
     /// Transactions that wait, at most; a submission beyond is answered with 503 and Retry-After.
     pub transactions_max: usize,
+    /// Transactions of one author among them, at most: nobody takes the others' places.
+    pub transactions_per_author_max: usize,
 }
 
 impl Default for Config {
     fn default() -> Self {
         Self {
             transactions_max: 50_000,
+            transactions_per_author_max: 20_000,
         }
     }
 }
 
 /// No room: try again when blocks have been finalized.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the mempool holds {transactions_max} transactions, its limit; try again later")]
-pub struct Full {
-    transactions_max: usize,
-}
+#[error("the mempool holds as many transactions, in all or of this author, as it may; try again later")]
+pub struct Full;
 
 /// A transaction that may not wait in this form.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -79,52 +80,82 @@ impl Pending {
     }
 }
 
+/// A waiting transaction, its identifier, and its place in the order of arrival.
+#[derive(Clone, Debug)]
+pub struct Queued {
+    /// Later ones have a higher one.
+    pub arrival: u64,
+    /// Computed once.
+    pub id: TransactionId,
+    /// The transaction.
+    pub transaction: SignedTransaction,
+}
+
 /// What waits, in the order it came.
 #[derive(Debug, Default)]
 struct Waiting {
     arrivals: u64,
-    in_order: BTreeMap<u64, SignedTransaction>,
+    in_order: BTreeMap<u64, Queued>,
     places: HashMap<TransactionId, u64>,
+    of_author: HashMap<Author, usize>,
     bundles: HashMap<BundleId, TransactionId>,
     /// Inserted by this node's own clients and not yet sent to the peers; some may have left the pool since.
     local: VecDeque<TransactionId>,
 }
 
 impl Waiting {
-    fn knows(&self, transaction: &SignedTransaction) -> bool {
+    fn knows(&self, id: &TransactionId, transaction: &SignedTransaction) -> bool {
         let bundle_waits = transaction
             .commitment()
             .is_some_and(|c| self.bundles.contains_key(&c.bundle));
-        bundle_waits || self.places.contains_key(&transaction.id())
+        bundle_waits || self.places.contains_key(id)
     }
 
-    fn add(&mut self, transaction: SignedTransaction) {
-        let id = transaction.id();
+    fn add(&mut self, id: TransactionId, transaction: SignedTransaction) {
         if let Some(commitment) = transaction.commitment() {
             self.bundles.insert(commitment.bundle, id);
         }
         self.arrivals += 1;
         self.places.insert(id, self.arrivals);
-        self.in_order.insert(self.arrivals, transaction);
+        *self.of_author.entry(transaction.claims().author.clone()).or_default() += 1;
+        let queued = Queued {
+            arrival: self.arrivals,
+            id,
+            transaction,
+        };
+        self.in_order.insert(self.arrivals, queued);
     }
 
     fn remove(&mut self, id: &TransactionId) {
-        let Some(transaction) = self.places.remove(id).and_then(|place| self.in_order.remove(&place)) else {
+        let Some(Queued { transaction, .. }) = self.places.remove(id).and_then(|place| self.in_order.remove(&place))
+        else {
             return;
         };
         if let Some(commitment) = transaction.commitment() {
             self.bundles.remove(&commitment.bundle);
         }
+        let author = &transaction.claims().author;
+        if let Some(waiting) = self.of_author.get_mut(author) {
+            *waiting -= 1;
+            if *waiting == 0 {
+                self.of_author.remove(author);
+            }
+        }
     }
 
     fn get(&self, id: &TransactionId) -> Option<&SignedTransaction> {
-        self.in_order.get(self.places.get(id)?)
+        Some(&self.in_order.get(self.places.get(id)?)?.transaction)
+    }
+
+    fn has_room(&self, author: &Author, limits: &Config) -> bool {
+        let of_author = self.of_author.get(author).copied().unwrap_or_default();
+        self.in_order.len() < limits.transactions_max && of_author < limits.transactions_per_author_max
     }
 }
 
 #[derive(Debug)]
 struct Shared {
-    transactions_max: usize,
+    limits: Config,
     // A lock, not a task: intake, gossip and the proposer each do a few map operations and never wait while holding it.
     waiting: Mutex<Waiting>,
     work: Notify,
@@ -140,7 +171,7 @@ impl Mempool {
     #[must_use]
     pub fn new(config: &Config) -> Self {
         Self(Arc::new(Shared {
-            transactions_max: config.transactions_max,
+            limits: config.clone(),
             waiting: Mutex::default(),
             work: Notify::new(),
             local: Notify::new(),
@@ -178,17 +209,16 @@ impl Mempool {
     }
 
     fn queue(&self, Pending(transaction): Pending) -> Result<bool, Full> {
+        let id = transaction.id();
         let mut waiting = self.waiting();
-        if waiting.knows(&transaction) {
+        if waiting.knows(&id, &transaction) {
             return Ok(false);
         }
-        if waiting.in_order.len() >= self.0.transactions_max {
+        if !waiting.has_room(&transaction.claims().author, &self.0.limits) {
             metrics::counter!("fog_mempool_full_total").increment(1);
-            return Err(Full {
-                transactions_max: self.0.transactions_max,
-            });
+            return Err(Full);
         }
-        waiting.add(transaction);
+        waiting.add(id, transaction);
         gauge(&waiting);
         drop(waiting);
         self.0.work.notify_one();
@@ -207,17 +237,12 @@ impl Mempool {
         self.waiting().bundles.contains_key(bundle)
     }
 
-    /// The oldest transactions but those in `used`, at most `count_max`.
+    /// The oldest transactions that arrived after the one at `after` (0: all), at most `count_max`.
     #[must_use]
-    pub fn pick(&self, used: &HashSet<TransactionId>, count_max: usize) -> Vec<SignedTransaction> {
+    pub fn pick(&self, after: u64, count_max: usize) -> Vec<Queued> {
         let waiting = self.waiting();
-        waiting
-            .in_order
-            .values()
-            .filter(|t| !used.contains(&t.id()))
-            .take(count_max)
-            .cloned()
-            .collect()
+        let later = waiting.in_order.range(after.saturating_add(1)..);
+        later.map(|(_, queued)| queued).take(count_max).cloned().collect()
     }
 
     /// Lets go of transactions that are final, or can never be.
@@ -268,7 +293,7 @@ mod tests {
         consensus::codec::tests::{commitment, founded},
         vault::{self, Vault},
     };
-    use ledger::transaction::{Action, Author, Grant, Transaction};
+    use ledger::transaction::{Action, Grant, Transaction};
     use record::{
         canonical::{Digest, Domain},
         ids::{KeyId, NetworkId},
@@ -276,7 +301,11 @@ mod tests {
     };
 
     fn grant(sequence: u64) -> SignedTransaction {
-        let organization: record::ids::OrganizationId = "hospital-a".parse().expect("good");
+        grant_of("hospital-a", sequence)
+    }
+
+    fn grant_of(author: &str, sequence: u64) -> SignedTransaction {
+        let organization: record::ids::OrganizationId = author.parse().expect("good");
         Transaction {
             network: NetworkId(Digest::ZERO),
             author: Author::Organization(organization.clone()),
@@ -301,18 +330,41 @@ mod tests {
             assert_eq!(mempool.insert(plain(transaction)), Ok(true));
             assert_eq!(mempool.insert(plain(transaction)), Ok(false));
         }
-        let used = HashSet::from([transactions[0].id()]);
-        assert_eq!(mempool.pick(&used, 2), transactions[1..3]);
+        let pick = |after| {
+            let picked = mempool.pick(after, 2);
+            picked.into_iter().map(|queued| queued.transaction).collect::<Vec<_>>()
+        };
+        assert_eq!(pick(0), transactions[..2]);
+        let first = mempool.pick(0, 1)[0].arrival;
+        assert_eq!(pick(first), transactions[1..3]);
         mempool.remove(&[transactions[1].id()]);
         assert!(!mempool.contains(&transactions[1].id()));
-        assert_eq!(mempool.pick(&used, 2), transactions[2..4]);
+        assert_eq!(pick(first), transactions[2..4]);
     }
 
     #[test]
     fn beyond_the_limit_is_refused() {
-        let mempool = Mempool::new(&Config { transactions_max: 1 });
+        let mempool = Mempool::new(&Config {
+            transactions_max: 1,
+            ..Config::default()
+        });
         assert_eq!(mempool.insert(plain(&grant(0))), Ok(true));
-        assert!(mempool.insert(plain(&grant(1))).is_err());
+        assert_eq!(mempool.insert(plain(&grant(1))), Err(Full));
+    }
+
+    #[test]
+    fn one_author_does_not_take_the_others_places() {
+        let mempool = Mempool::new(&Config {
+            transactions_per_author_max: 2,
+            ..Config::default()
+        });
+        let (first, second) = (grant(0), grant(1));
+        assert_eq!(mempool.insert(plain(&first)), Ok(true));
+        assert_eq!(mempool.insert(plain(&second)), Ok(true));
+        assert_eq!(mempool.insert(plain(&grant(2))), Err(Full));
+        assert_eq!(mempool.insert(plain(&grant_of("insurer-b", 0))), Ok(true));
+        mempool.remove(&[first.id()]);
+        assert_eq!(mempool.insert(plain(&grant(2))), Ok(true));
     }
 
     #[tokio::test]

@@ -27,6 +27,7 @@ use crate::{
     mempool::Mempool,
     projection::Projection,
     query::{self, Query},
+    retention::Retention,
     telemetry::Telemetry,
     vault::Vault,
 };
@@ -199,6 +200,7 @@ impl Node {
         };
         let query = Query::new(&config.query, config.organization.clone(), rooms);
         let projection = Projection::new(chain.clone(), vault.clone(), index.clone(), keyring);
+        let retention = Retention::new(chain.clone(), vault.clone());
         let validator = key.public();
         let parts = consensus::Parts {
             data_dir: config.data_dir.clone(),
@@ -224,6 +226,7 @@ impl Node {
         let mut tasks = JoinSet::new();
         tasks.spawn(named("telemetry", telemetry.keep_up()));
         tasks.spawn(named("projection", projection.run()));
+        tasks.spawn(named("retention", retention.run()));
         let shutdown = shutdown.clone();
         tasks.spawn(async move {
             let end = http::serve(listener, &identity, context, shutdown).await;

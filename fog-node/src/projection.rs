@@ -12,11 +12,7 @@ use std::{
 
 use bytes::Bytes;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
-use ledger::{
-    block::{FinalizedBlock, Height},
-    state::{Outcome, State},
-    transaction::Commitment,
-};
+use ledger::{block::Height, state::State, transaction::Commitment};
 use record::{
     bundle::{Bundle, Entry, SealedBundle, SubjectSecret},
     ids::{GatewayId, NetworkId, SubjectId},
@@ -168,8 +164,7 @@ impl Projection {
     }
 
     async fn project(&self, height: Height) -> Result<(), Failure> {
-        let block = self.block(height).await?;
-        let commitments = self.ours(&block).await?;
+        let commitments = self.ours(height).await?;
         let deadline = Instant::now() + self.payloads_wait;
         let opened: Vec<Opened> = stream::iter(commitments)
             .map(|commitment| self.open(commitment, height, deadline))
@@ -184,12 +179,8 @@ impl Projection {
         }
         let projected = self.index.project(height, &all.rows, &all.rejections).await?;
         account(&projected, &all.rejections);
-        let age = now_ms().saturating_sub(i64::try_from(block.block.header.timestamp_ms).unwrap_or(i64::MAX));
-        if u128::from(age.max(0).cast_unsigned()) <= LIVE.as_millis() {
-            for measured_ms in all.measured_ms {
-                let seconds = now_ms().saturating_sub(measured_ms).max(0) as f64 / 1_000.0;
-                metrics::histogram!("fog_projection_publish_to_visible_seconds").record(seconds);
-            }
+        if !all.measured_ms.is_empty() {
+            self.observe_latency(height, &all.measured_ms).await?;
         }
         Ok(())
     }
@@ -207,9 +198,8 @@ impl Projection {
     }
 
     async fn settle(&self, Pending { bundle, height }: Pending, deadline: Instant) -> Result<(), Failure> {
-        let block = self.block(height).await?;
         let commitment = self
-            .ours(&block)
+            .ours(height)
             .await?
             .into_iter()
             .find(|commitment| commitment.bundle == bundle);
@@ -223,30 +213,24 @@ impl Projection {
         Ok(())
     }
 
-    async fn block(&self, height: Height) -> Result<FinalizedBlock, Failure> {
-        self.chain.block(height).await?.ok_or(Failure::NoBlock(height))
-    }
-
-    /// The block's commitments that took effect and that we hold the key of.
-    async fn ours(&self, block: &FinalizedBlock) -> Result<Vec<Commitment>, Failure> {
-        let mut commitments = BTreeMap::new();
-        for (at, transaction) in (0u32..).zip(&block.block.transactions) {
-            let Some(commitment) = transaction.commitment() else {
-                continue;
-            };
-            if self.keyring.secret(&commitment.key).is_none() || commitments.contains_key(&commitment.bundle) {
-                continue;
-            }
-            // A bundle takes effect once; where, the chain knows.
-            let placed = self.chain.bundle(&commitment.bundle).await?;
-            let here = placed.is_some_and(|p| {
-                p.outcome == Outcome::Applied && p.height == block.block.header.height && p.index == at
-            });
-            if here {
-                commitments.insert(commitment.bundle, commitment.clone());
+    async fn observe_latency(&self, height: Height, measured_ms: &[i64]) -> Result<(), Failure> {
+        let block = self.chain.block(height).await?.ok_or(Failure::NoBlock(height))?;
+        let now_ms = now_ms();
+        let age = now_ms.saturating_sub(i64::try_from(block.block.header.timestamp_ms).unwrap_or(i64::MAX));
+        if u128::from(age.max(0).cast_unsigned()) <= LIVE.as_millis() {
+            for measured_ms in measured_ms {
+                let seconds = now_ms.saturating_sub(*measured_ms).max(0) as f64 / 1_000.0;
+                metrics::histogram!("fog_projection_publish_to_visible_seconds").record(seconds);
             }
         }
-        Ok(commitments.into_values().collect())
+        Ok(())
+    }
+
+    /// The commitments of a block that took effect and that we hold the key of.
+    async fn ours(&self, height: Height) -> Result<Vec<Commitment>, Failure> {
+        let mut commitments = self.chain.commitments(height).await?.ok_or(Failure::NoBlock(height))?;
+        commitments.retain(|commitment| self.keyring.secret(&commitment.key).is_some());
+        Ok(commitments)
     }
 
     async fn open(&self, commitment: Commitment, height: Height, deadline: Instant) -> Result<Opened, Failure> {
@@ -397,7 +381,7 @@ mod tests {
     use super::*;
     use crate::keyring::{Holding, Passphrase};
     use ledger::{
-        block::Block,
+        block::{Block, FinalizedBlock},
         consent::{self, Permit},
         genesis::{Genesis, Organization, Role, Validator},
         policy::ValidityPolicy,

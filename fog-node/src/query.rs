@@ -142,11 +142,14 @@ impl Query {
     }
 
     /// The patients an organisation may see here, by id: those of whom it may read something that this node can open.
-    #[must_use]
-    pub fn patients(&self, reader: &OrganizationId) -> Vec<Patient> {
+    ///
+    /// # Errors
+    /// [`Error::Busy`].
+    pub fn patients(&self, reader: &OrganizationId) -> Result<Vec<Patient>, Error> {
+        let _inside = self.readers.enter(reader).ok_or(Error::Busy)?;
         let state = self.chain.state();
         let visible = |patient: &&Patient| !self.permits(&state, reader, patient.id).is_empty();
-        self.keyring.patients().filter(visible).cloned().collect()
+        Ok(self.keyring.patients().filter(visible).cloned().collect())
     }
 
     /// One patient, if the organisation may see them; "unknown" and "not yours" are the same answer.

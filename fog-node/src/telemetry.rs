@@ -37,7 +37,8 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            filter: "info".to_owned(),
+            // The engine's own spans and notes are for those who look for them.
+            filter: "info,commonware=warn".to_owned(),
             format: Format::Human,
         }
     }

@@ -209,10 +209,26 @@ impl Vault {
         self.local(cid).await?.ok_or(Error::Absent(*cid))
     }
 
-    /// Pushes a payload to every peer in the background. A peer whose queue is full misses it and fetches it when it
-    /// needs it.
-    pub fn replicate(&self, payload: &Bytes) {
-        self.exchange.push(payload);
+    /// The height up to which every payload that the chain names was held here. A vault that had to begin anew says 0.
+    ///
+    /// # Errors
+    /// The store has failed, or cannot be asked now.
+    pub async fn retained(&self) -> Result<u64, Error> {
+        self.store.retained().await
+    }
+
+    /// Notes that every payload up to a height is held here.
+    ///
+    /// # Errors
+    /// As [`Vault::retained`].
+    pub async fn note_retained(&self, height: u64) -> Result<(), Error> {
+        self.store.note_retained(height).await
+    }
+
+    /// Pushes a submission (a commitment and its payload) to every peer in the background. A peer whose queue is full
+    /// misses it and fetches the payload when it needs it.
+    pub fn replicate(&self, submission: &Bytes) {
+        self.exchange.push(submission);
     }
 
     /// Asks the seeker. The wait runs on the vault's own runtime, so that the caller's may be any.

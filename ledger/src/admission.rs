@@ -78,6 +78,16 @@ impl MatchedSubmission {
         &self.commitment
     }
 
+    /// The bytes in which a peer takes it.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let submission = Submission {
+            transaction: self.transaction.clone(),
+            payload: ByteBuf::from(self.payload.clone()),
+        };
+        submission.encode()
+    }
+
     /// The payload and the transaction, to be kept.
     #[must_use]
     pub fn into_parts(self) -> (SignedTransaction, Vec<u8>) {

@@ -1,12 +1,9 @@
 //! A validator that signs, for whatever it hears voted on, a vote for that and a vote for something else.
 
 use commonware_codec::{DecodeExt as _, Encode as _};
-use commonware_consensus::simplex::{
-    scheme::ed25519::Scheme,
-    types::{Finalize, Notarize, Proposal, Vote},
-};
+use commonware_consensus::simplex::types::{Finalize, Notarize, Proposal, Vote};
 use commonware_p2p::{Receiver, Recipients, Sender};
-use fog_node::consensus::codec::EngineDigest;
+use fog_node::consensus::{codec::EngineDigest, scheme::Scheme};
 
 /// The same proposal with another payload.
 fn twisted(proposal: &Proposal<EngineDigest>) -> Proposal<EngineDigest> {

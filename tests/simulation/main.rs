@@ -126,6 +126,55 @@ fn the_same_seed_gives_the_same_run() {
     assert_eq!(a_liar_a_crash_and_loss(7), a_liar_a_crash_and_loss(7));
 }
 
+/// What reaches three vaults and not the fourth becomes final, and the fourth has voted for none of it: a vote says that the
+/// payload is held.
+#[test]
+fn who_lacks_a_payload_votes_for_no_block_that_names_it() {
+    let disks = Disks::of(4);
+    let (chain, submitted) = seeded(21).start(|context| {
+        let disks = &disks;
+        async move {
+            let world = World::new(&context, &disks.clinic, STEADY).await;
+            let nodes = start_all(&context, &world, disks, 4).await;
+            let mut submitted = enrol(disks, &nodes);
+            settled(&context, &nodes, 1, &submitted).await;
+            disks.cut_off(Some(3));
+            submitted.extend(submit(&context, disks, &nodes[..3], 0..12).await);
+            settled(&context, &nodes, 12, &submitted).await;
+            disks.cut_off(None);
+            submitted.extend(submit(&context, disks, &nodes[..3], 12..24).await);
+            settled(&context, &nodes, 24, &submitted).await;
+            (nodes[0].chain.clone(), submitted)
+        }
+    });
+    assert_all(&disks, std::slice::from_ref(&chain), &submitted);
+    let fourth = disks.clinic.validators[3].public();
+    let named = submitted.iter().filter_map(SignedTransaction::commitment).enumerate();
+    let mut voted_again = false;
+    for (at, commitment) in named {
+        let placed = disks
+            .runtime
+            .block_on(chain.bundle(&commitment.bundle))
+            .expect("reads")
+            .expect("final");
+        let block = disks
+            .runtime
+            .block_on(chain.block(placed.height))
+            .expect("reads")
+            .expect("there");
+        let voters = block.finalization.iter().flat_map(|f| &f.votes);
+        let by_fourth = voters.into_iter().any(|vote| vote.validator == fourth);
+        // Each bundle is submitted at two nodes, so the first twelve are the first twenty-four commitments.
+        assert!(
+            !by_fourth || at >= 24,
+            "it voted for a block at height {} without its payload",
+            placed.height
+        );
+        voted_again |= by_fourth;
+    }
+    assert!(voted_again, "with the payloads it votes again");
+}
+
 /// Every validator loses power at the same instant, with whatever it had not synced; then all start again.
 #[test]
 fn a_power_cut_everywhere_loses_nothing_that_was_final() {

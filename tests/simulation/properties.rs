@@ -86,7 +86,7 @@ fn assert_replay(clinic: &Clinic, chain: &Chain, read: impl Fn(Height) -> Finali
         "the replay of the blocks gives the node's own state"
     );
     assert_eq!(
-        (state.height, state.digest),
+        (state.height(), state.digest()),
         (chain.head().height, chain.head().state_digest)
     );
 }

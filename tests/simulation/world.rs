@@ -1,7 +1,13 @@
 //! Validators in a simulated world: one seed decides every delay, loss and order of events; the application is the real
 //! one, with its chain and vault on the real disk.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use cid::Cid;
 use commonware_cryptography::ed25519::PublicKey;
@@ -15,12 +21,12 @@ use fog_node::{
         application::{Patience, Rooms},
         codec::engine_key,
         engine::{self, Channels, Settings, Timeouts, message_bytes_max},
-        finalization,
+        scheme::Scheme,
     },
     mempool::{self, Mempool, Pending},
     vault::{self, Held, Vault},
 };
-use ledger::{block::Height, state::identifiers, transaction::SignedTransaction};
+use ledger::{admission, block::Height, state::identifiers, transaction::SignedTransaction};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
@@ -35,6 +41,7 @@ pub(crate) struct Vaults {
     all: Arc<[Vault]>,
     me: usize,
     runtime: tokio::runtime::Handle,
+    cut_off: Arc<AtomicUsize>,
 }
 
 impl Payloads for Vaults {
@@ -43,6 +50,9 @@ impl Payloads for Vaults {
         self.runtime.block_on(async {
             if self.all[self.me].local(cid).await.expect("reads").is_some() {
                 return self.all[self.me].hold(cid, timeout).await.ok();
+            }
+            if self.cut_off.load(Ordering::Relaxed) == self.me {
+                return None;
             }
             for other in self.all.iter() {
                 if let Some(payload) = other.local(cid).await.expect("reads") {
@@ -54,8 +64,12 @@ impl Payloads for Vaults {
     }
 
     async fn hold_committed(&self, transaction: &SignedTransaction, timeout: Duration) -> Option<Held> {
-        // The simulated payloads are not sealed bundles: whether a commitment fits its payload is not what is simulated.
-        self.hold(&transaction.commitment()?.cid, timeout).await
+        let held = self.hold(&transaction.commitment()?.cid, timeout).await?;
+        let payload = self
+            .runtime
+            .block_on(self.all[self.me].local(&held.cid()))
+            .expect("reads")?;
+        admission::matched(transaction, &payload).is_ok().then_some(held)
     }
 }
 
@@ -65,7 +79,11 @@ pub(crate) struct Disks {
     pub(crate) runtime: Runtime,
     folders: Vec<TempDir>,
     vaults: Arc<[Vault]>,
+    cut_off: Arc<AtomicUsize>,
 }
+
+/// No vault is cut off.
+const NONE: usize = usize::MAX;
 
 impl Disks {
     pub(crate) fn of(validators: u8) -> Self {
@@ -92,7 +110,13 @@ impl Disks {
             runtime,
             folders,
             vaults,
+            cut_off: Arc::new(AtomicUsize::new(NONE)),
         }
+    }
+
+    /// Lets no payload reach this node's vault, until another or none is.
+    pub(crate) fn cut_off(&self, node: Option<usize>) {
+        self.cut_off.store(node.unwrap_or(NONE), Ordering::Relaxed);
     }
 
     pub(crate) fn chain(&self, node: usize) -> Chain {
@@ -105,6 +129,7 @@ impl Disks {
             all: Arc::clone(&self.vaults),
             me,
             runtime: self.runtime.handle().clone(),
+            cut_off: Arc::clone(&self.cut_off),
         }
     }
 
@@ -229,7 +254,7 @@ impl World {
             .register(0, QUOTA)
             .await
             .expect("registers");
-        let scheme = finalization::scheme(&clinic.genesis, key);
+        let scheme = Scheme::of(&clinic.genesis, Some(key));
         context.spawn(move |_| liar::contradict(scheme, votes));
     }
 }

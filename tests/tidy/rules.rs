@@ -20,7 +20,7 @@ const DOORS: [&[&str]; 8] = [
     &["node"],
     &["config"],
     &["http", "consensus"],
-    &["intake", "query", "projection"],
+    &["intake", "query", "projection", "retention"],
     &["mempool"],
     &["chain", "vault", "index", "keyring"],
     &["telemetry", "turnstile"],

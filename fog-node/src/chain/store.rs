@@ -6,7 +6,8 @@ use ledger::{
     block::{Block, FinalizedBlock, Height},
     genesis::Genesis,
     proof::Finalization,
-    state::{self, Finals, Outcome, State},
+    state::{self, Finals, Outcome, Register, State},
+    transaction::Commitment,
 };
 use record::canonical::{self, Digest};
 use redb::{
@@ -68,7 +69,7 @@ impl Store {
     }
 
     /// The state and the head as they were written last; `None` if nothing was.
-    pub(super) fn last(&self) -> Result<Option<(State, Head)>, Error> {
+    pub(super) fn last(&self, genesis: &Genesis) -> Result<Option<(State, Head)>, Error> {
         let transaction = self.0.begin_read()?;
         let snapshots = match transaction.open_table(SNAPSHOTS) {
             Err(redb::TableError::TableDoesNotExist(_)) => return Ok(None),
@@ -77,7 +78,10 @@ impl Store {
         let snapshot = snapshots
             .get(NEWEST)?
             .ok_or_else(|| Error::Damaged("no snapshot of the state".to_owned()))?;
-        let mut state: State = decode(snapshot.value(), "the state's snapshot")?;
+        let register: Register = decode(snapshot.value(), "the state's snapshot")?;
+        if register.network != genesis.network() {
+            return Err(Error::OtherNetwork);
+        }
         let height = transaction
             .open_table(BLOCKS)?
             .last()?
@@ -88,8 +92,20 @@ impl Store {
         if transaction.open_table(BLOCKS)?.len()? != height.0 + 1 {
             return Err(Error::Damaged("a height below the last one has no block".to_owned()));
         }
-        // A block that changes anything else in the state comes with a snapshot.
-        (state.height, state.digest) = (height, applied.state_digest);
+        // A block that changes the register comes with a snapshot; the others move height and digest alone.
+        let state = State::resumed(register, height, applied.state_digest);
+        let is_right = match height.0.checked_sub(1) {
+            None => state == State::genesis(genesis),
+            Some(before) => {
+                let before = self.applied(Height(before))?.ok_or_else(missing)?;
+                state.follows(&before.state_digest, &block.header.digest(), &applied.outcomes)
+            }
+        };
+        if !is_right {
+            return Err(Error::Damaged(
+                "the state's snapshot is not what the blocks made".to_owned(),
+            ));
+        }
         let head = head_after(&block, &state);
         Ok(Some((state, head)))
     }
@@ -115,6 +131,15 @@ impl Store {
             digest,
             finalization,
         }))
+    }
+
+    pub(super) fn commitments(&self, height: Height) -> Result<Option<Vec<Commitment>>, Error> {
+        let (Some(finalized), Some(applied)) = (self.block(height)?, self.applied(height)?) else {
+            return Ok(None);
+        };
+        let ordered = finalized.block.transactions.iter().zip(applied.outcomes);
+        let effective = ordered.filter(|(_, outcome)| *outcome == Outcome::Applied);
+        Ok(Some(effective.filter_map(|(t, _)| t.commitment().cloned()).collect()))
     }
 
     fn applied(&self, height: Height) -> Result<Option<Applied>, Error> {
@@ -242,7 +267,7 @@ fn took_effect(
 /// Commitments move only height and digest; whatever else took effect changed who may do what.
 fn changes_state(block: &Block, outcomes: &[Outcome]) -> bool {
     let decided = |(signed, outcome): (&ledger::transaction::SignedTransaction, &Outcome)| {
-        signed.commitment().is_none() && *outcome == Outcome::Applied
+        state::changes_register(signed) && *outcome == Outcome::Applied
     };
     block.transactions.iter().zip(outcomes).any(decided)
 }
@@ -256,7 +281,7 @@ fn write_block(
     let height = finalized.block.header.height.0;
     let applied = Applied {
         digest: finalized.digest,
-        state_digest: state.digest,
+        state_digest: state.digest(),
         outcomes: outcomes.to_vec(),
     };
     transaction
@@ -276,7 +301,7 @@ fn write_block(
 fn write_snapshot(transaction: &WriteTransaction, state: &State) -> Result<(), Error> {
     transaction
         .open_table(SNAPSHOTS)?
-        .insert(NEWEST, canonical::encode(state).as_slice())?;
+        .insert(NEWEST, canonical::encode(state.register()).as_slice())?;
     Ok(())
 }
 
@@ -284,7 +309,7 @@ fn head_after(block: &Block, state: &State) -> Head {
     Head {
         height: block.header.height,
         digest: block.header.digest(),
-        state_digest: state.digest,
+        state_digest: state.digest(),
         timestamp_ms: block.header.timestamp_ms,
     }
 }
@@ -306,6 +331,19 @@ pub(super) mod tests {
             .expect("opens")
             .insert(height.0, bytes)
             .expect("inserts");
+        transaction.commit().expect("commits");
+    }
+
+    /// The bytes of the snapshot, changed as asked for.
+    pub(in crate::chain) fn change_snapshot(path: &Path, change: impl Fn(&mut Vec<u8>)) {
+        let database = Database::create(path).expect("opens");
+        let transaction = database.begin_write().expect("begins");
+        {
+            let mut table = transaction.open_table(SNAPSHOTS).expect("opens");
+            let mut bytes = table.get(NEWEST).expect("reads").expect("there").value().to_vec();
+            change(&mut bytes);
+            table.insert(NEWEST, bytes.as_slice()).expect("inserts");
+        }
         transaction.commit().expect("commits");
     }
 }

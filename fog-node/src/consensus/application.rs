@@ -13,7 +13,7 @@ use std::{
     time::{Duration, UNIX_EPOCH},
 };
 
-use commonware_consensus::{marshal::ancestry::Ancestry, simplex::scheme::ed25519::Scheme};
+use commonware_consensus::marshal::ancestry::Ancestry;
 use commonware_cryptography::Digested;
 use commonware_macros::select;
 use commonware_runtime::Clock;
@@ -24,6 +24,7 @@ use record::{canonical::Digest, signature::PublicKey};
 use super::{
     Payloads,
     codec::{EngineBlock, EngineContext},
+    scheme::Scheme,
 };
 use crate::{chain::Chain, mempool::Mempool};
 use verify::Doubt;

@@ -5,15 +5,11 @@
 
 use std::collections::VecDeque;
 
-use cid::Cid;
 use commonware_actor::Feedback;
 use commonware_consensus::{
     Reporter,
     marshal::{Update, core::Mailbox, standard::Standard},
-    simplex::{
-        scheme::ed25519::Scheme,
-        types::{Activity, Finalization},
-    },
+    simplex::types::{Activity, Finalization},
     types,
 };
 use commonware_cryptography::{Digested, Digestible as _};
@@ -28,6 +24,7 @@ use tokio::sync::mpsc;
 use super::{
     codec::{EngineBlock, EngineDigest, ledger_digest},
     finalization::in_ledger_form,
+    scheme::Scheme,
 };
 use crate::{
     chain::{self, Chain},
@@ -123,8 +120,6 @@ pub(super) struct Applier {
     pub(super) mempool: Mempool,
     pub(super) scheme: Scheme,
     pub(super) marshal: Marshal,
-    /// Payloads that this node should hold, now that they are final.
-    pub(super) retain: mpsc::Sender<Cid>,
 }
 
 impl Applier {
@@ -210,7 +205,7 @@ impl Applier {
         Ok(())
     }
 
-    /// What follows from a block that is durable: its transactions wait no longer, its payloads are to be kept.
+    /// What follows from a block that is durable: its transactions wait no longer.
     fn settle(&self, block: &Block, outcomes: &[Outcome]) {
         let height = block.header.height;
         let ids: Vec<_> = block.transactions.iter().map(|transaction| transaction.id()).collect();
@@ -219,9 +214,6 @@ impl Applier {
             match (outcome, transaction.commitment()) {
                 (Outcome::Applied, Some(commitment)) => {
                     tracing::info!(bundle = %commitment.bundle, %height, "finalized");
-                    if self.retain.try_send(commitment.cid).is_err() {
-                        metrics::counter!("fog_consensus_retain_dropped_total").increment(1);
-                    }
                 }
                 (Outcome::Applied, None) => {
                     tracing::info!(transaction = %transaction.id(), kind = transaction.claims().action.kind(), %height, "finalized");

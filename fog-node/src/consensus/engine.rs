@@ -1,7 +1,7 @@
 //! Wires simplex, marshal, broadcast and their stores: generic over runtime and network, so that the simulation runs the
 //! same function as production.
 //!
-//! One engine for one epoch: the founding committee votes; a node outside it follows as an observer.
+//! One engine for one epoch: the founding committee votes.
 
 mod config;
 
@@ -10,13 +10,8 @@ use std::{fmt, num::NonZeroU64, time::Duration};
 use commonware_broadcast::buffered;
 use commonware_consensus::{
     Reporters,
-    marshal::{
-        self,
-        core::Actor as MarshalActor,
-        resolver::p2p as backfill,
-        standard::{Inline, Standard},
-    },
-    simplex::{self, Floor, ForwardPolicy, elector::RoundRobin, scheme::ed25519::Scheme},
+    marshal::{self, core::Actor as MarshalActor, resolver::p2p as backfill, standard::Standard},
+    simplex::{self, Floor, ForwardPolicy, elector::RoundRobin},
     types::{Epoch, FixedEpocher, ViewDelta},
 };
 use commonware_cryptography::{Digested, Digestible as _, Sha256, certificate::Verifier as _, ed25519::PublicKey};
@@ -27,7 +22,7 @@ use commonware_storage::archive::immutable;
 use commonware_utils::{NZDuration, NZUsize};
 use ledger::{
     block::{Block, Height},
-    genesis::Genesis,
+    genesis::{Genesis, VALIDATORS_MAX},
 };
 use rand_core::CryptoRng;
 use record::signature::SigningKey;
@@ -36,13 +31,15 @@ use tokio::sync::{mpsc, oneshot};
 use super::{
     Payloads,
     application::{Application, Patience, Rooms},
+    ballot::Ballot,
     codec::{EngineBlock, EngineDigest, engine_key},
     delivery::{self, Applier, Blocks, Delivery, FinalVotes, Marshal, Votes},
-    finalization, gossip, retention,
+    gossip,
+    scheme::Scheme,
 };
 
 /// The largest committee that messages are sized for; all nodes must agree on it.
-const COMMITTEE_MAX: u32 = 64;
+const COMMITTEE_MAX: u32 = VALIDATORS_MAX as u32; // 64
 
 /// When the engine gives up on a leader. Each of these is longer than the one before.
 #[derive(Clone, Copy, Debug)]
@@ -161,7 +158,7 @@ impl Base {
         let digest = genesis.digest();
         Self {
             me: engine_key(&settings.key.public()),
-            scheme: finalization::scheme(&settings.genesis, &settings.key),
+            scheme: Scheme::of(&settings.genesis, Some(&settings.key)),
             genesis: Digested::precomputed(genesis, digest),
             epocher: FixedEpocher::new(NonZeroU64::MAX),
             pages: config::pages(),
@@ -206,20 +203,14 @@ where
     let marshal = actor.start(Blocks(delivered), proposals, resolver);
 
     let (vote_sender, votes) = mpsc::channel(delivery::VOTES_MAX);
-    let (retain, retained) = mpsc::channel(retention::WAITING_MAX);
     let applier = Applier {
         chain: settings.rooms.chain.clone(),
         mempool: settings.rooms.mempool.clone(),
         scheme: base.scheme.clone(),
         marshal: mailbox.clone(),
-        retain,
     };
     let (delivery, failure) = deliver(&context, applier, acknowledged, (deliveries, votes));
     let [sending, receiving] = gossip(&context, &settings.rooms, channels.mempool);
-    let payloads = settings.rooms.payloads.clone();
-    let retention = context
-        .child("retention")
-        .spawn(move |clock| retention::retain(clock, payloads, retained));
 
     let voting = (channels.votes, channels.certificates, channels.resolver);
     let simplex = vote(&context, base, settings, (mailbox, vote_sender, blocker), voting);
@@ -229,7 +220,6 @@ where
         ("delivery", delivery),
         ("gossip sender", sending),
         ("gossip receiver", receiving),
-        ("retention", retention),
         ("simplex", simplex),
     ];
     Ok(Running { actors, failure })
@@ -292,14 +282,14 @@ where
         settings.rooms,
         settings.patience,
     );
-    let application = Inline::new(context.child("application"), application, marshal, base.epocher);
+    let ballot = Ballot::new(context, application, marshal, base.epocher);
     let simplex = simplex::Config {
         scheme: base.scheme,
         elector: RoundRobin::<Sha256>::default(),
         blocker,
-        automaton: application.clone(),
-        relay: application.clone(),
-        reporter: Reporters::from((application, Votes(final_votes))),
+        automaton: ballot.clone(),
+        relay: ballot.clone(),
+        reporter: Reporters::from((ballot, Votes(final_votes))),
         track_historical_votes: false,
         strategy: Sequential,
         partition: format!("{}-votes", base.partition),

@@ -1,35 +1,10 @@
 //! The engine's votes as the ledger proves them to a third party.
 
-use commonware_consensus::simplex::{scheme::ed25519::Scheme, types};
-use commonware_cryptography::certificate::Scheme as _;
-use commonware_utils::{
-    TryCollect as _,
-    ordered::{Quorum as _, Set},
-};
-use ledger::{
-    genesis::Genesis,
-    proof::{self, Finalization, Vote},
-};
-use record::signature::{PublicKey, Signature, SigningKey};
+use commonware_consensus::simplex::types;
+use ledger::proof::{Finalization, Vote};
+use record::signature::Signature;
 
-use super::codec::{EngineDigest, engine_key, engine_signer};
-
-/// The votes of a network's committee: made with `key` if it belongs to a validator, only checked otherwise.
-///
-/// # Panics
-/// Never for a checked genesis: its validators differ from each other.
-#[must_use]
-pub fn scheme(genesis: &Genesis, key: &SigningKey) -> Scheme {
-    let committee: Set<_> = genesis
-        .committee()
-        .iter()
-        .map(engine_key)
-        .try_collect()
-        .expect("a checked genesis has distinct validators");
-    let namespace = proof::vote_namespace(&genesis.network());
-    Scheme::signer(&namespace, committee.clone(), engine_signer(key))
-        .unwrap_or_else(|| Scheme::verifier(&namespace, committee))
-}
+use super::{codec::EngineDigest, scheme::Scheme};
 
 /// The votes in the ledger's form, ordered by validator; `None` if a signature or key is malformed, which the engine
 /// never lets through.
@@ -44,10 +19,9 @@ pub fn in_ledger_form(
         .iter()
         .zip(&certificate.signatures)
         .map(|(signer, signature)| {
-            let validator: [u8; 32] = scheme.participants().key(signer)?.as_ref().try_into().ok()?;
             let signature: [u8; 64] = signature.get()?.as_ref().try_into().ok()?;
             Some(Vote {
-                validator: PublicKey::from_bytes(validator).ok()?,
+                validator: scheme.key(signer)?,
                 signature: Signature::from_bytes(signature),
             })
         });
@@ -73,15 +47,17 @@ mod tests {
     use commonware_utils::non_empty;
     use ledger::{
         block::Block,
+        genesis::Genesis,
         proof::{Receipt, ValidatorSet},
     };
     use proptest::prelude::*;
+    use record::signature::SigningKey;
 
     /// Votes of the first `voters` keys on the block, made by the engine itself.
     fn voted(genesis: &Genesis, keys: &[SigningKey], voters: usize, block: &EngineBlock) -> Finalization {
         let context = block.context();
         let proposal = Proposal::new(context.round, context.parent.0, block.digest());
-        let schemes: Vec<_> = keys.iter().map(|key| scheme(genesis, key)).collect();
+        let schemes: Vec<_> = keys.iter().map(|key| Scheme::of(genesis, Some(key))).collect();
         let votes: Vec<_> = schemes[..voters]
             .iter()
             .map(|s| Finalize::sign(s, proposal.clone()).expect("a validator signs"))

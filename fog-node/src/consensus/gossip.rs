@@ -1,6 +1,9 @@
 //! Waiting transactions travel to every peer's mempool, so that whoever leads can order them.
 
-use std::{collections::HashSet, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use commonware_codec::{Decode as _, Encode as _, RangeCfg};
@@ -23,8 +26,9 @@ const BATCH_MAX: usize = 256;
 pub(super) const MESSAGE_BYTES_MAX: usize = 5 + BATCH_MAX * (5 + TRANSACTION_BYTES_MAX);
 /// Messages are sent at most this often, so that a burst becomes few messages and stays below the peers' quota.
 const INTERVAL: Duration = Duration::from_millis(10);
-/// Gossiped transactions that are being checked at the same time; more are let go, their sender still has them.
-const CHECKS_MAX: usize = 1_024;
+/// Transactions gossiped by one peer that are being checked at the same time; more are let go, their sender still has
+/// them. Per peer, so that one that sends nonsense takes nothing from the others.
+const CHECKS_PER_PEER_MAX: usize = 256;
 /// How long a gossiped transaction may wait for our own chain to know its author and names.
 const STATE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a gossiped commitment may wait for its payload to arrive.
@@ -55,19 +59,24 @@ pub(super) async fn receive<P: Payloads>(
     mut peers: impl Receiver<PublicKey = PublicKey>,
 ) {
     let mut checks = FuturesUnordered::new();
-    let mut checking = HashSet::new();
+    let mut checking: HashMap<PublicKey, HashSet<TransactionId>> = HashMap::new();
     loop {
         select! {
             message = peers.recv() => {
-                let Ok((_, message)) = message else { return };
+                let Ok((peer, message)) = message else { return };
+                let of_peer = checking.entry(peer.clone()).or_default();
                 for transaction in decode(message.into()) {
-                    if checks.len() < CHECKS_MAX && checking.insert(transaction.id()) {
-                        checks.push(check(&clock, &rooms, transaction));
+                    if of_peer.len() < CHECKS_PER_PEER_MAX && of_peer.insert(transaction.id()) {
+                        let (peer, checked) = (peer.clone(), check(&clock, &rooms, transaction));
+                        checks.push(async move { (peer, checked.await) });
                     }
                 }
             },
             checked = next(&mut checks) => {
-                checking.remove(&checked);
+                let (peer, id) = checked;
+                if let Some(of_peer) = checking.get_mut(&peer) {
+                    of_peer.remove(&id);
+                }
             },
         }
     }

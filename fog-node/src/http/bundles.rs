@@ -8,7 +8,7 @@ use record::ids::BundleId;
 use serde_json::json;
 
 use super::{
-    Context, answer,
+    BODY_BYTES_MAX, Context, answer,
     fault::Fault,
     route::{Answered, Request, Route},
 };
@@ -21,7 +21,10 @@ pub const DAG_CBOR: &str = "application/vnd.ipld.dag-cbor";
 #[must_use]
 pub fn routes() -> Vec<Route<Context>> {
     vec![
-        Route::post("/api/v1/bundles", |context, request| Box::pin(submit(context, request))),
+        Route::post("/api/v1/bundles", BODY_BYTES_MAX, |context, request| {
+            Box::pin(submit(context, request))
+        })
+        .from(|context, peer, headers| context.caller_of(peer, headers)?.gateway().map(|_| ())),
         Route::get("/api/v1/bundles/{id}", |context, request| {
             Box::pin(standing(context, request))
         }),

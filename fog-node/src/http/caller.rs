@@ -58,6 +58,9 @@ impl Caller {
     /// # Errors
     /// 401 for a bad token.
     pub fn of(state: &State, peer: &Peer, headers: &HeaderMap) -> Result<Self, Fault> {
+        if headers.get_all(header::AUTHORIZATION).iter().nth(1).is_some() {
+            return Err(Fault::unauthenticated("send one Authorization header, not several"));
+        }
         if let Some(authorization) = headers.get(header::AUTHORIZATION) {
             let token = authorization.to_str().ok().and_then(|text| text.split_once(' '));
             let token = token.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));

@@ -14,7 +14,7 @@ use ledger::{
     genesis::{Genesis, Organization, Role, Validator},
     policy::ValidityPolicy,
     proof::{Finalization, Vote, vote_message},
-    transaction::{Action, Author, Commitment, DeviceEnrolment, GatewayEnrolment, SignedTransaction, Transaction},
+    transaction::{Action, Author, Commitment, DeviceEnrolment, GatewayEnrolment, Transaction},
 };
 use record::{
     bundle::{Bundle, Category, Entry, SealedBundle, SubjectKey, SubjectSecret},
@@ -122,8 +122,11 @@ fn founded(key: &SigningKey, tls: Digest) -> Genesis {
 async fn finalize(chain: Chain, mempool: Mempool, genesis: Genesis, key: SigningKey) {
     loop {
         mempool.wait_for_work().await;
-        let transactions = mempool.pick(&Default::default(), 100);
-        let ids: Vec<_> = transactions.iter().map(SignedTransaction::id).collect();
+        let (ids, transactions): (Vec<_>, Vec<_>) = mempool
+            .pick(0, 100)
+            .into_iter()
+            .map(|queued| (queued.id, queued.transaction))
+            .unzip();
         let head = chain.head();
         let mut block = Block {
             header: Block::genesis(&genesis).header,

@@ -177,7 +177,11 @@ impl From<query::Error> for Fault {
 
 impl From<chain::Error> for Fault {
     fn from(error: chain::Error) -> Self {
-        stop(&error)
+        match error {
+            // One rotten row: this answer is not to be had here. Whoever asks must not be able to end the process.
+            chain::Error::Damaged(_) => Self::of_ours(&error, Self::unavailable(ELSEWHERE)),
+            _ => stop(&error),
+        }
     }
 }
 

@@ -1,12 +1,15 @@
-//! `/api/v1/payloads` and `/ipfs/{cid}`: sealed payloads between the nodes of the network, by content identifier.
+//! `/api/v1/payloads` and `/ipfs/{cid}`: sealed payloads between the nodes of the network: pushed with the commitment that
+//! admits them, fetched by content identifier.
 
 use std::sync::Arc;
 
 use http::{HeaderValue, StatusCode, header};
-use record::{bundle::SealedBundle, canonical};
+use ledger::admission::Submission;
+use record::canonical;
 
 use super::{
-    Context, answer,
+    BODY_BYTES_MAX, Context, answer,
+    bundles::DAG_CBOR,
     fault::Fault,
     route::{Answered, Request, Route},
 };
@@ -15,17 +18,21 @@ use super::{
 #[must_use]
 pub fn routes() -> Vec<Route<Context>> {
     vec![
-        Route::post("/api/v1/payloads", |context, request| Box::pin(keep(context, request))),
+        Route::post("/api/v1/payloads", BODY_BYTES_MAX, |context, request| {
+            Box::pin(keep(context, request))
+        })
+        .from(|context, peer, headers| context.caller_of(peer, headers)?.validator().map(|_| ())),
         Route::get("/ipfs/{cid}", |context, request| Box::pin(give(context, request))),
     ]
 }
 
-/// 204 only when the payload is durable: the sender counts on it.
+/// 204 only when the payload is durable: the sender counts on it. A validator alone cannot fill our disk: what it pushes
+/// was committed to by an enrolled gateway.
 async fn keep(context: Arc<Context>, request: Request) -> Answered {
     context.caller(&request)?.validator()?;
-    SealedBundle::decode(&request.body)
-        .map_err(|error| Fault::unprocessable(format!("not a sealed bundle: {error}")))?;
-    context.vault.put(request.body).await?;
+    request.expect_media_type(DAG_CBOR)?;
+    let submission = Submission::decode(&request.body).map_err(|error| Fault::unprocessable(error.to_string()))?;
+    context.intake.keep(submission).await?;
     Ok(answer::nothing())
 }
 

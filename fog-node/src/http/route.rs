@@ -2,6 +2,8 @@
 
 use std::{convert::Infallible, pin::pin, sync::Arc, time::Duration};
 
+use tokio::sync::{Semaphore, SemaphorePermit};
+
 use bytes::{Buf, Bytes, BytesMut};
 use futures::{Stream, StreamExt as _, future::BoxFuture};
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
@@ -41,6 +43,12 @@ pub type Handler<C> = fn(Arc<C>, Request) -> BoxFuture<'static, Answered>;
 /// What the connection loop calls.
 pub type Service = BoxCloneSyncService<http::Request<Incoming>, warp::reply::Response, Infallible>;
 
+/// Who may send a body at all; asked before any of it is read.
+pub type Guard<C> = fn(&C, &Peer, &HeaderMap) -> Result<(), Fault>;
+
+/// Bytes of all bodies that are being read or answered, at most.
+const BODIES_BYTES_MAX: u32 = 64 << 20;
+
 /// One address, one method, one handler.
 #[derive(Debug)]
 pub struct Route<C> {
@@ -50,29 +58,44 @@ pub struct Route<C> {
     pub path: &'static str,
     /// Who answers.
     pub handler: Handler<C>,
+    /// Who may send a body.
+    guard: Guard<C>,
+    /// Bytes of a body, at most.
+    body_bytes_max: u32,
     /// The FHIR type and interaction, for the CapabilityStatement.
     pub interaction: Option<(&'static str, &'static str)>,
 }
 
 impl<C> Route<C> {
-    /// Answers GET and HEAD.
+    /// Answers GET and HEAD; takes no body.
     pub const fn get(path: &'static str, handler: Handler<C>) -> Self {
         Self {
             method: Method::GET,
             path,
             handler,
+            guard: |_, _, _| Ok(()),
+            body_bytes_max: 0,
             interaction: None,
         }
     }
 
-    /// Answers POST.
-    pub const fn post(path: &'static str, handler: Handler<C>) -> Self {
+    /// Answers POST with a body of at most so many bytes, from anybody.
+    pub const fn post(path: &'static str, body_bytes_max: u32, handler: Handler<C>) -> Self {
         Self {
             method: Method::POST,
             path,
             handler,
+            guard: |_, _, _| Ok(()),
+            body_bytes_max,
             interaction: None,
         }
+    }
+
+    /// Reads the bodies of those alone whom the guard lets pass.
+    #[must_use]
+    pub fn from(mut self, guard: Guard<C>) -> Self {
+        self.guard = guard;
+        self
     }
 
     /// Is this interaction of this FHIR type.
@@ -106,8 +129,6 @@ impl<C> Route<C> {
 /// How much and how long a request may be.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
-    /// Bytes of a body.
-    pub body_bytes_max: usize,
     /// Time for the body to arrive.
     pub body_timeout: Duration,
     /// Time for the handler to answer.
@@ -120,6 +141,7 @@ pub struct Table<C> {
     routes: Vec<Route<C>>,
     context: Arc<C>,
     bounds: Bounds,
+    bodies: Semaphore,
 }
 
 /// The head of a request, as warp hands it over.
@@ -134,11 +156,12 @@ struct Head {
 impl<C: Send + Sync + 'static> Table<C> {
     /// A table over a context.
     #[must_use]
-    pub const fn new(routes: Vec<Route<C>>, context: Arc<C>, bounds: Bounds) -> Self {
+    pub fn new(routes: Vec<Route<C>>, context: Arc<C>, bounds: Bounds) -> Self {
         Self {
             routes,
             context,
             bounds,
+            bodies: Semaphore::new(BODIES_BYTES_MAX as usize),
         }
     }
 
@@ -184,7 +207,12 @@ impl<C: Send + Sync + 'static> Table<C> {
     async fn dispatch<B: Buf, E>(&self, head: Head, body: impl Stream<Item = Result<B, E>> + Send) -> Answered {
         let (route, places) = self.find(&head.method, &head.path)?;
         let peer = head.peer.ok_or_else(|| Fault::internal("the connection has no peer"))?;
-        let body = self.collect(&head.headers, body);
+        let announced = self.announced(route, &head.headers)?;
+        if announced != Some(0) {
+            (route.guard)(&self.context, &peer, &head.headers)?;
+        }
+        let _share = self.share(announced.unwrap_or(route.body_bytes_max))?;
+        let body = collect(announced.unwrap_or(route.body_bytes_max) as usize, body);
         let body = tokio::time::timeout(self.bounds.body_timeout, body).await;
         let body = body.map_err(|_| Fault::too_slow("the body did not arrive in time"))??;
         let parameters = Parameters::parse(head.query.as_deref().unwrap_or_default());
@@ -223,38 +251,53 @@ impl<C: Send + Sync + 'static> Table<C> {
             .ok_or_else(|| Fault::method_not_allowed(&allowed))
     }
 
-    /// The whole body, counted while it arrives, whatever its Content-Length says.
-    async fn collect<B: Buf, E>(
-        &self,
-        headers: &HeaderMap,
-        body: impl Stream<Item = Result<B, E>> + Send,
-    ) -> Result<Bytes, Fault> {
-        let bytes_max = self.bounds.body_bytes_max;
-        let too_large = || Fault::too_large(format!("the body may have at most {bytes_max} bytes"));
+    /// How long the body says it is; `None` if it does not say. More than the address takes is refused unread.
+    fn announced(&self, route: &Route<C>, headers: &HeaderMap) -> Result<Option<u32>, Fault> {
         if headers.contains_key(header::CONTENT_ENCODING) {
             return Err(Fault::unsupported_media("send the body without Content-Encoding"));
         }
-        let announced = headers
+        let length = headers
             .get(header::CONTENT_LENGTH)
-            .and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
-        if announced.is_some_and(|length| length > bytes_max) {
-            return Err(too_large());
+            .and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+        match length.map(u32::try_from) {
+            None if route.body_bytes_max == 0 => Ok(Some(0)),
+            None => Ok(None),
+            Some(Ok(length)) if length <= route.body_bytes_max => Ok(Some(length)),
+            Some(_) => Err(too_large(route.body_bytes_max as usize)),
         }
-        let mut body = pin!(body);
-        let mut bytes = BytesMut::with_capacity(announced.unwrap_or_default());
-        while let Some(part) = body.next().await {
-            let mut part = part.map_err(|_| Fault::invalid("the body was cut off"))?;
-            if bytes.len() + part.remaining() > bytes_max {
-                return Err(too_large());
-            }
-            while part.has_remaining() {
-                let length = part.chunk().len();
-                bytes.extend_from_slice(part.chunk());
-                part.advance(length);
-            }
-        }
-        Ok(bytes.freeze())
     }
+
+    /// A share of the memory for bodies.
+    fn share(&self, bytes: u32) -> Result<SemaphorePermit<'_>, Fault> {
+        self.bodies
+            .try_acquire_many(bytes)
+            .map_err(|_| Fault::unavailable("too many bodies are on their way; send yours again"))
+    }
+}
+
+/// The whole body, counted while it arrives, whatever its Content-Length says.
+async fn collect<B: Buf, E>(bytes_max: usize, body: impl Stream<Item = Result<B, E>> + Send) -> Result<Bytes, Fault> {
+    let mut body = pin!(body);
+    let mut bytes = BytesMut::new();
+    while let Some(part) = body.next().await {
+        let mut part = part.map_err(|_| Fault::invalid("the body was cut off"))?;
+        if bytes.len() + part.remaining() > bytes_max {
+            return Err(too_large(bytes_max));
+        }
+        while part.has_remaining() {
+            let length = part.chunk().len();
+            bytes.extend_from_slice(part.chunk());
+            part.advance(length);
+        }
+    }
+    Ok(bytes.freeze())
+}
+
+fn too_large(bytes_max: usize) -> Fault {
+    Fault::too_large(match bytes_max {
+        0 => "this address takes no body".to_owned(),
+        _ => format!("the body may have at most {bytes_max} bytes"),
+    })
 }
 
 fn nowhere() -> Fault {
@@ -310,14 +353,13 @@ mod tests {
         let routes = vec![
             Route::get("/fhir/Patient", echo),
             Route::get("/fhir/Patient/{id}", echo),
-            Route::post("/fhir/Patient", echo),
+            Route::post("/fhir/Patient", 4, echo),
         ];
         let second = Duration::from_secs(1);
         Table::new(
             routes,
             Arc::new(()),
             Bounds {
-                body_bytes_max: 4,
                 body_timeout: second,
                 answer_timeout: second,
             },
@@ -346,38 +388,69 @@ mod tests {
 
     #[tokio::test]
     async fn a_body_is_counted_whatever_it_announces() {
-        let table = table();
         let body =
             |parts: &'static [&'static str]| futures::stream::iter(parts.iter().map(|p| Ok::<_, ()>(p.as_bytes())));
-        assert_eq!(
-            table
-                .collect(&HeaderMap::new(), body(&["ab", "cd"]))
-                .await
-                .expect("fits"),
-            "abcd"
-        );
-        assert_eq!(
-            table
-                .collect(&HeaderMap::new(), body(&["ab", "cde"]))
-                .await
-                .expect_err("five")
-                .status(),
-            413
-        );
+        assert_eq!(collect(4, body(&["ab", "cd"])).await.expect("fits"), "abcd");
+        assert_eq!(collect(4, body(&["ab", "cde"])).await.expect_err("five").status(), 413);
+    }
+
+    #[test]
+    fn a_body_that_is_announced_too_large_or_encoded_is_not_read() {
+        let table = table();
+        let (post, get) = (&table.routes[2], &table.routes[0]);
         let mut headers = HeaderMap::new();
+        assert_eq!(table.announced(post, &headers).expect("unsaid"), None);
+        assert_eq!(table.announced(get, &headers).expect("none"), Some(0));
         headers.insert(header::CONTENT_LENGTH, HeaderValue::from(5));
+        assert_eq!(table.announced(post, &headers).expect_err("announced").status(), 413);
+        assert_eq!(table.announced(get, &headers).expect_err("no body here").status(), 413);
+        headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+        assert_eq!(table.announced(post, &headers).expect_err("encoded").status(), 415);
+    }
+
+    fn stranger() -> Peer {
+        Peer {
+            address: ([127, 0, 0, 1], 9).into(),
+            tls: None,
+        }
+    }
+
+    fn post_head() -> Head {
+        Head {
+            method: Method::POST,
+            path: "/fhir/Patient".to_owned(),
+            query: None,
+            headers: HeaderMap::new(),
+            peer: Some(stranger()),
+        }
+    }
+
+    #[tokio::test]
+    async fn who_may_not_send_a_body_is_refused_before_it_is_read() {
+        let mut table = table();
+        table.routes[2].guard = |(), _, _| Err(Fault::forbidden("not you"));
+        // A body that never comes: reading it would last until the timeout.
+        let never = futures::stream::pending::<Result<Bytes, ()>>();
+        assert_eq!(
+            table.dispatch(post_head(), never).await.expect_err("refused").status(),
+            403
+        );
+    }
+
+    #[tokio::test]
+    async fn bodies_share_a_bounded_memory() {
+        let table = table();
+        let all = table.share(BODIES_BYTES_MAX).expect("nothing else");
+        let body = futures::stream::iter([Ok::<_, ()>("abcd".as_bytes())]);
         assert_eq!(
             table
-                .collect(&headers, body(&[]))
+                .dispatch(post_head(), body.clone())
                 .await
-                .expect_err("announced")
+                .expect_err("full")
                 .status(),
-            413
+            503
         );
-        headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
-        assert_eq!(
-            table.collect(&headers, body(&[])).await.expect_err("encoded").status(),
-            415
-        );
+        drop(all);
+        assert!(table.dispatch(post_head(), body).await.is_ok());
     }
 }

@@ -201,7 +201,7 @@ async fn connection(shared: &Shared, stream: TcpStream, from: SocketAddr) {
             }
             () = sleep_until(watchman.next) => match watchman.look(&activity) {
                 Verdict::Fine => {}
-                Verdict::Silent => return,
+                Verdict::Silent | Verdict::Stuck => return,
                 Verdict::Idle => http.as_mut().graceful_shutdown(),
             },
         }
@@ -237,14 +237,17 @@ struct Watchman {
     quiet_since: Instant,
     idle_timeout: Duration,
     begun: u64,
+    told: bool,
 }
 
 enum Verdict {
     Fine,
     /// Not one request in the time for the first header.
     Silent,
-    /// No request for too long.
+    /// No request for too long: it is told to end.
     Idle,
+    /// It was told to end and has not: its peer does not read what we sent.
+    Stuck,
 }
 
 impl Watchman {
@@ -257,6 +260,7 @@ impl Watchman {
             quiet_since: now,
             idle_timeout: limits.idle_timeout,
             begun: 0,
+            told: false,
         }
     }
 
@@ -270,10 +274,13 @@ impl Watchman {
         if begun != self.begun || activity.under_way.load(Ordering::Relaxed) > 0 {
             (self.begun, self.quiet_since) = (begun, now);
         }
-        if now - self.quiet_since >= self.idle_timeout {
-            Verdict::Idle
-        } else {
-            Verdict::Fine
+        match now - self.quiet_since >= self.idle_timeout {
+            false => Verdict::Fine,
+            true if self.told => Verdict::Stuck,
+            true => {
+                self.told = true;
+                Verdict::Idle
+            }
         }
     }
 }

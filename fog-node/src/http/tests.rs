@@ -33,6 +33,10 @@ struct Server {
 }
 
 async fn start(connections_max: usize) -> Server {
+    start_with(connections_max, SECONDS).await
+}
+
+async fn start_with(connections_max: usize, idle_timeout: Duration) -> Server {
     let who: Handler<()> =
         |_, request| Box::pin(async move { Ok(answer::json(StatusCode::OK, &json!({"tls": request.peer.tls}))) });
     let slow: Handler<()> = |_, _| {
@@ -41,13 +45,16 @@ async fn start(connections_max: usize) -> Server {
             Ok(answer::nothing())
         })
     };
+    // More than all the buffers on the way hold.
+    let flood: Handler<()> =
+        |_, _| Box::pin(async { Ok(answer::bytes(StatusCode::OK, answer::RAW, vec![b'x'; 64 << 20])) });
     let routes = vec![
         Route::get("/fhir/who", who),
-        Route::post("/fhir/who", who),
+        Route::post("/fhir/who", 1_024, who),
+        Route::get("/api/flood", flood),
         Route::get("/api/slow", slow),
     ];
     let bounds = Bounds {
-        body_bytes_max: 1_024,
         body_timeout: SECONDS,
         answer_timeout: SECONDS,
     };
@@ -56,7 +63,7 @@ async fn start(connections_max: usize) -> Server {
         connections_per_address_max: connections_max,
         streams_max: 8,
         header_timeout: HEADER_TIMEOUT,
-        idle_timeout: SECONDS,
+        idle_timeout,
         drain_timeout: SECONDS,
     };
     let (identity, shutdown) = (Authority::new().issue(), CancellationToken::new());
@@ -257,4 +264,26 @@ async fn a_request_under_way_is_answered_before_the_end() {
     assert_eq!(answer.expect("answers").status(), 204);
     timeout(SECONDS, server.task).await.expect("drained").expect("ended");
     assert!(TcpStream::connect(server.address).await.is_err());
+}
+
+#[tokio::test]
+async fn who_does_not_read_its_answer_does_not_keep_its_place() {
+    let server = start_with(1, HEADER_TIMEOUT * 2).await;
+    let mut stream = server.connect().await.expect("connects");
+    stream
+        .write_all(b"GET /api/flood HTTP/1.1\r\nHost: x\r\n\r\n")
+        .await
+        .expect("asks");
+    // Not one byte is read; the only place is taken until the watchman cuts it off.
+    let freed = async {
+        loop {
+            let answered = server.client().get(server.url("/fhir/who")).send().await;
+            if answered.is_ok_and(|answer| answer.status() == 200) {
+                return;
+            }
+            sleep(Duration::from_millis(100)).await;
+        }
+    };
+    timeout(SECONDS * 4, freed).await.expect("the place is free again");
+    drop(stream);
 }

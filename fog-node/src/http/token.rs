@@ -11,6 +11,8 @@ use super::fault::Fault;
 const TOKEN_BYTES_MAX: usize = 8_192;
 /// How far the issuer's clock may be from ours, in seconds.
 const LEEWAY_SECONDS: u64 = 30;
+/// A token lives at most this long after it was issued, in seconds: one that was lost does not open doors for ever.
+const LIFETIME_SECONDS_MAX: u64 = 31 * 24 * 3_600;
 /// The type an access token says it is (RFC 9068).
 const TOKEN_TYPE: &str = "at+jwt";
 
@@ -88,6 +90,8 @@ struct Claims {
     iss: OrganizationId,
     sub: String,
     scope: String,
+    iat: u64,
+    exp: u64,
 }
 
 #[derive(Deserialize)]
@@ -125,7 +129,27 @@ pub fn verify(token: &str, state: &State) -> Result<Client, Fault> {
     {
         return Err(refuse("its header must say typ \"at+jwt\""));
     }
-    let Claims { iss, sub, scope } = verified.claims;
+    if verified.header.crit.is_some() {
+        return Err(refuse(
+            "its header names critical extensions, and none is known here (RFC 7515, 4.1.11)",
+        ));
+    }
+    let Claims {
+        iss,
+        sub,
+        scope,
+        iat,
+        exp,
+    } = verified.claims;
+    let now = u64::try_from(jiff::Timestamp::now().as_second()).unwrap_or_default();
+    if iat > now + LEEWAY_SECONDS {
+        return Err(refuse("its iat is in the future"));
+    }
+    if exp.saturating_sub(iat) > LIFETIME_SECONDS_MAX {
+        return Err(refuse(
+            "it lives longer than 31 days; ask its issuer for one that does not",
+        ));
+    }
     Ok(Client {
         organization: iss,
         client_id: sub,
@@ -140,8 +164,8 @@ const fn sentence(kind: &ErrorKind) -> &'static str {
         ErrorKind::InvalidAudience => "its aud must be this network's id",
         ErrorKind::InvalidAlgorithm | ErrorKind::InvalidAlgorithmName => "its alg must be EdDSA",
         ErrorKind::InvalidSignature => "its issuer's key did not sign it",
-        ErrorKind::MissingRequiredClaim(_) => "it needs the claims iss, sub, aud, exp and scope",
-        _ => "it is not a well-formed access token with iss, sub, aud, exp and scope",
+        ErrorKind::MissingRequiredClaim(_) => "it needs the claims iss, sub, aud, iat, exp and scope",
+        _ => "it is not a well-formed access token with iss, sub, aud, iat, exp and scope",
     }
 }
 
@@ -223,6 +247,9 @@ mod tests {
             .contains("claims")
         );
         assert!(why(token(&key, |h, _| h.typ = Some("JWT".to_owned()), &state)).contains("at+jwt"));
+        assert!(why(token(&key, |h, _| h.crit = Some(vec!["x".to_owned()]), &state)).contains("critical"));
+        assert!(why(token(&key, |_, c| c["iat"] = json!(now + 9_999), &state)).contains("future"));
+        assert!(why(token(&key, |_, c| c["exp"] = json!(now + 32 * 24 * 3_600), &state)).contains("31 days"));
         assert!(why("a.b.c".to_owned()).contains("not a JWT"));
     }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use http::StatusCode;
-use ledger::transaction::{SignedTransaction, TransactionId};
+use ledger::transaction::{SignedTransaction, TRANSACTION_BYTES_MAX, TransactionId};
 use record::canonical::Digest;
 use serde_json::json;
 use tokio::time::{Instant, timeout_at};
@@ -19,9 +19,11 @@ use super::{
 #[must_use]
 pub fn routes() -> Vec<Route<Context>> {
     vec![
-        Route::post("/api/v1/transactions", |context, request| {
-            Box::pin(submit(context, request))
-        }),
+        Route::post(
+            "/api/v1/transactions",
+            TRANSACTION_BYTES_MAX as u32,
+            |context, request| Box::pin(submit(context, request)),
+        ),
         Route::get("/api/v1/transactions/{id}", |context, request| {
             Box::pin(outcome(context, request))
         }),

@@ -35,6 +35,8 @@ const PAYLOADS: TableDefinition<'_, &[u8; 32], &[u8]> = TableDefinition::new("pa
 const TOTALS: TableDefinition<'_, &str, u64> = TableDefinition::new("totals");
 /// The row of [`TOTALS`] that holds the bytes of all payloads.
 const BYTES: &str = "payload_bytes";
+/// The row of [`TOTALS`] that holds the height up to which every payload of the chain is held; it goes with the file.
+const RETAINED: &str = "retained_height";
 /// Puts waiting for the writer, at most; callers wait.
 const PUTS_MAX: usize = 256;
 /// Payloads in one commit, at most.
@@ -98,6 +100,32 @@ impl Embedded {
         done.await.map_err(|_| Error::Stopped)?
     }
 
+    /// The height up to which every payload that the chain names was held.
+    pub(super) async fn retained(&self) -> Result<u64, Error> {
+        self.blocking(|file| file.retained()).await
+    }
+
+    /// Notes that every payload up to a height is held.
+    pub(super) async fn note_retained(&self, height: u64) -> Result<(), Error> {
+        self.blocking(move |file| file.note_retained(height)).await
+    }
+
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&File) -> Result<T, redb::Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let file = self.file.clone();
+        let done = self.runtime.spawn_blocking(move || guarded(|| work(&file)));
+        done.await.map_err(|_| Error::Stopped)?.map_err(|error| {
+            // The writer meets the same, and heals the file or ends the process.
+            if is_full(&error) || is_corrupt(&error) {
+                Error::DiskFull
+            } else {
+                storage(error)
+            }
+        })
+    }
+
     /// The payload, if it is here and intact.
     pub(super) async fn read(&self, cid: &Cid) -> Result<Option<Bytes>, Error> {
         let (file, cid) = (self.file.clone(), *cid);
@@ -149,6 +177,21 @@ impl File {
         Ok(payloads
             .get(&digest(cid))?
             .map(|payload| Bytes::copy_from_slice(payload.value())))
+    }
+
+    fn retained(&self) -> Result<u64, redb::Error> {
+        let database = self.database.read().unwrap_or_else(PoisonError::into_inner);
+        let database = database.as_ref().ok_or(redb::Error::PreviousIo)?;
+        let totals = database.begin_read()?.open_table(TOTALS)?;
+        Ok(totals.get(RETAINED)?.map_or(0, |height| height.value()))
+    }
+
+    fn note_retained(&self, height: u64) -> Result<(), redb::Error> {
+        let database = self.database.read().unwrap_or_else(PoisonError::into_inner);
+        let mut transaction = database.as_ref().ok_or(redb::Error::PreviousIo)?.begin_write()?;
+        transaction.set_quick_repair(true);
+        transaction.open_table(TOTALS)?.insert(RETAINED, height)?;
+        Ok(transaction.commit()?)
     }
 
     /// Writes a batch in one durable commit; the answers are in the order of the batch.

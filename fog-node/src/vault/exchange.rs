@@ -5,6 +5,7 @@ use std::{fmt, str::FromStr as _, sync::Arc, time::Duration};
 use bytes::{Bytes, BytesMut};
 use cid::Cid;
 use futures::{StreamExt as _, stream::FuturesUnordered};
+use ledger::admission::SUBMISSION_BYTES_MAX;
 use record::{bundle::PAYLOAD_BYTES_MAX, canonical};
 use reqwest::{StatusCode, header};
 use serde::{Deserialize, Serialize};
@@ -13,6 +14,8 @@ use tokio::{
     task::JoinSet,
 };
 
+/// Media type of a pushed submission.
+const DAG_CBOR: &str = "application/vnd.ipld.dag-cbor";
 /// Media type of a payload's bytes.
 const RAW: &str = "application/vnd.ipld.raw";
 /// Payloads queued for one peer, at most, whatever their size.
@@ -114,18 +117,18 @@ impl Config {
                 faults.push(format!("vault.exchange.{key} must be at least 1"));
             }
         }
-        if (self.push_queue_bytes_max as usize) < PAYLOAD_BYTES_MAX {
+        if (self.push_queue_bytes_max as usize) < SUBMISSION_BYTES_MAX {
             faults.push(format!(
-                "vault.exchange.push_queue_bytes_max must be at least {PAYLOAD_BYTES_MAX}: one payload"
+                "vault.exchange.push_queue_bytes_max must be at least {SUBMISSION_BYTES_MAX}: one payload and its commitment"
             ));
         }
         faults
     }
 }
 
-/// A payload in a peer's queue; the permit is its share of the queue's bytes.
+/// A payload with its commitment in a peer's queue; the permit is its share of the queue's bytes.
 struct Push {
-    payload: Bytes,
+    submission: Bytes,
     _share: OwnedSemaphorePermit,
 }
 
@@ -188,17 +191,17 @@ impl Exchange {
         Duration::from_millis(self.config.get_timeout_ms)
     }
 
-    /// Queues a payload for every peer that has room.
-    pub(super) fn push(&self, payload: &Bytes) {
+    /// Queues a submission for every peer that has room.
+    pub(super) fn push(&self, submission: &Bytes) {
         for queue in self.queues.iter() {
-            let share = u32::try_from(payload.len())
+            let share = u32::try_from(submission.len())
                 .ok()
                 .and_then(|n| queue.bytes.clone().try_acquire_many_owned(n).ok());
             let queued = share.is_some_and(|share| {
                 queue
                     .pushes
                     .try_send(Push {
-                        payload: payload.clone(),
+                        submission: submission.clone(),
                         _share: share,
                     })
                     .is_ok()
@@ -306,7 +309,7 @@ impl Pusher {
                 tokio::time::sleep(pause).await;
                 pause *= 2;
             }
-            match self.post(push.payload.clone()).await {
+            match self.post(push.submission.clone()).await {
                 Ok(()) => return metrics::counter!("fog_vault_pushes_total", "outcome" => "delivered").increment(1),
                 Err(failure) => {
                     tracing::debug!(peer = %self.peer, attempt, failure = failure.reason, "a payload was not delivered");
@@ -319,18 +322,18 @@ impl Pusher {
         metrics::counter!("fog_vault_pushes_total", "outcome" => "given-up").increment(1);
     }
 
-    async fn post(&self, payload: Bytes) -> Result<(), PushFailure> {
+    async fn post(&self, submission: Bytes) -> Result<(), PushFailure> {
         let request = self
             .client
             .post(format!("{}/api/v1/payloads", self.peer))
             .timeout(Duration::from_millis(self.config.push_timeout_ms))
-            .header(header::CONTENT_TYPE, RAW)
-            .body(payload);
+            .header(header::CONTENT_TYPE, DAG_CBOR)
+            .body(submission);
         let response = request.send().await;
         match response.map(|answer| answer.status()) {
             Ok(status) if status.is_success() => Ok(()),
-            Ok(StatusCode::TOO_MANY_REQUESTS) => Err(PushFailure {
-                reason: "busy",
+            Ok(StatusCode::TOO_MANY_REQUESTS | StatusCode::CONFLICT) => Err(PushFailure {
+                reason: "busy, or behind us",
                 may_pass_later: true,
             }),
             Ok(status) if status.is_client_error() => Err(PushFailure {

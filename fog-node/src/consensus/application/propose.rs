@@ -19,6 +19,7 @@ use crate::{
         Payloads,
         codec::{EngineBlock, EngineContext, engine_digest},
     },
+    mempool::Queued,
 };
 
 /// Room for a header and the lists around the transactions.
@@ -64,16 +65,20 @@ impl<P: Payloads> Application<P> {
         let state = self.chain().state();
         let count_max = self.0.genesis.policy.transactions_max as usize;
         let mut room_bytes = BLOCK_BYTES_MAX - HEADER_BYTES_MAX;
-        let (mut chosen, mut seen, mut hopeless) = (Vec::new(), HashSet::new(), Vec::new());
+        let (mut chosen, mut after, mut hopeless) = (Vec::new(), 0, Vec::new());
         let mut taken = ordered.clone();
         'full: while chosen.len() < count_max {
-            let picked = mempool.pick(&seen, count_max - chosen.len());
+            let picked = mempool.pick(after, count_max - chosen.len());
             if picked.is_empty() {
                 break;
             }
-            for transaction in picked {
-                let id = transaction.id();
-                seen.insert(id);
+            for Queued {
+                arrival,
+                id,
+                transaction,
+            } in picked
+            {
+                after = arrival;
                 let identified = identifiers(&transaction);
                 if identified.iter().any(|identifier| taken.contains(identifier)) {
                     continue;

@@ -23,6 +23,8 @@ use crate::{
 
 /// Payloads of one block that are waited for at the same time.
 const HOLDS_MAX: usize = 32;
+/// Pause before payloads that did not come in time are waited for again.
+const HOLD_PAUSE: Duration = Duration::from_millis(50);
 /// A block that is further ahead of the allowed skew is not waited for: no view lasts that long.
 const SKEW_WAIT_MAX: Duration = Duration::from_secs(60);
 
@@ -125,10 +127,11 @@ impl<P: Payloads> Application<P> {
     async fn check_rights(&self, clock: &impl Clock, block: &Block, parent: Height) -> Result<(), Doubt> {
         let refusal = |state: &State| {
             let outcomes = block.transactions.iter().map(|transaction| state.admit(transaction));
-            // A name that was taken meanwhile depends on when one looks: it is ordered, and refused when it is executed.
+            // A name that was taken or decided on meanwhile depends on when one looks: it is ordered, and refused when it
+            // is executed.
             outcomes
                 .filter_map(Result::err)
-                .find(|r| !matches!(r, Refused::NameTaken | Refused::AlreadyFinal))
+                .find(|r| !matches!(r, Refused::NameTaken | Refused::AlreadyFinal | Refused::Stale))
         };
         let broken = Err(Doubt::Broken("rights: an author may not do this, or did not sign it"));
         match refusal(&self.chain().state()) {
@@ -139,28 +142,40 @@ impl<P: Payloads> Application<P> {
         }
     }
 
-    /// Every payload that the block commits to is durable here: a vote says so.
     async fn check_held(&self, block: &Block) -> Result<(), Doubt> {
-        let Rooms { mempool, payloads, .. } = &self.0.rooms;
-        let waiting_timeout = self.0.patience.payload;
-        let missing = block
-            .transactions
-            .iter()
-            .filter(|transaction| !mempool.contains(&transaction.id()));
-        let commitments: Vec<_> = missing
-            .filter(|transaction| transaction.commitment().is_some())
-            .cloned()
-            .collect();
-        let holds = stream::iter(commitments).map(|commitment| {
-            let payloads = payloads.clone();
-            async move { payloads.hold_committed(&commitment, waiting_timeout).await.is_some() }
-        });
-        let all_held = holds.buffer_unordered(HOLDS_MAX).all(ready).await;
-        if all_held {
+        if self.holds_all(block).await {
             Ok(())
         } else {
             Err(Doubt::Undecided("a payload is not held here"))
         }
+    }
+
+    /// Waits until every payload that the block commits to is durable here, for as long as that takes.
+    pub(in crate::consensus) async fn until_held(&self, clock: &impl Clock, block: &Block) {
+        while !self.holds_all(block).await {
+            metrics::counter!("fog_consensus_votes_withheld_total").increment(1);
+            tracing::info!(height = %block.header.height, "withheld a vote to finalize: a payload is not held here");
+            clock.sleep(HOLD_PAUSE).await;
+        }
+    }
+
+    /// Whether every payload that the block commits to is durable here; waits for those that may be under way.
+    async fn holds_all(&self, block: &Block) -> bool {
+        let Rooms { mempool, payloads, .. } = &self.0.rooms;
+        let timeout = self.0.patience.payload;
+        let commitments = block.transactions.iter().filter(|t| t.commitment().is_some());
+        let holds = stream::iter(commitments.cloned().collect::<Vec<_>>()).map(|commitment| {
+            // What waits here was compared with its payload when it came; the disk is asked all the same.
+            let compared = mempool.contains(&commitment.id());
+            let payloads = payloads.clone();
+            async move {
+                match commitment.commitment() {
+                    Some(to) if compared => payloads.hold(&to.cid, timeout).await.is_some(),
+                    _ => payloads.hold_committed(&commitment, timeout).await.is_some(),
+                }
+            }
+        });
+        holds.buffer_unordered(HOLDS_MAX).all(ready).await
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use commonware_broadcast::buffered;
 use commonware_consensus::{
     marshal::{self, Start, resolver::p2p as backfill},
-    simplex::{SkipBudget, SkipPolicy, scheme::ed25519::Scheme},
+    simplex::{SkipBudget, SkipPolicy},
     types::{Epoch, FixedEpocher, ViewDelta},
 };
 use commonware_cryptography::{Digested, certificate::ConstantProvider, ed25519::PublicKey};
@@ -16,7 +16,7 @@ use commonware_storage::archive::immutable;
 use commonware_utils::{NZDuration, NZU64, NZUsize};
 
 use super::Base;
-use crate::consensus::codec::EngineBlock;
+use crate::consensus::{codec::EngineBlock, scheme::Scheme};
 
 /// Capacity of the engine's mailboxes, in messages.
 pub(super) const MAILBOX_MAX: usize = 1_024;

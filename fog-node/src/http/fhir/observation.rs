@@ -9,7 +9,7 @@ use record::{
 
 use super::{
     super::{
-        Context, answer,
+        Context, FORM_BYTES_MAX, answer,
         fault::Fault,
         parameters::Parameters,
         route::{Answered, Request, Route},
@@ -65,7 +65,7 @@ pub fn routes() -> Vec<Route<Context>> {
     vec![
         Route::get("/fhir/Observation", |context, request| Box::pin(find(context, request)))
             .is("Observation", "search-type"),
-        Route::post("/fhir/Observation/_search", |context, request| {
+        Route::post("/fhir/Observation/_search", FORM_BYTES_MAX, |context, request| {
             Box::pin(find(context, request))
         }),
         Route::get("/fhir/Observation/{id}", |context, request| {
@@ -95,8 +95,13 @@ async fn find(context: Arc<Context>, request: Request) -> Answered {
     let reader = context.caller(&request)?.reader("Observation", Right::Search)?;
     let mut parameters = parameters(&request)?;
     parameters.remove(NEWEST_FIRST);
+    let count = search::count(&parameters)?;
+    parameters.remove(search::SUMMARY);
     search::check(PARAMETERS, &parameters, is_strict(&request.headers))?;
-    let question = question(&context.fhir_base, &parameters)?;
+    let question = Question {
+        count,
+        ..question(&context.fhir_base, &parameters)?
+    };
     let answer = context.query.observations(&reader, question).await?;
     let page = Page {
         base: &context.fhir_base,
@@ -134,8 +139,8 @@ fn question(base: &str, parameters: &Parameters) -> Result<Question, Fault> {
         codes: codes(parameters),
         dates: dates?,
         ids,
-        count: search::count(parameters)?,
         cursor: cursor.map_err(|error: crate::index::BadCursor| Fault::invalid(error.to_string()))?,
+        ..Question::default()
     })
 }
 
@@ -154,7 +159,7 @@ fn subjects(base: &str, parameters: &Parameters) -> Option<BTreeSet<SubjectId>> 
 fn codes(parameters: &Parameters) -> Option<Vec<String>> {
     let by_code = parameters
         .all("code")
-        .map(|value| search::list(value).filter_map(sign).collect::<Vec<_>>());
+        .map(|value| search::list(value).flat_map(signs).collect::<Vec<_>>());
     let by_category = parameters
         .all("category")
         .map(|value| search::list(value).flat_map(of_category).collect::<Vec<_>>());
@@ -165,12 +170,17 @@ fn codes(parameters: &Parameters) -> Option<Vec<String>> {
     Some(both.into_iter().map(str::to_owned).collect())
 }
 
-/// The sign that a token names; FHIR's second code for a sign names it too.
-fn sign(token: &str) -> Option<&'static Sign> {
+/// The signs that a token names: a code, `system|code`, or `system|` for every code of a system. FHIR's second code for a
+/// sign names it too.
+fn signs(token: &str) -> Vec<&'static Sign> {
     let (system, code) = token
         .split_once('|')
         .map_or((None, token), |(system, code)| (Some(system), code));
-    Sign::of(code).filter(|sign| system.is_none_or(|system| system == sign.system.uri()))
+    let of_system = |sign: &&Sign| system.is_none_or(|system| system == sign.system.uri());
+    if system.is_some() && code.is_empty() {
+        return SIGNS.iter().filter(of_system).collect();
+    }
+    Sign::of(code).into_iter().filter(of_system).collect()
 }
 
 fn of_category(token: &str) -> impl Iterator<Item = &'static Sign> {
@@ -197,6 +207,8 @@ mod tests {
         assert_eq!(codes_of("code=http://loinc.org|59408-5"), oxygen);
         assert_eq!(codes_of("code=urn:iso:std:iso:11073:10101|59408-5"), Some(vec![]));
         assert_eq!(codes_of("code=8867-4,2708-6").map(|codes| codes.len()), Some(2));
+        assert!(codes_of("code=http://loinc.org|").is_some_and(|codes| codes.len() > 5));
+        assert_eq!(codes_of("code=urn:other|"), Some(vec![]));
         assert_eq!(codes_of("patient=x"), None);
     }
 

@@ -6,7 +6,7 @@ use record::fhir::{Patient, SYSTEM};
 
 use super::{
     super::{
-        Context, answer,
+        Context, FORM_BYTES_MAX, answer,
         fault::Fault,
         parameters::Parameters,
         route::{Answered, Request, Route},
@@ -40,7 +40,7 @@ pub const PARAMETERS: &[SearchParameter] = &[
 pub fn routes() -> Vec<Route<Context>> {
     vec![
         Route::get("/fhir/Patient", |context, request| Box::pin(find(context, request))).is("Patient", "search-type"),
-        Route::post("/fhir/Patient/_search", |context, request| {
+        Route::post("/fhir/Patient/_search", FORM_BYTES_MAX, |context, request| {
             Box::pin(find(context, request))
         }),
         Route::get("/fhir/Patient/{id}", |context, request| {
@@ -63,10 +63,11 @@ async fn read(context: Arc<Context>, request: Request) -> Answered {
 async fn find(context: Arc<Context>, request: Request) -> Answered {
     expect_json(&request)?;
     let reader = context.caller(&request)?.reader("Patient", Right::Search)?;
-    let parameters = parameters(&request)?;
-    search::check(PARAMETERS, &parameters, is_strict(&request.headers))?;
+    let mut parameters = parameters(&request)?;
     let count = search::count(&parameters)?;
-    let mut matches = context.query.patients(&reader);
+    parameters.remove(search::SUMMARY);
+    search::check(PARAMETERS, &parameters, is_strict(&request.headers))?;
+    let mut matches = context.query.patients(&reader)?;
     matches.retain(|patient| meets(patient, &parameters));
     let total = matches.len() as u64;
     // They are ordered by id, so the last id of a page is where the next begins.

@@ -1,5 +1,7 @@
 //! What all searches share: which parameters a type knows, pages, patients' references, and the searchset.
 
+use std::collections::BTreeSet;
+
 use record::{fhir, ids::SubjectId};
 use serde_json::{Value as Json, json};
 
@@ -22,6 +24,9 @@ pub struct SearchParameter {
     /// How we take it.
     pub documentation: &'static str,
 }
+
+/// The one summary that is served: the total alone. Other values are passed over, and that is said.
+pub const SUMMARY: (&str, &str) = ("_summary", "count");
 
 /// Result parameters that every search takes and no CapabilityStatement lists.
 const RESULT_PARAMETERS: [&str; 4] = ["_count", "_format", "_total", CURSOR];
@@ -65,6 +70,9 @@ pub fn check(known: &[SearchParameter], parameters: &Parameters, strict: bool) -
 /// # Errors
 /// 400.
 pub fn count(parameters: &Parameters) -> Result<u32, Fault> {
+    if parameters.last(SUMMARY.0) == Some(SUMMARY.1) {
+        return Ok(0);
+    }
     let Some(text) = parameters.last("_count") else {
         return Ok(COUNT_DEFAULT);
     };
@@ -127,7 +135,29 @@ impl Page<'_> {
             );
             links.push(("next", address(query)));
         }
-        fhir::searchset(self.base, total, &links, matches)
+        let mut bundle = fhir::searchset(self.base, total, &links, matches);
+        self.tell_what_was_ignored(&mut bundle);
+        bundle
+    }
+
+    /// A search that is wider than what was asked must say so: a clinician would take the rows for what they asked for.
+    fn tell_what_was_ignored(&self, bundle: &mut Json) {
+        let names = self.parameters.iter().map(|(name, _)| name);
+        let ignored: BTreeSet<_> = names.filter(|name| !is_used(self.known, name)).collect();
+        if ignored.is_empty() {
+            return;
+        }
+        let ignored = ignored.into_iter().collect::<Vec<_>>().join(", ");
+        let sentence = format!(
+            "not supported here and passed over: {ignored}; the self link names what was used, \
+             and Prefer: handling=strict refuses such a search"
+        );
+        let outcome = fhir::operation_outcome("warning", "not-supported", &sentence);
+        let entry = json!({"resource": outcome, "search": {"mode": "outcome"}});
+        match bundle["entry"].as_array_mut() {
+            Some(entries) => entries.push(entry),
+            None => bundle["entry"] = json!([entry]),
+        }
     }
 
     /// The Bundle for a caller who may see nobody of those asked about: the same whether they exist or not.
@@ -136,7 +166,11 @@ impl Page<'_> {
         let mut bundle = self.bundle(0, Vec::new(), None);
         let sentence = "nobody you asked about is visible to your organization on this node";
         let outcome = fhir::operation_outcome("information", "not-found", sentence);
-        bundle["entry"] = json!([{"resource": outcome, "search": {"mode": "outcome"}}]);
+        let entry = json!({"resource": outcome, "search": {"mode": "outcome"}});
+        match bundle["entry"].as_array_mut() {
+            Some(entries) => entries.insert(0, entry),
+            None => bundle["entry"] = json!([entry]),
+        }
         bundle
     }
 }
@@ -208,6 +242,8 @@ mod tests {
             json!({"relation": "next", "url": "https://h/fhir/Observation?code=8867-4&_cursor=b"})
         );
         assert_eq!(page.nothing_visible()["entry"][0]["search"]["mode"], "outcome");
+        let told = bundle["entry"][0]["resource"]["issue"][0]["diagnostics"].to_string();
+        assert!(told.contains("color") && !told.contains("code"), "{told}");
     }
 
     #[test]
@@ -215,6 +251,7 @@ mod tests {
         assert_eq!(count(&Parameters::parse("")), Ok(COUNT_DEFAULT));
         assert_eq!(count(&Parameters::parse("_count=9999")), Ok(COUNT_MAX));
         assert_eq!(count(&Parameters::parse("_count=0")), Ok(0));
+        assert_eq!(count(&Parameters::parse("_count=7&_summary=count")), Ok(0));
         assert!(count(&Parameters::parse("_count=-1")).is_err());
     }
 }
