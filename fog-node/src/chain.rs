@@ -3,19 +3,22 @@
 //! One redb file. A block is appended in one commit together with its votes, the outcome of each transaction, the
 //! identifiers that may not become final again and, if the block changed who may do what, a snapshot of the state.
 //! Between snapshots only height and rolling digest move, and both are kept with every block. **Invariants:** heights
-//! have no gap; a block is appended once; every block that is read back is hashed again and compared.
+//! have no gap; a block is appended once; every block that is read back is hashed again and compared. A file that is damaged
+//! is set aside and made anew from good blocks (`repair`); nothing in it is trusted but what hashes to what was agreed.
 
+mod repair;
 mod store;
 
 use std::{
-    path::Path,
-    sync::{Arc, Mutex},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, RwLock, RwLockReadGuard},
 };
 
 use ledger::{
+    agreement::Position,
     block::{FinalizedBlock, Height},
     genesis::Genesis,
-    proof::{DESCENT_MAX, Finalization, Receipt},
+    proof::{CarriedBlock, DESCENT_MAX, Finalization, Receipt},
     state::{Outcome, State},
     transaction::{Commitment, TransactionId},
 };
@@ -25,7 +28,12 @@ use tokio::sync::watch;
 
 use store::Store;
 
-/// The chain's file.
+pub use repair::{Damage, Rebuilt, Source, set_aside};
+
+/// The file in the data folder.
+const FILE: &str = "chain.redb";
+
+/// How the chain's file is kept.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
@@ -100,7 +108,11 @@ pub struct Placed {
 
 #[derive(Debug)]
 struct Shared {
-    store: Store,
+    genesis: Genesis,
+    path: PathBuf,
+    cache_bytes_max: usize,
+    // Readers share it; it is taken exclusively only to look at the whole file, and to put a new one in its place.
+    store: RwLock<Store>,
     // The one writer's turn; it is held while a commit is synced, by the engine's delivery alone.
     writer: Mutex<()>,
     state: watch::Sender<Arc<State>>,
@@ -118,7 +130,8 @@ impl Chain {
     /// [`Error`].
     pub fn open(config: &Config, data_dir: &Path, genesis: &Genesis) -> Result<Self, Error> {
         std::fs::create_dir_all(data_dir).map_err(Error::Folder)?;
-        let store = Store::open(&data_dir.join("chain.redb"), config.cache_bytes_max)?;
+        let path = data_dir.join(FILE);
+        let store = Store::open(&path, config.cache_bytes_max)?;
         let (state, head) = match store.last(genesis)? {
             Some(last) => last,
             None => store.found(genesis)?,
@@ -126,11 +139,18 @@ impl Chain {
         metrics::gauge!("fog_chain_height").set(head.height.0 as f64);
         let (state, head) = (watch::Sender::new(Arc::new(state)), watch::Sender::new(head));
         Ok(Self(Arc::new(Shared {
-            store,
+            genesis: genesis.clone(),
+            path,
+            cache_bytes_max: config.cache_bytes_max,
+            store: RwLock::new(store),
             writer: Mutex::new(()),
             state,
             head,
         })))
+    }
+
+    fn store(&self) -> RwLockReadGuard<'_, Store> {
+        self.0.store.read().expect("nobody panics while it holds the file")
     }
 
     /// The last block.
@@ -199,7 +219,7 @@ impl Chain {
         question: impl FnOnce(&Store) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
         let chain = self.clone();
-        tokio::task::spawn_blocking(move || question(&chain.0.store))
+        tokio::task::spawn_blocking(move || question(&chain.store()))
             .await
             .expect("reading the chain does not panic")
     }
@@ -209,7 +229,7 @@ impl Chain {
     /// # Errors
     /// [`Error`].
     pub fn took_effect_at(&self, identifier: &Digest) -> Result<Option<Height>, Error> {
-        self.0.store.took_effect_at(identifier)
+        self.store().took_effect_at(identifier)
     }
 
     /// The digest of the block at a height. A short lookup on the caller's thread.
@@ -217,7 +237,27 @@ impl Chain {
     /// # Errors
     /// [`Error`].
     pub fn digest_at(&self, height: Height) -> Result<Option<Digest>, Error> {
-        self.0.store.digest_at(height)
+        self.store().digest_at(height)
+    }
+
+    /// What this chain is at a height; `None` above the head. A short lookup on the caller's thread.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn position_at(&self, height: Height) -> Result<Option<Position>, Error> {
+        self.store().position_at(height)
+    }
+
+    /// The block at a height with its votes, as it is handed to another node.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn carried(&self, height: Height) -> Result<Option<CarriedBlock>, Error> {
+        let block = self.block(height).await?;
+        Ok(block.map(|finalized| CarriedBlock {
+            block: finalized.block,
+            finalization: finalized.finalization,
+        }))
     }
 
     /// Appends the next block; it is durable when this returns.
@@ -240,7 +280,7 @@ impl Chain {
     pub fn append_all(&self, blocks: &[FinalizedBlock]) -> Result<Vec<Vec<Outcome>>, Error> {
         let _turn = self.0.writer.lock().expect("a writer does not panic");
         let mut state = State::clone(&self.state());
-        let (head, outcomes) = self.0.store.append(&mut state, self.head(), blocks)?;
+        let (head, outcomes) = self.store().append(&mut state, self.head(), blocks)?;
         self.0.state.send_replace(Arc::new(state));
         self.0.head.send_replace(head);
         metrics::gauge!("fog_chain_height").set(head.height.0 as f64);
@@ -258,7 +298,7 @@ impl Chain {
     /// Never, unless another writer panicked.
     pub fn attach(&self, height: Height, finalization: &Finalization) -> Result<(), Error> {
         let _turn = self.0.writer.lock().expect("a writer does not panic");
-        self.0.store.attach(height, finalization)?;
+        self.store().attach(height, finalization)?;
         self.0.head.send_modify(|_| {});
         Ok(())
     }

@@ -148,8 +148,8 @@ fn harden() {
         tracing::warn!(%error, "core dumps cannot be switched off");
     }
     panic::set_hook(Box::new(|panicked| {
-        // The vault's store may panic over an altered page; the vault catches that and heals.
-        if crate::vault::survives_panics() {
+        // A store may panic over an altered page; who opened it catches that and heals.
+        if crate::containment::is_contained() {
             return;
         }
         let place = panicked.location().map(ToString::to_string).unwrap_or_default();

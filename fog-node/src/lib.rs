@@ -11,7 +11,7 @@
 //!    in a room.
 //! 4. [`mempool`] what waits for a block, the one turn of the line; [`chain`] finalized blocks and the state; [`vault`]
 //!    payloads by content identifier; [`index`] searchable metadata; [`keyring`] the keys this node holds.
-//! 5. [`telemetry`] what an operator sees.
+//! 5. [`telemetry`] what an operator sees. [`containment`] the only panics that do not end the process.
 
 pub mod command;
 pub mod config;
@@ -32,4 +32,5 @@ pub mod keyring;
 pub mod mempool;
 pub mod vault;
 
+pub mod containment;
 pub mod telemetry;

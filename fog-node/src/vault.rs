@@ -20,7 +20,6 @@ use tokio::{
 use tokio_util::task::AbortOnDropHandle;
 
 use embedded::Embedded;
-pub use embedded::survives_panics;
 use exchange::Exchange;
 pub use exchange::{Config as ExchangeConfig, Peer};
 use wanted::{MESSAGES_MAX, Message, Seeker};

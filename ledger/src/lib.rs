@@ -9,6 +9,7 @@
 //! 4. [`register`] who may do what; [`state`] a finalized block applied to it, equally on every node.
 //! 5. [`consent`] grants in force -> Permit.
 //! 6. [`proof`] what a third party checks: Merkle inclusion and two thirds of the votes.
+//! 7. [`agreement`] what nodes say of their chains, compared: the majority, and who stands outside it (Algorithm 2).
 
 pub mod genesis;
 pub mod transaction;
@@ -26,3 +27,5 @@ pub mod state;
 pub mod consent;
 
 pub mod proof;
+
+pub mod agreement;

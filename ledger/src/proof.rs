@@ -5,6 +5,7 @@
 //! varint(parent view) ‖ digest`. `fog-node/src/consensus` has a test that the engine's own votes pass here.
 
 use record::{
+    canonical::{self, CanonicalError, Digest},
     ids::{BundleId, NetworkId},
     merkle,
     signature::PublicKey,
@@ -12,7 +13,7 @@ use record::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    block::{Block, Header},
+    block::{BLOCK_BYTES_MAX, Block, FinalizedBlock, Header},
     transaction::SignedTransaction,
 };
 
@@ -231,6 +232,53 @@ impl Finalization {
             ));
         }
         Ok(self.votes.len())
+    }
+}
+
+/// A block as one node hands it to another: nothing about it is believed; whoever asked knows which digest it must have.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CarriedBlock {
+    /// The block.
+    pub block: Block,
+    /// The votes on this very block, if the sender has them.
+    pub finalization: Option<Finalization>,
+}
+
+/// More than the encoding of any block and all its votes has.
+pub const CARRIED_BYTES_MAX: usize = BLOCK_BYTES_MAX + 64 * 1_024;
+
+impl CarriedBlock {
+    /// The bytes to send.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        canonical::encode(self)
+    }
+
+    /// Reads the bytes of a carried block.
+    ///
+    /// # Errors
+    /// [`CanonicalError`].
+    pub fn decode(bytes: &[u8]) -> Result<Self, CanonicalError> {
+        canonical::decode(bytes, CARRIED_BYTES_MAX)
+    }
+
+    /// The block, if it is the one with this digest and its transactions are those of its root. Votes that do not hold are
+    /// left out.
+    #[must_use]
+    pub fn expected(self, digest: &Digest, validators: &ValidatorSet) -> Option<FinalizedBlock> {
+        let header = &self.block.header;
+        if header.digest() != *digest || self.block.transactions_root() != header.transactions_root {
+            return None;
+        }
+        let finalization = self
+            .finalization
+            .filter(|votes| votes.check(header, validators).is_ok());
+        Some(FinalizedBlock {
+            digest: *digest,
+            block: self.block,
+            finalization,
+        })
     }
 }
 

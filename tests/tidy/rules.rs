@@ -23,7 +23,7 @@ const DOORS: [&[&str]; 8] = [
     &["intake", "query", "projection", "retention"],
     &["mempool"],
     &["chain", "vault", "index", "keyring"],
-    &["telemetry", "turnstile"],
+    &["telemetry", "turnstile", "containment"],
 ];
 /// Crates (a name, or a beginning with `*`) and the only rooms that may name them.
 const FENCES: [(&str, &[&str]); 5] = [

@@ -3,9 +3,10 @@
 use std::{cell::RefCell, path::Path};
 
 use ledger::{
+    agreement::Position,
     block::{Block, FinalizedBlock, Height},
     genesis::Genesis,
-    proof::Finalization,
+    proof::{CarriedBlock, Finalization},
     state::{self, Finals, Outcome, Register, State},
     transaction::Commitment,
 };
@@ -75,10 +76,8 @@ impl Store {
             Err(redb::TableError::TableDoesNotExist(_)) => return Ok(None),
             table => table?,
         };
-        let snapshot = snapshots
-            .get(NEWEST)?
-            .ok_or_else(|| Error::Damaged("no snapshot of the state".to_owned()))?;
-        let register: Register = decode(snapshot.value(), "the state's snapshot")?;
+        drop(snapshots);
+        let register = self.snapshot()?;
         if register.network != genesis.network() {
             return Err(Error::OtherNetwork);
         }
@@ -108,6 +107,15 @@ impl Store {
         }
         let head = head_after(&block, &state);
         Ok(Some((state, head)))
+    }
+
+    /// Who may do what, as it was written last.
+    pub(super) fn snapshot(&self) -> Result<Register, Error> {
+        let table = self.0.begin_read()?.open_table(SNAPSHOTS)?;
+        let snapshot = table
+            .get(NEWEST)?
+            .ok_or_else(|| Error::Damaged("no snapshot of the state".to_owned()))?;
+        decode(snapshot.value(), "the state's snapshot")
     }
 
     pub(super) fn block(&self, height: Height) -> Result<Option<FinalizedBlock>, Error> {
@@ -152,6 +160,36 @@ impl Store {
 
     pub(super) fn digest_at(&self, height: Height) -> Result<Option<Digest>, Error> {
         Ok(self.applied(height)?.map(|applied| applied.digest))
+    }
+
+    pub(super) fn position_at(&self, height: Height) -> Result<Option<Position>, Error> {
+        Ok(self.applied(height)?.map(|applied| Position {
+            height,
+            digest: applied.digest,
+            state_digest: applied.state_digest,
+        }))
+    }
+
+    /// The bytes of a block and of its votes, believed by nobody yet.
+    pub(super) fn raw(&self, height: Height) -> Result<Option<CarriedBlock>, Error> {
+        let transaction = self.0.begin_read()?;
+        let Some(bytes) = transaction.open_table(BLOCKS)?.get(height.0)? else {
+            return Ok(None);
+        };
+        let block = Block::decode(bytes.value()).map_err(|e| Error::Damaged(format!("block {height}: {e}")))?;
+        let votes = transaction.open_table(FINALIZATIONS)?.get(height.0)?;
+        // Votes that do not decode are as good as none.
+        let finalization = votes.and_then(|votes| decode(votes.value(), "votes").ok());
+        Ok(Some(CarriedBlock { block, finalization }))
+    }
+
+    /// Reads the file from the disk again, past everything in memory, and checks the checksum of each of its pages.
+    pub(super) fn check_pages(&mut self) -> Result<(), Error> {
+        match self.0.check_integrity() {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(Error::Damaged("the file's own book-keeping was wrong".to_owned())),
+            Err(error) => Err(error.into()),
+        }
     }
 
     pub(super) fn placed(&self, identifier: &Digest) -> Result<Option<Placed>, Error> {

@@ -6,10 +6,8 @@
 //! one; what the old one held is fetched from peers again when it is needed.
 
 use std::{
-    cell::Cell,
     fs, io,
     os::unix::fs::OpenOptionsExt as _,
-    panic::{self, AssertUnwindSafe},
     path::{Path, PathBuf},
     sync::{Arc, PoisonError, RwLock},
     thread,
@@ -26,6 +24,7 @@ use tokio::{
 };
 
 use super::{Config, Error, wanted::Message};
+use crate::containment::contained;
 
 /// The file in the data folder.
 const FILE: &str = "vault.redb";
@@ -382,24 +381,9 @@ fn is_corrupt(error: &redb::Error) -> bool {
     }
 }
 
-thread_local! {
-    static SURVIVES_PANICS: Cell<bool> = const { Cell::new(false) };
-}
-
-/// Whether a panic of the current thread is caught by the vault: redb may panic on a file that was altered outside of it.
-/// The process's panic hook asks before it aborts.
-#[must_use]
-pub fn survives_panics() -> bool {
-    SURVIVES_PANICS.get()
-}
-
 /// Calls into redb; a panic of it is a corrupt file.
 fn guarded<T>(work: impl FnOnce() -> Result<T, redb::Error>) -> Result<T, redb::Error> {
-    SURVIVES_PANICS.set(true);
-    // Unwind safe: after a panic the database is closed and opened anew, nothing of it is used again.
-    let done = panic::catch_unwind(AssertUnwindSafe(work));
-    SURVIVES_PANICS.set(false);
-    done.unwrap_or_else(|_| Err(redb::Error::Corrupted("redb panicked over the file".to_owned())))
+    contained(work).unwrap_or_else(|| Err(redb::Error::Corrupted("redb panicked over the file".to_owned())))
 }
 
 /// The SHA-256 inside a CID. CIDs with other hashes never get past `canonical::parse_cid`; were one to come, nothing
