@@ -183,6 +183,28 @@ pub enum CanonicalError {
     /// It decodes, but encoding it again gives other bytes.
     #[error("not the canonical encoding: encoding it again gives other bytes")]
     NotCanonical,
+    /// It decodes, but says that it is of a version that we do not know.
+    #[error("version {version} of the format is not {known}, the one known here")]
+    UnknownVersion {
+        /// What it says it is.
+        version: u8,
+        /// What we know.
+        known: u8,
+    },
+}
+
+impl CanonicalError {
+    /// Lets only the version that we know pass.
+    ///
+    /// # Errors
+    /// [`CanonicalError::UnknownVersion`].
+    pub(crate) const fn unless(version: u8, known: u8) -> Result<(), Self> {
+        if version == known {
+            Ok(())
+        } else {
+            Err(Self::UnknownVersion { version, known })
+        }
+    }
 }
 
 /// The canonical bytes of a value.
