@@ -156,7 +156,7 @@ impl Bundle {
     pub fn leaves(&self) -> Vec<Digest> {
         self.entries
             .iter()
-            .map(|e| Digest::of(Domain::READING, &[&self.salt, &canonical::encode(e)]))
+            .map(|e| Digest::of(Domain::LEAF, &[&self.salt, &canonical::encode(e)]))
             .collect()
     }
 
@@ -381,6 +381,14 @@ mod tests {
         let sealed = SealedBundle::seal(&network(), &author, &key, &bundle).expect("seals");
         let error = sealed.open(&network(), &secret).expect_err("unknown");
         assert!(error.to_string().contains("version 2"), "{error}");
+    }
+
+    #[test]
+    fn a_leaf_is_no_digest_of_a_message() {
+        let (_, bundle, _) = sealed();
+        let entry = canonical::encode(&bundle.entries[0]);
+        assert_eq!(bundle.leaves(), [Digest::of(Domain::LEAF, &[&bundle.salt, &entry])]);
+        assert_ne!(bundle.leaves(), [Digest::of(Domain::READING, &[&bundle.salt, &entry])]);
     }
 
     proptest! {

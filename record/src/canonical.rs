@@ -21,8 +21,10 @@ pub struct Domain(&'static str);
 impl Domain {
     /// A sealed bundle's identifier.
     pub const BUNDLE: Self = Self("vitalfog/bundle/v1");
-    /// A leaf of a bundle's Merkle tree: one signed reading, salted.
+    /// A device's signature over a reading, and the digest by which a message is known again.
     pub const READING: Self = Self("vitalfog/reading/v1");
+    /// A leaf of a bundle's Merkle tree: one entry, salted.
+    pub const LEAF: Self = Self("vitalfog/leaf/v1");
     /// An observation's identifier.
     pub const OBSERVATION: Self = Self("vitalfog/observation/v1");
     /// A subject key's identifier.

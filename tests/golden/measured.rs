@@ -18,9 +18,10 @@ use serde_bytes::ByteBuf;
 use crate::{Form, fixed, form, golden, key, named, text};
 
 /// Every domain, by the name its digest has in the file.
-const DOMAINS: [(&str, Domain); 13] = [
+const DOMAINS: [(&str, Domain); 14] = [
     ("digest-bundle", Domain::BUNDLE),
     ("digest-reading", Domain::READING),
+    ("digest-leaf", Domain::LEAF),
     ("digest-observation", Domain::OBSERVATION),
     ("digest-subject-key", Domain::SUBJECT_KEY),
     ("digest-transaction", Domain::TRANSACTION),
