@@ -12,6 +12,13 @@ use std::cmp::Ordering;
 /// A reading's wall clock further ahead of the gateway than this is flagged, never rewritten, in milliseconds.
 pub const SKEW_FLAG_MS: i64 = 300_000;
 
+/// A reading's wall clock further behind the gateway than this is flagged, never rewritten, in milliseconds: 30 days, longer
+/// than a device is expected to hold a reading back.
+pub const LAG_FLAG_MS: i64 = 30 * 86_400_000;
+/// A wall clock before this is flagged even if the gateway's own is as wrong: 2020-01-01T00:00:00Z, when nobody could
+/// measure for us yet.
+pub const WALL_MS_MIN: i64 = 1_577_836_800_000;
+
 /// A number with its unit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Quantity {
@@ -202,10 +209,13 @@ fn interpret(sign: &Sign, unit: &Unit, value: Decimal) -> Result<Interpretation,
     })
 }
 
-/// The device's own clock where it says one, else the gateway's; a clock far ahead is marked unknown, not corrected.
+/// The device's own clock where it says one, else the gateway's. A clock far ahead, or one that fell back to its first day,
+/// is marked unknown whatever the device thinks of it, and not corrected.
 fn effective(reading: &Reading, received_ms: i64) -> (i64, TimeQuality) {
+    let oldest = received_ms.saturating_sub(LAG_FLAG_MS).max(WALL_MS_MIN);
+    let newest = received_ms.saturating_add(SKEW_FLAG_MS);
     match reading.wall {
-        Some(wall) if wall > received_ms.saturating_add(SKEW_FLAG_MS) => (wall, TimeQuality::Unknown),
+        Some(wall) if wall < oldest || wall > newest => (wall, TimeQuality::Unknown),
         Some(wall) => (wall, reading.time_quality),
         None => (received_ms, TimeQuality::Relative),
     }
@@ -283,5 +293,24 @@ mod tests {
             (all[0].effective_ms, all[0].time_quality),
             (1_790_000_300_001, TimeQuality::Unknown)
         );
+    }
+
+    fn clock(wall: i64, received_ms: i64) -> (i64, TimeQuality) {
+        let wall = Some(wall);
+        let all = Observation::of(&Reading { wall, ..reading() }, received_ms).expect("good");
+        (all[0].effective_ms, all[0].time_quality)
+    }
+
+    #[test]
+    fn a_clock_that_lost_its_date_is_flagged_not_rewritten() {
+        let now = 1_790_000_000_000;
+        assert_eq!(clock(0, now), (0, TimeQuality::Unknown));
+        let (late, later) = (now - LAG_FLAG_MS, now - LAG_FLAG_MS - 1);
+        assert_eq!(clock(late, now), (late, TimeQuality::Synced));
+        assert_eq!(clock(later, now), (later, TimeQuality::Unknown));
+        // Device and gateway both without a date agree, and are both wrong.
+        assert_eq!(clock(1_000, 2_000), (1_000, TimeQuality::Unknown));
+        assert_eq!(clock(i64::MIN, i64::MIN).1, TimeQuality::Unknown);
+        assert_eq!(clock(i64::MAX, i64::MIN).1, TimeQuality::Unknown);
     }
 }
