@@ -91,7 +91,7 @@ pub fn observation(of: &Observation, subject: SubjectId) -> Json {
             });
             fields.insert("component".to_owned(), parts.collect());
         }
-        Value::Samples(samples, unit) => {
+        Value::Samples(samples, unit, flag) => {
             let data: Vec<_> = samples.data.iter().map(i32::to_string).collect();
             let origin = quantity(&Quantity {
                 value: samples.origin,
@@ -102,6 +102,7 @@ pub fn observation(of: &Observation, subject: SubjectId) -> Json {
                 json!({"origin": origin, "period": number(samples.period_ms), "factor": number(samples.factor),
                        "dimensions": 1, "data": data.join(" ")}),
             );
+            fields.extend(interpretation(*flag).map(|i| ("interpretation".to_owned(), i)));
         }
         Value::Absent => {
             let coding =
@@ -141,6 +142,7 @@ fn interpretation(flag: Interpretation) -> Option<Json> {
         Interpretation::Normal => return None,
         Interpretation::Low => ("L", "Low"),
         Interpretation::High => ("H", "High"),
+        Interpretation::Abnormal => ("A", "Abnormal"),
     };
     let system = "http://terminology.hl7.org/CodeSystem/v3-ObservationInterpretation";
     Some(json!([{"coding": [{"system": system, "code": code, "display": display}]}]))
