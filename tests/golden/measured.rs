@@ -199,6 +199,11 @@ pub(crate) fn bytes() -> Vec<Form> {
     digests.into_iter().chain(rest).collect()
 }
 
+/// A shape that is written and never read back: its numbers are text here, floats there.
+fn served(name: &'static str, shape: &impl Serialize) -> Form {
+    fixed(name, &serde_json::to_vec(shape).expect("shapes have a JSON form"))
+}
+
 pub(crate) fn texts() -> Vec<Form> {
     let observations = [reading(), rich()]
         .into_iter()
@@ -214,18 +219,20 @@ pub(crate) fn texts() -> Vec<Form> {
     let shapes = names
         .into_iter()
         .zip(observations)
-        .map(|(name, o)| text(name, &fhir::observation(&o, patient().id)));
+        .map(|(name, o)| served(name, &fhir::observation(&o, patient().id)));
     let outcome = fhir::operation_outcome("error", "login", "no bearer token");
     let links = [("self", "https://fog/fhir/Patient".to_owned())];
     let page = fhir::searchset("https://fog/fhir", 1, &links, vec![patient().resource()]);
+    let told = fhir::searchset("https://fog/fhir", 0, &[], vec![]).with_outcome(&outcome);
     let more = vec![
         text("reading-json", &reading()),
         fixed("reading-signed-json", reading().sign_json(&key(1)).as_bytes()),
         text("subject-key", &subject_key()),
         text("patient", &patient()),
-        text("patient-fhir", &patient().resource()),
-        text("searchset", &page),
-        text("searchset-empty", &fhir::searchset("https://fog/fhir", 0, &[], vec![])),
+        served("patient-fhir", &patient().resource()),
+        served("searchset", &page),
+        served("searchset-empty", &fhir::searchset("https://fog/fhir", 0, &[], vec![])),
+        served("searchset-outcome", &told),
         text("operation-outcome", &outcome),
     ];
     shapes.chain(more).collect()

@@ -1,7 +1,9 @@
 //! What all searches share: which parameters a type knows, pages, patients' references, and the searchset.
 
-use record::{fhir, ids::SubjectId};
-use serde_json::{Value as Json, json};
+use record::{
+    fhir::{self, Resource, Searchset},
+    ids::SubjectId,
+};
 
 use super::super::{fault::Fault, parameters::Parameters};
 
@@ -107,7 +109,7 @@ pub struct Page<'a> {
 impl Page<'_> {
     /// The Bundle: matches, total, a self link that names what was used, and the next link if there is more.
     #[must_use]
-    pub fn bundle(&self, total: u64, matches: Vec<Json>, next: Option<&str>) -> Json {
+    pub fn bundle(&self, total: u64, matches: Vec<Resource>, next: Option<&str>) -> Searchset {
         let address = |query: String| {
             let path = format!("{}/{}", self.base, self.resource);
             if query.is_empty() {
@@ -132,18 +134,17 @@ impl Page<'_> {
 
     /// The Bundle for a caller who may see nobody of those asked about: the same whether they exist or not.
     #[must_use]
-    pub fn nothing_visible(&self) -> Json {
-        let mut bundle = self.bundle(0, Vec::new(), None);
+    pub fn nothing_visible(&self) -> Searchset {
         let sentence = "nobody you asked about is visible to your organization on this node";
         let outcome = fhir::operation_outcome("information", "not-found", sentence);
-        bundle["entry"] = json!([{"resource": outcome, "search": {"mode": "outcome"}}]);
-        bundle
+        self.bundle(0, Vec::new(), None).with_outcome(&outcome)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
 
     const KNOWN: &[SearchParameter] = &[
         SearchParameter {
@@ -198,7 +199,8 @@ mod tests {
             parameters: &parameters,
             known: KNOWN,
         };
-        let bundle = page.bundle(7, vec![], Some("b"));
+        let read = |bundle| serde_json::to_value::<Searchset>(bundle).expect("JSON");
+        let bundle = read(page.bundle(7, vec![], Some("b")));
         assert_eq!(
             bundle["link"][0]["url"],
             "https://h/fhir/Observation?code=8867-4&_cursor=a"
@@ -207,7 +209,7 @@ mod tests {
             bundle["link"][1],
             json!({"relation": "next", "url": "https://h/fhir/Observation?code=8867-4&_cursor=b"})
         );
-        assert_eq!(page.nothing_visible()["entry"][0]["search"]["mode"], "outcome");
+        assert_eq!(read(page.nothing_visible())["entry"][0]["search"]["mode"], "outcome");
     }
 
     #[test]
