@@ -15,7 +15,7 @@ use record::{
 use serde::Serialize;
 use serde_bytes::ByteBuf;
 
-use crate::{Form, fixed, form, golden, key, named, text};
+use crate::{Form, fixed, form, golden, is_rewritten, key, named, text};
 
 /// Every domain, by the name its digest has in the file.
 const DOMAINS: [(&str, Domain); 14] = [
@@ -136,7 +136,8 @@ pub(crate) fn network() -> NetworkId {
     NetworkId(Digest::of(Domain::GENESIS, &[b"golden"]))
 }
 
-/// Sealing draws a secret of its own, so the pinned payload stays as long as it opens to the pinned bundle.
+/// Sealing draws a secret of its own, so the pinned payload stays as long as it opens to the pinned bundle. Only a decision
+/// seals anew.
 static SEALED: LazyLock<SealedBundle> = LazyLock::new(|| {
     let pinned = golden("bytes.hex", "sealed-bundle")
         .and_then(|text| hex::decode(text).ok())
@@ -147,7 +148,11 @@ static SEALED: LazyLock<SealedBundle> = LazyLock::new(|| {
                 .is_ok_and(|opened| opened == bundle())
         });
     let seal = || SealedBundle::seal(&network(), &named("home-1"), &subject_key(), &bundle()).expect("seals");
-    pinned.unwrap_or_else(seal)
+    match pinned {
+        Some(sealed) => sealed,
+        None if is_rewritten() => seal(),
+        None => panic!("the pinned payload does not open to the pinned bundle"),
+    }
 });
 
 pub(crate) fn sealed() -> SealedBundle {
