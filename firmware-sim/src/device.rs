@@ -35,6 +35,7 @@ use backoff::Backoff;
 use journal::{Entry, Journal};
 use link::{Answer, Event, Link, Loss};
 
+pub(crate) use backoff::LONGEST_MS;
 pub(crate) use link::{Broker, Credentials};
 pub(crate) use note::Note;
 
