@@ -25,6 +25,8 @@ impl Domain {
     pub const READING: Self = Self("vitalfog/reading/v1");
     /// A leaf of a bundle's Merkle tree: one entry, salted.
     pub const LEAF: Self = Self("vitalfog/leaf/v1");
+    /// A block of samples with its unit, for whoever compares what was sent with what is served.
+    pub const SAMPLES: Self = Self("vitalfog/samples/v1");
     /// An observation's identifier.
     pub const OBSERVATION: Self = Self("vitalfog/observation/v1");
     /// A subject key's identifier.

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
 use crate::{
-    canonical::{self, Domain},
+    canonical::{self, Digest, Domain},
     decimal::Decimal,
     ids::{BootId, DeviceId, ReadingId},
     signature::{PublicKey, Signature, SigningKey},
@@ -122,6 +122,14 @@ pub struct Samples {
     pub factor: Decimal,
     /// The samples.
     pub data: Vec<i32>,
+}
+
+impl Samples {
+    /// A digest of the block and its unit, each number with its exact digits.
+    #[must_use]
+    pub fn digest(&self, unit: &str) -> Digest {
+        Digest::of(Domain::SAMPLES, &[&canonical::encode(&(unit, self))])
+    }
 }
 
 /// What was measured: one number, a block of samples, or (with state absent) nothing.
@@ -449,6 +457,25 @@ pub(crate) mod tests {
         Text(String),
         List(Vec<Tree>),
         Map(std::collections::BTreeMap<String, Tree>),
+    }
+
+    #[test]
+    fn a_block_has_another_digest_with_any_other_number_or_unit() {
+        let block = |origin: &str, factor: &str, data: Vec<i32>| Samples {
+            origin: origin.parse().expect("decimal"),
+            period_ms: Decimal::whole(4),
+            factor: factor.parse().expect("decimal"),
+            data,
+        };
+        let digests = [
+            block("0", "0.5", vec![1, 2]).digest("mV"),
+            block("0", "0.5", vec![1, 2]).digest("1"),
+            block("0.0", "0.5", vec![1, 2]).digest("mV"),
+            block("0", "0.50", vec![1, 2]).digest("mV"),
+            block("0", "0.5", vec![2, 1]).digest("mV"),
+        ];
+        assert_eq!(std::collections::BTreeSet::from(digests).len(), digests.len());
+        assert_eq!(block("0", "0.5", vec![1, 2]).digest("mV"), digests[0]);
     }
 
     proptest! {

@@ -18,10 +18,11 @@ use serde_bytes::ByteBuf;
 use crate::{Form, fixed, form, golden, is_rewritten, key, named, text};
 
 /// Every domain, by the name its digest has in the file.
-const DOMAINS: [(&str, Domain); 14] = [
+const DOMAINS: [(&str, Domain); 15] = [
     ("digest-bundle", Domain::BUNDLE),
     ("digest-reading", Domain::READING),
     ("digest-leaf", Domain::LEAF),
+    ("digest-samples", Domain::SAMPLES),
     ("digest-observation", Domain::OBSERVATION),
     ("digest-subject-key", Domain::SUBJECT_KEY),
     ("digest-transaction", Domain::TRANSACTION),
