@@ -170,8 +170,10 @@ fn start_logging() {
         .with_ansi(io::stderr().is_terminal())
         .try_init();
     std::panic::set_hook(Box::new(|panic| {
-        // A device with a broken invariant must not go on numbering readings.
-        tracing::error!("{panic}");
+        // A device with a broken invariant must not go on numbering readings. The place, not the message: a message might
+        // hold what was being measured.
+        let place = panic.location().map(ToString::to_string).unwrap_or_default();
+        tracing::error!(place, "panic; the process ends");
         std::process::abort();
     }));
 }

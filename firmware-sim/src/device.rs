@@ -15,6 +15,7 @@ use std::{
 
 use bytes::Bytes;
 use record::{
+    canonical::Digest,
     decimal::Decimal,
     ids::{BootId, DeviceId, GatewayId},
     reading::{Measured, Reading, TimeQuality, VERSION},
@@ -35,6 +36,7 @@ use backoff::Backoff;
 use journal::{Entry, Journal};
 use link::{Answer, Event, Link, Loss};
 
+pub(crate) use backoff::LONGEST_MS;
 pub(crate) use link::{Broker, Credentials};
 pub(crate) use note::Note;
 
@@ -330,18 +332,22 @@ fn acknowledged_line(reading: &Reading) -> String {
         code: &'a str,
         #[serde(skip_serializing_if = "Option::is_none")]
         value: Option<Decimal>,
+        // A digest instead of the samples: a line stays a line.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        samples: Option<Digest>,
     }
-    let observed = |measured: &Measured| (measured.code.clone(), measured.value);
-    let observed: Vec<_> = reading.observations.iter().map(observed).collect();
-    let observations = observed
-        .iter()
-        .map(|(code, value)| Observed { code, value: *value })
-        .collect();
+    fn observed(measured: &Measured) -> Observed<'_> {
+        Observed {
+            code: &measured.code,
+            value: measured.value,
+            samples: measured.samples.as_ref().map(|block| block.digest(&measured.unit)),
+        }
+    }
     let line = Line {
         device: &reading.device,
         boot: reading.boot,
         seq: reading.seq,
-        observations,
+        observations: reading.observations.iter().map(observed).collect(),
     };
     serde_json::to_string(&line).expect("a line has string keys and finite numbers")
 }
@@ -416,6 +422,31 @@ mod tests {
         assert_eq!(line["device"], "cuff-1");
         assert_eq!(line["observations"][0]["code"], "8480-6");
         assert!(line["observations"][0]["value"].is_i64());
+    }
+
+    #[tokio::test]
+    async fn the_line_of_a_waveform_changes_with_any_sample() {
+        let key = SigningKey::random();
+        let (mut device, _inbox) = device(&key, &fault::Config::default(), PathBuf::new());
+        device.signal = Library::embedded().open("ecg-mitbih-208").expect("known").1;
+        device.seq = 1;
+        let is_wave = |message: &Message| message.observations.iter().any(|m| m.samples.is_some());
+        let wave = (0..10)
+            .flat_map(|_| device.signal.step())
+            .find(is_wave)
+            .expect("an ECG");
+        let signed = SignedReading::receive(&device.sign(wave, None).payload).expect("small");
+        let mut reading = signed.decode(|_| Some(key.public())).expect("signed");
+        let line = acknowledged_line(&reading);
+        let said: serde_json::Value = serde_json::from_str(&line).expect("JSON");
+        assert!(
+            said["observations"][0]["samples"]
+                .as_str()
+                .is_some_and(|d| d.starts_with("1220"))
+        );
+        let block = reading.observations.iter_mut().find_map(|m| m.samples.as_mut());
+        *block.expect("a block").data.last_mut().expect("samples") += 1;
+        assert_ne!(acknowledged_line(&reading), line);
     }
 
     #[tokio::test]

@@ -18,7 +18,13 @@ use status::Status;
 /// Notes that wait to be counted; devices wait when the disk is slower than they are.
 const NOTES_MAX: usize = 8_192;
 /// After the stop the devices have so long to get their last acknowledgements.
-const FAREWELL: Duration = Duration::from_secs(10);
+pub const FAREWELL: Duration = Duration::from_secs(30);
+// A broker that comes back just after the stop is noticed only when the longest back-off ends; then connecting and the
+// answers take their time.
+const _: () = assert!(
+    FAREWELL.as_millis() >= 2 * device::LONGEST_MS as u128,
+    "the farewell ends before a device tries again"
+);
 
 /// Why a fleet ended before it was told to.
 #[derive(Debug, thiserror::Error)]

@@ -11,12 +11,11 @@ use ledger::{
 };
 use record::{
     bundle::{Bundle, SealedBundle},
-    fhir::{self, Patient},
+    fhir::{self, Patient, Resource},
     ids::{KeyId, NetworkId, OrganizationId, SubjectId},
     observation::Observation,
 };
 use serde::{Deserialize, Serialize};
-use serde_json::Value as Json;
 
 use crate::{
     chain::Chain,
@@ -88,7 +87,7 @@ pub struct Question {
 #[derive(Debug, Default)]
 pub struct Answer {
     /// Observation resources, the newest first.
-    pub observations: Vec<Json>,
+    pub observations: Vec<Resource>,
     /// How many there are on all pages.
     pub total: u64,
     /// Where the next page begins.
@@ -212,7 +211,7 @@ impl Query {
     }
 
     /// The resources of the rows, in their order; each bundle is fetched and opened once.
-    async fn open(&self, state: &Arc<State>, permits: &[Permit], rows: Vec<Row>) -> Result<Vec<Json>, Error> {
+    async fn open(&self, state: &Arc<State>, permits: &[Permit], rows: Vec<Row>) -> Result<Vec<Resource>, Error> {
         let count = rows.len();
         let mut bundles: HashMap<Cid, (KeyId, Vec<(usize, Row)>)> = HashMap::new();
         for (at, row) in rows.into_iter().enumerate() {
@@ -242,7 +241,7 @@ impl Query {
         permit: &Permit,
         cid: &Cid,
         rows: Vec<(usize, Row)>,
-    ) -> Result<Vec<(usize, Json)>, Error> {
+    ) -> Result<Vec<(usize, Resource)>, Error> {
         let payload = self.vault.get(cid).await?;
         let first = &rows[0].1;
         let secret = self
@@ -271,7 +270,7 @@ fn opened(payload: &[u8], network: &NetworkId, secret: &record::bundle::SubjectS
 }
 
 /// The resource a row points at, after the device's signature was checked again.
-fn pick(bundle: &Bundle, row: &Row, state: &State) -> Result<Json, Error> {
+fn pick(bundle: &Bundle, row: &Row, state: &State) -> Result<Resource, Error> {
     let wrong = |why| contradiction(row, why);
     let at = usize::try_from(row.entry).map_err(|_| wrong("its entry is out of range"))?;
     let entry = bundle

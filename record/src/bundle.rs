@@ -156,7 +156,7 @@ impl Bundle {
     pub fn leaves(&self) -> Vec<Digest> {
         self.entries
             .iter()
-            .map(|e| Digest::of(Domain::READING, &[&self.salt, &canonical::encode(e)]))
+            .map(|e| Digest::of(Domain::LEAF, &[&self.salt, &canonical::encode(e)]))
             .collect()
     }
 
@@ -180,7 +180,7 @@ pub enum SealError {
     #[error("the payload does not open with this key on this network: it was sealed for another or was altered")]
     NotOpened,
     /// It opens, but what is inside is not a bundle.
-    #[error("what was sealed is not a bundle: {0}")]
+    #[error("not a bundle we know: {0}")]
     Malformed(#[from] CanonicalError),
     /// The cryptographic library failed.
     #[error("the cryptographic library failed (no random numbers, or a malformed key)")]
@@ -240,7 +240,8 @@ impl SealedBundle {
     /// Opens it with the private half.
     ///
     /// # Errors
-    /// [`SealError::NotOpened`] for the wrong key, network or any altered byte; [`SealError::Malformed`].
+    /// [`SealError::NotOpened`] for the wrong key, network or any altered byte; [`SealError::Malformed`] if it is no bundle, or
+    /// one of another version.
     pub fn open(&self, network: &NetworkId, secret: &SubjectSecret) -> Result<Bundle, SealError> {
         let aad = self.associated_data(network);
         let secret = HpkePrivateKey::from(secret.secret_bytes().to_vec());
@@ -255,7 +256,9 @@ impl SealedBundle {
             )
             .map(Zeroizing::new)
             .map_err(|_| SealError::NotOpened)?;
-        Ok(canonical::decode(unpadded(&plaintext)?, PAYLOAD_BYTES_MAX)?)
+        let bundle: Bundle = canonical::decode(unpadded(&plaintext)?, PAYLOAD_BYTES_MAX)?;
+        CanonicalError::unless(bundle.v, VERSION)?;
+        Ok(bundle)
     }
 
     /// The payload's bytes.
@@ -267,9 +270,11 @@ impl SealedBundle {
     /// Reads a payload's bytes.
     ///
     /// # Errors
-    /// [`CanonicalError`].
+    /// [`CanonicalError`], also for a version that we do not know.
     pub fn decode(payload: &[u8]) -> Result<Self, CanonicalError> {
-        canonical::decode(payload, PAYLOAD_BYTES_MAX)
+        let sealed: Self = canonical::decode(payload, PAYLOAD_BYTES_MAX)?;
+        CanonicalError::unless(sealed.v, VERSION)?;
+        Ok(sealed)
     }
 
     /// The identifier of a payload.
@@ -361,6 +366,29 @@ mod tests {
             padded(&vec![0; PAYLOAD_BYTES_MAX]),
             Err(SealError::TooLarge { .. })
         ));
+    }
+
+    #[test]
+    fn another_version_is_refused_and_says_so() {
+        let (_, _, mut sealed) = sealed();
+        sealed.v = VERSION + 1;
+        let error = SealedBundle::decode(&sealed.encode()).expect_err("unknown");
+        assert!(error.to_string().contains("version 2"), "{error}");
+        let (secret, key) = SubjectSecret::generate(Category::Vitals, 1).expect("random numbers");
+        let mut bundle = Bundle::new(vec![]);
+        bundle.v = VERSION + 1;
+        let author = "home-1".parse().expect("good");
+        let sealed = SealedBundle::seal(&network(), &author, &key, &bundle).expect("seals");
+        let error = sealed.open(&network(), &secret).expect_err("unknown");
+        assert!(error.to_string().contains("version 2"), "{error}");
+    }
+
+    #[test]
+    fn a_leaf_is_no_digest_of_a_message() {
+        let (_, bundle, _) = sealed();
+        let entry = canonical::encode(&bundle.entries[0]);
+        assert_eq!(bundle.leaves(), [Digest::of(Domain::LEAF, &[&bundle.salt, &entry])]);
+        assert_ne!(bundle.leaves(), [Digest::of(Domain::READING, &[&bundle.salt, &entry])]);
     }
 
     proptest! {

@@ -21,8 +21,12 @@ pub struct Domain(&'static str);
 impl Domain {
     /// A sealed bundle's identifier.
     pub const BUNDLE: Self = Self("vitalfog/bundle/v1");
-    /// A leaf of a bundle's Merkle tree: one signed reading, salted.
+    /// A device's signature over a reading, and the digest by which a message is known again.
     pub const READING: Self = Self("vitalfog/reading/v1");
+    /// A leaf of a bundle's Merkle tree: one entry, salted.
+    pub const LEAF: Self = Self("vitalfog/leaf/v1");
+    /// A block of samples with its unit, for whoever compares what was sent with what is served.
+    pub const SAMPLES: Self = Self("vitalfog/samples/v1");
     /// An observation's identifier.
     pub const OBSERVATION: Self = Self("vitalfog/observation/v1");
     /// A subject key's identifier.
@@ -185,6 +189,28 @@ pub enum CanonicalError {
     /// It decodes, but encoding it again gives other bytes.
     #[error("not the canonical encoding: encoding it again gives other bytes")]
     NotCanonical,
+    /// It decodes, but says that it is of a version that we do not know.
+    #[error("version {version} of the format is not {known}, the one known here")]
+    UnknownVersion {
+        /// What it says it is.
+        version: u8,
+        /// What we know.
+        known: u8,
+    },
+}
+
+impl CanonicalError {
+    /// Lets only the version that we know pass.
+    ///
+    /// # Errors
+    /// [`CanonicalError::UnknownVersion`].
+    pub(crate) const fn unless(version: u8, known: u8) -> Result<(), Self> {
+        if version == known {
+            Ok(())
+        } else {
+            Err(Self::UnknownVersion { version, known })
+        }
+    }
 }
 
 /// The canonical bytes of a value.

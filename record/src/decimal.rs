@@ -40,7 +40,8 @@ impl Decimal {
         (self.mantissa, self.scale)
     }
 
-    fn scaled(self) -> i128 {
+    /// The number in units of 10^-9, exactly; below 2^93, so that a sum of such a number and an `i32` times another fits.
+    pub(crate) fn billionths(self) -> i128 {
         i128::from(self.mantissa) * 10_i128.pow(u32::from(SCALE_MAX - self.scale))
     }
 }
@@ -48,7 +49,7 @@ impl Decimal {
 impl PartialOrd for Decimal {
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
         // 36.7 and 36.70 are equally large but not the same statement of precision, hence only a partial order.
-        match self.scaled().cmp(&other.scaled()) {
+        match self.billionths().cmp(&other.billionths()) {
             Ordering::Equal if self != other => None,
             order => Some(order),
         }
@@ -59,7 +60,7 @@ impl Decimal {
     /// Compares magnitudes; 36.7 equals 36.70.
     #[must_use]
     pub fn cmp_magnitude(self, other: Self) -> Ordering {
-        self.scaled().cmp(&other.scaled())
+        self.billionths().cmp(&other.billionths())
     }
 }
 

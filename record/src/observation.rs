@@ -12,6 +12,13 @@ use std::cmp::Ordering;
 /// A reading's wall clock further ahead of the gateway than this is flagged, never rewritten, in milliseconds.
 pub const SKEW_FLAG_MS: i64 = 300_000;
 
+/// A reading's wall clock further behind the gateway than this is flagged, never rewritten, in milliseconds: 30 days, longer
+/// than a device is expected to hold a reading back.
+pub const LAG_FLAG_MS: i64 = 30 * 86_400_000;
+/// A wall clock before this is flagged even if the gateway's own is as wrong: 2020-01-01T00:00:00Z, when nobody could
+/// measure for us yet.
+pub const WALL_MS_MIN: i64 = 1_577_836_800_000;
+
 /// A number with its unit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Quantity {
@@ -21,7 +28,7 @@ pub struct Quantity {
     pub unit: &'static str,
 }
 
-/// Whether the value lies in the flag range of its sign.
+/// Whether the value, or each sample of a block, lies in the flag range of its sign.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Interpretation {
     /// Inside.
@@ -30,6 +37,8 @@ pub enum Interpretation {
     Low,
     /// Above.
     High,
+    /// A block with samples below and samples above.
+    Abnormal,
 }
 
 /// What was observed.
@@ -40,7 +49,7 @@ pub enum Value {
     /// The components of a panel.
     Components(Vec<(&'static Sign, Quantity, Interpretation)>),
     /// A block of a waveform.
-    Samples(Samples, &'static str),
+    Samples(Samples, &'static str, Interpretation),
     /// The sensor had no value.
     Absent,
 }
@@ -157,7 +166,7 @@ fn value_of(sign: &'static Sign, measured: &Measured) -> Result<Value, Refusal> 
     match (&measured.value, &measured.samples, measured.state) {
         (None, None, MeasurementState::Absent) => Ok(Value::Absent),
         (Some(value), None, MeasurementState::Valid | MeasurementState::Questionable) if !sign.waveform => {
-            let interpretation = interpret(sign, unit, *value)?;
+            let interpretation = interpret(sign, unit, (value.billionths(), value.billionths()))?;
             Ok(Value::Quantity(
                 Quantity {
                     value: *value,
@@ -167,13 +176,14 @@ fn value_of(sign: &'static Sign, measured: &Measured) -> Result<Value, Refusal> 
             ))
         }
         (None, Some(samples), MeasurementState::Valid | MeasurementState::Questionable) if sign.waveform => {
-            if samples.data.is_empty() || samples.period_ms.cmp_magnitude(Decimal::whole(0)) != Ordering::Greater {
-                return Err(Refusal::new(
+            let extent = extent(samples).ok_or_else(|| {
+                Refusal::new(
                     Reason::Malformed,
                     "a waveform block needs samples and a period above 0 ms",
-                ));
-            }
-            Ok(Value::Samples(samples.clone(), unit.ucum))
+                )
+            })?;
+            let interpretation = interpret(sign, unit, extent)?;
+            Ok(Value::Samples(samples.clone(), unit.ucum, interpretation))
         }
         _ => Err(Refusal::new(
             Reason::Malformed,
@@ -185,9 +195,20 @@ fn value_of(sign: &'static Sign, measured: &Measured) -> Result<Value, Refusal> 
     }
 }
 
-fn interpret(sign: &Sign, unit: &Unit, value: Decimal) -> Result<Interpretation, Refusal> {
-    let below = |limit: Decimal| value.cmp_magnitude(limit) == Ordering::Less;
-    let above = |limit: Decimal| value.cmp_magnitude(limit) == Ordering::Greater;
+/// The lowest and the highest value of a block, in billionths; `None` if it is no block.
+fn extent(samples: &Samples) -> Option<(i128, i128)> {
+    if samples.period_ms.cmp_magnitude(Decimal::whole(0)) != Ordering::Greater {
+        return None;
+    }
+    let value = |sample: &i32| samples.origin.billionths() + samples.factor.billionths() * i128::from(*sample);
+    let ends = (value(samples.data.iter().min()?), value(samples.data.iter().max()?));
+    // A negative factor turns the block upside down.
+    Some((ends.0.min(ends.1), ends.0.max(ends.1)))
+}
+
+fn interpret(sign: &Sign, unit: &Unit, (lowest, highest): (i128, i128)) -> Result<Interpretation, Refusal> {
+    let below = |limit: Decimal| lowest < limit.billionths();
+    let above = |limit: Decimal| highest > limit.billionths();
     if below(unit.plausible.0) || above(unit.plausible.1) {
         let detail = format!(
             "{} in {} lies between {} and {}",
@@ -196,16 +217,20 @@ fn interpret(sign: &Sign, unit: &Unit, value: Decimal) -> Result<Interpretation,
         return Err(Refusal::new(Reason::Implausible, detail));
     }
     Ok(match (below(unit.flag.0), above(unit.flag.1)) {
-        (true, _) => Interpretation::Low,
-        (_, true) => Interpretation::High,
-        _ => Interpretation::Normal,
+        (true, true) => Interpretation::Abnormal,
+        (true, false) => Interpretation::Low,
+        (false, true) => Interpretation::High,
+        (false, false) => Interpretation::Normal,
     })
 }
 
-/// The device's own clock where it says one, else the gateway's; a clock far ahead is marked unknown, not corrected.
+/// The device's own clock where it says one, else the gateway's. A clock far ahead, or one that fell back to its first day,
+/// is marked unknown whatever the device thinks of it, and not corrected.
 fn effective(reading: &Reading, received_ms: i64) -> (i64, TimeQuality) {
+    let oldest = received_ms.saturating_sub(LAG_FLAG_MS).max(WALL_MS_MIN);
+    let newest = received_ms.saturating_add(SKEW_FLAG_MS);
     match reading.wall {
-        Some(wall) if wall > received_ms.saturating_add(SKEW_FLAG_MS) => (wall, TimeQuality::Unknown),
+        Some(wall) if wall < oldest || wall > newest => (wall, TimeQuality::Unknown),
         Some(wall) => (wall, reading.time_quality),
         None => (received_ms, TimeQuality::Relative),
     }
@@ -283,5 +308,88 @@ mod tests {
             (all[0].effective_ms, all[0].time_quality),
             (1_790_000_300_001, TimeQuality::Unknown)
         );
+    }
+
+    fn clock(wall: i64, received_ms: i64) -> (i64, TimeQuality) {
+        let wall = Some(wall);
+        let all = Observation::of(&Reading { wall, ..reading() }, received_ms).expect("good");
+        (all[0].effective_ms, all[0].time_quality)
+    }
+
+    #[test]
+    fn a_clock_that_lost_its_date_is_flagged_not_rewritten() {
+        let now = 1_790_000_000_000;
+        assert_eq!(clock(0, now), (0, TimeQuality::Unknown));
+        let (late, later) = (now - LAG_FLAG_MS, now - LAG_FLAG_MS - 1);
+        assert_eq!(clock(late, now), (late, TimeQuality::Synced));
+        assert_eq!(clock(later, now), (later, TimeQuality::Unknown));
+        // Device and gateway both without a date agree, and are both wrong.
+        assert_eq!(clock(1_000, 2_000), (1_000, TimeQuality::Unknown));
+        assert_eq!(clock(i64::MIN, i64::MIN).1, TimeQuality::Unknown);
+        assert_eq!(clock(i64::MAX, i64::MIN).1, TimeQuality::Unknown);
+    }
+
+    fn wave(origin: &str, factor: &str, data: &[i32]) -> Result<Value, Refusal> {
+        let decimal = |text: &str| text.parse().expect("decimal");
+        let samples = Samples {
+            origin: decimal(origin),
+            period_ms: Decimal::whole(4),
+            factor: decimal(factor),
+            data: data.to_vec(),
+        };
+        let block = Measured {
+            value: None,
+            samples: Some(samples),
+            ..measured("11524-6", "0", "mV")
+        };
+        of(vec![block]).map(|mut all| all.remove(0).value)
+    }
+
+    fn flag(value: &Value) -> Interpretation {
+        match value {
+            Value::Samples(_, _, flag) => *flag,
+            other => panic!("no block: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_block_with_one_absurd_sample_is_refused() {
+        // 1,000 mV are the limit: the last digit decides, which a float would not see.
+        assert!(wave("0.000000001", "0.5", &[0, 1_999]).is_ok());
+        assert!(wave("0", "0.5", &[2_000]).is_ok());
+        for (origin, factor, data) in [
+            ("0.000000001", "0.5", [0, 2_000]),
+            ("0", "0.5", [0, 2_001]),
+            ("0", "0.5", [-2_001, 0]),
+            ("0", "-0.5", [0, 2_001]),
+            ("1001", "0", [0, 0]),
+            ("0", "999999999999999999", [i32::MIN, i32::MAX]),
+        ] {
+            let refusal = wave(origin, factor, &data).expect_err("absurd");
+            assert_eq!(refusal.reason, Reason::Implausible, "{origin} {factor} {data:?}");
+            assert!(!refusal.detail.contains("2001"), "{}", refusal.detail);
+        }
+    }
+
+    #[test]
+    fn no_block_is_too_large_for_exact_arithmetic() {
+        let extreme = Decimal::new(i64::MIN, 0).expect("scale 0");
+        let block = Samples {
+            origin: extreme,
+            period_ms: Decimal::whole(1),
+            factor: extreme,
+            data: vec![i32::MIN, i32::MAX],
+        };
+        let (lowest, highest) = extent(&block).expect("a block");
+        assert!(lowest < 0 && highest > 0);
+    }
+
+    #[test]
+    fn an_unusual_block_is_flagged() {
+        let flagged = |data: &[i32]| flag(&wave("0", "0.001", data).expect("plausible"));
+        assert_eq!(flagged(&[-5_000, 5_000]), Interpretation::Normal);
+        assert_eq!(flagged(&[-5_001, 0]), Interpretation::Low);
+        assert_eq!(flagged(&[0, 5_001]), Interpretation::High);
+        assert_eq!(flagged(&[-5_001, 5_001]), Interpretation::Abnormal);
     }
 }

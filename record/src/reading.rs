@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
 use crate::{
-    canonical::{self, Domain},
+    canonical::{self, Digest, Domain},
     decimal::Decimal,
     ids::{BootId, DeviceId, ReadingId},
     signature::{PublicKey, Signature, SigningKey},
@@ -122,6 +122,14 @@ pub struct Samples {
     pub factor: Decimal,
     /// The samples.
     pub data: Vec<i32>,
+}
+
+impl Samples {
+    /// A digest of the block and its unit, each number with its exact digits.
+    #[must_use]
+    pub fn digest(&self, unit: &str) -> Digest {
+        Digest::of(Domain::SAMPLES, &[&canonical::encode(&(unit, self))])
+    }
 }
 
 /// What was measured: one number, a block of samples, or (with state absent) nothing.
@@ -274,14 +282,14 @@ impl SignedReading {
     }
 
     fn decode_cose(&self, key_of: impl Fn(&DeviceId) -> Option<PublicKey>) -> Result<Reading, Refusal> {
-        let message =
-            CoseSign1::from_slice(&self.0).map_err(|e| malformed(format!("not a COSE_Sign1 message: {e}")))?;
+        let message = CoseSign1::from_slice(&self.0).map_err(|_| malformed("not a COSE_Sign1 message"))?;
         let payload = message
             .payload
             .as_deref()
             .ok_or_else(|| malformed("the COSE message has no payload"))?;
-        let reading: Reading =
-            canonical::decode_foreign(payload, READING_BYTES_MAX).map_err(|e| malformed(e.to_string()))?;
+        // The decoder's own message may repeat a field's name or text, and so far nobody has vouched for it.
+        let reading: Reading = canonical::decode_foreign(payload, READING_BYTES_MAX)
+            .map_err(|_| malformed("not DAG-CBOR, or a field is missing, unknown or of the wrong type"))?;
         let key = key_of(&reading.device).ok_or_else(|| unknown(&reading.device))?;
         if message.protected.header.alg != Some(coset::Algorithm::Assigned(iana::Algorithm::EdDSA)) {
             return Err(malformed("the COSE algorithm must be EdDSA, in the protected header"));
@@ -415,6 +423,59 @@ pub(crate) mod tests {
                 .to_string()
                 .contains("98.7654")
         );
+    }
+
+    #[test]
+    fn a_refusal_never_repeats_foreign_text() {
+        const FOREIGN: &str = "Ada Muster is ill";
+        let cose = |payload: Vec<u8>| {
+            let message = coset::CoseSign1Builder::new().payload(payload).build();
+            message.to_vec().expect("encodes")
+        };
+        let text = serde_json::to_string(&reading()).expect("encodes");
+        let mut messages = vec![canonical::encode(&FOREIGN)];
+        for field in ["seq", "synced", "valid"] {
+            // As the name of an unknown field, and as a variant.
+            let text = text.replace(&format!("\"{field}\""), &format!("\"{FOREIGN}\""));
+            let tree: std::collections::BTreeMap<String, Tree> = serde_json::from_str(&text).expect("JSON");
+            messages.push(cose(canonical::encode(&tree)));
+            messages.push(format!(r#"{{"reading":{text},"signature":""}}"#).into_bytes());
+        }
+        for message in messages {
+            let refusal = SignedReading::receive(&message).expect("small").decode(|_| None);
+            let refusal = refusal.expect_err("malformed");
+            assert_eq!(refusal.reason, Reason::Malformed, "{refusal}");
+            assert!(!refusal.to_string().contains("Ada"), "{refusal}");
+        }
+    }
+
+    /// Any JSON without fractions, to be written as CBOR.
+    #[derive(Serialize, Deserialize)]
+    #[serde(untagged)]
+    enum Tree {
+        Number(i64),
+        Text(String),
+        List(Vec<Tree>),
+        Map(std::collections::BTreeMap<String, Tree>),
+    }
+
+    #[test]
+    fn a_block_has_another_digest_with_any_other_number_or_unit() {
+        let block = |origin: &str, factor: &str, data: Vec<i32>| Samples {
+            origin: origin.parse().expect("decimal"),
+            period_ms: Decimal::whole(4),
+            factor: factor.parse().expect("decimal"),
+            data,
+        };
+        let digests = [
+            block("0", "0.5", vec![1, 2]).digest("mV"),
+            block("0", "0.5", vec![1, 2]).digest("1"),
+            block("0.0", "0.5", vec![1, 2]).digest("mV"),
+            block("0", "0.50", vec![1, 2]).digest("mV"),
+            block("0", "0.5", vec![2, 1]).digest("mV"),
+        ];
+        assert_eq!(std::collections::BTreeSet::from(digests).len(), digests.len());
+        assert_eq!(block("0", "0.5", vec![1, 2]).digest("mV"), digests[0]);
     }
 
     proptest! {

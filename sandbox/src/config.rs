@@ -49,7 +49,7 @@ pub struct Limits {
     pub drain_s: u64,
     /// Until all nodes show the same head, and the hospital sees what is final.
     pub agree_s: u64,
-    /// From SIGTERM to SIGKILL.
+    /// From SIGTERM to SIGKILL; for the fleet, after its farewell.
     pub stop_s: u64,
 }
 
@@ -90,7 +90,7 @@ impl Limits {
         Duration::from_secs(self.agree_s)
     }
 
-    /// From SIGTERM to SIGKILL.
+    /// From SIGTERM to SIGKILL; for the fleet, after its farewell.
     #[must_use]
     pub const fn stop(&self) -> Duration {
         Duration::from_secs(self.stop_s)

@@ -3,8 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use record::{
+    canonical::Digest,
     decimal::Decimal,
     ids::{BootId, DeviceId, ReadingId},
+    reading::Samples,
 };
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -22,11 +24,23 @@ pub struct Measured {
     code: String,
     #[serde(default)]
     value: Option<Box<RawValue>>,
+    #[serde(default)]
+    samples: Option<Digest>,
+}
+
+/// What is compared: a number with its exact digits, or a block of samples.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Content {
+    Number(Decimal),
+    Samples(Digest),
 }
 
 impl Measured {
-    fn value(&self) -> Option<Decimal> {
-        self.value.as_ref().and_then(|number| number.get().parse().ok())
+    fn content(&self) -> Option<Content> {
+        let number = self.value.as_ref().and_then(|number| number.get().parse().ok());
+        number
+            .map(Content::Number)
+            .or_else(|| self.samples.map(Content::Samples))
     }
 }
 
@@ -99,7 +113,7 @@ impl OnChain {
 #[derive(Clone, Debug, Default)]
 pub struct Served {
     observations: HashMap<String, u64>,
-    values: BTreeMap<ReadingId, Vec<(BTreeSet<String>, Decimal)>>,
+    contents: BTreeMap<ReadingId, Vec<(BTreeSet<String>, Content)>>,
     faults: Vec<String>,
 }
 
@@ -110,6 +124,8 @@ struct Resource {
     code: Concept,
     #[serde(rename = "valueQuantity")]
     quantity: Option<Quantity>,
+    #[serde(rename = "valueSampledData")]
+    sampled: Option<SampledData>,
     #[serde(default)]
     component: Vec<Part>,
 }
@@ -124,6 +140,22 @@ struct Part {
     code: Concept,
     #[serde(rename = "valueQuantity")]
     quantity: Option<Quantity>,
+    #[serde(rename = "valueSampledData")]
+    sampled: Option<SampledData>,
+}
+
+#[derive(Deserialize)]
+struct SampledData {
+    origin: Origin,
+    period: Decimal,
+    factor: Decimal,
+    data: String,
+}
+
+#[derive(Deserialize)]
+struct Origin {
+    value: Decimal,
+    code: String,
 }
 
 #[derive(Deserialize)]
@@ -151,12 +183,17 @@ impl Served {
                 .faults
                 .push(format!("an Observation is not of the promised shape: {e}")),
             Ok((reading, resource)) => {
-                let values = self.values.entry(reading).or_default();
+                let contents = self.contents.entry(reading).or_default();
                 let main = Part {
                     code: resource.code,
                     quantity: resource.quantity,
+                    sampled: resource.sampled,
                 };
-                values.extend(std::iter::once(main).chain(resource.component).filter_map(Part::value));
+                contents.extend(
+                    std::iter::once(main)
+                        .chain(resource.component)
+                        .filter_map(Part::content),
+                );
                 *self.observations.entry(resource.id).or_default() += 1;
             }
         }
@@ -173,9 +210,26 @@ impl Served {
 }
 
 impl Part {
-    fn value(self) -> Option<(BTreeSet<String>, Decimal)> {
-        let value = self.quantity?.value.get().parse().ok()?;
-        Some((self.code.coding.into_iter().map(|coding| coding.code).collect(), value))
+    fn content(self) -> Option<(BTreeSet<String>, Content)> {
+        let content = match (self.quantity, self.sampled) {
+            (Some(quantity), _) => Content::Number(quantity.value.get().parse().ok()?),
+            (None, sampled) => Content::Samples(sampled?.digest()?),
+        };
+        let codes = self.code.coding.into_iter().map(|coding| coding.code);
+        Some((codes.collect(), content))
+    }
+}
+
+impl SampledData {
+    fn digest(self) -> Option<Digest> {
+        let data: Result<Vec<i32>, _> = self.data.split(' ').map(str::parse).collect();
+        let samples = Samples {
+            origin: self.origin.value,
+            period_ms: self.period,
+            factor: self.factor,
+            data: data.ok()?,
+        };
+        Some(samples.digest(&self.origin.code))
     }
 }
 
@@ -226,9 +280,9 @@ pub fn judge(acknowledged: &Acknowledged, chain: &OnChain, served: &Served) -> V
     let missing_in =
         |held: &dyn Fn(&ReadingId) -> bool| everything.iter().copied().filter(|id| !held(id)).collect::<Vec<_>>();
     let off_chain = missing_in(&|id| chain.readings.contains_key(id));
-    let unserved = missing_in(&|id| served.values.contains_key(id));
+    let unserved = missing_in(&|id| served.contents.contains_key(id));
     let unbacked: Vec<_> = served
-        .values
+        .contents
         .keys()
         .filter(|id| !chain.readings.contains_key(id))
         .collect();
@@ -274,13 +328,13 @@ pub fn judge(acknowledged: &Acknowledged, chain: &OnChain, served: &Served) -> V
 impl Served {
     /// Whether a reading is served with another value than was sent; a reading that is not served is another failure.
     fn alters(&self, id: &ReadingId, sent: &[Measured]) -> bool {
-        self.values.get(id).is_some_and(|values| {
+        self.contents.get(id).is_some_and(|contents| {
             sent.iter()
-                .filter_map(|m| Some((&m.code, m.value()?)))
+                .filter_map(|m| Some((&m.code, m.content()?)))
                 .any(|(code, sent)| {
-                    !values
+                    !contents
                         .iter()
-                        .any(|(codes, value)| codes.contains(code) && value.cmp_magnitude(sent).is_eq())
+                        .any(|(codes, content)| codes.contains(code) && *content == sent)
                 })
         })
     }
@@ -335,7 +389,7 @@ mod tests {
         let verdict = judge(
             &sent,
             &chain(&[id(1, 1), id(1, 2)]),
-            &served(&[(id(1, 1), "97"), (id(1, 2), "0")]),
+            &served(&[(id(1, 1), "97.0"), (id(1, 2), "0")]),
         );
         assert_eq!(
             verdict,
@@ -350,7 +404,7 @@ mod tests {
     #[test]
     fn a_missing_reading_is_a_gap_once() {
         let sent = Acknowledged::parse(SENT).expect("parses");
-        let verdict = judge(&sent, &chain(&[id(1, 1)]), &served(&[(id(1, 1), "97")]));
+        let verdict = judge(&sent, &chain(&[id(1, 1)]), &served(&[(id(1, 1), "97.0")]));
         assert_eq!((verdict.gaps, verdict.failures.len()), (1, 2));
         assert!(
             verdict.failures[0].contains("oximeter-1/1-0000000000000002/2"),
@@ -366,7 +420,7 @@ mod tests {
         let verdict = judge(
             &sent,
             &chain,
-            &served(&[(id(1, 1), "97"), (id(1, 1), "97"), (id(1, 2), "0")]),
+            &served(&[(id(1, 1), "97.0"), (id(1, 1), "97.0"), (id(1, 2), "0")]),
         );
         assert_eq!(
             (verdict.duplicates, verdict.final_readings, verdict.failures.len()),
@@ -377,23 +431,59 @@ mod tests {
     #[test]
     fn an_altered_value_is_found() {
         let sent = Acknowledged::parse(SENT).expect("parses");
-        let verdict = judge(
-            &sent,
-            &chain(&[id(1, 1), id(1, 2)]),
-            &served(&[(id(1, 1), "97.1"), (id(1, 2), "0")]),
+        // Another number, and the same with other digits.
+        for value in ["97.1", "97", "97.00"] {
+            let served = served(&[(id(1, 1), value), (id(1, 2), "0")]);
+            let verdict = judge(&sent, &chain(&[id(1, 1), id(1, 2)]), &served);
+            assert!(
+                verdict.failures[0].contains("not the one measured"),
+                "{value}: {:?}",
+                verdict.failures
+            );
+        }
+    }
+
+    #[test]
+    fn an_altered_waveform_is_found() {
+        let block = Samples {
+            origin: Decimal::whole(0),
+            period_ms: "2.778".parse().expect("decimal"),
+            factor: "0.0050".parse().expect("decimal"),
+            data: vec![-3, 0, 12],
+        };
+        let line = SENT.lines().nth(1).expect("a waveform").replace(
+            r#""11524-6""#,
+            &format!(r#""11524-6","samples":"{}""#, block.digest("mV")),
         );
-        assert!(
-            verdict.failures[0].contains("not the one measured"),
-            "{:?}",
-            verdict.failures
-        );
+        let sent = Acknowledged::parse(&(line + "\n")).expect("parses");
+        let verdict = |data: &str, factor: &str, unit: &str| {
+            let reading = id(1, 2);
+            let text = format!(
+                r#"{{"resourceType":"Observation","id":"{reading}","identifier":[{{"value":"{reading}"}}],
+                "code":{{"coding":[{{"code":"11524-6"}}]}},"valueSampledData":{{"origin":{{"value":0,"code":"{unit}"}},
+                "period":2.778,"factor":{factor},"dimensions":1,"data":"{data}"}}}}"#
+            );
+            let mut served = Served::default();
+            served.take_in(&RawValue::from_string(text).expect("JSON"));
+            judge(&sent, &chain(&[reading]), &served).failures
+        };
+        assert_eq!(verdict("-3 0 12", "0.0050", "mV"), Vec::<String>::new());
+        for failures in [
+            verdict("-3 0 13", "0.0050", "mV"),
+            verdict("-3 0", "0.0050", "mV"),
+            verdict("", "0.0050", "mV"),
+            verdict("-3 0 12", "0.005", "mV"),
+            verdict("-3 0 12", "0.0050", "uV"),
+        ] {
+            assert!(failures[0].contains("not the one measured"), "{failures:?}");
+        }
     }
 
     #[test]
     fn a_reading_published_by_hand_counts_as_acknowledged() {
         let sent = Acknowledged::parse(SENT).expect("parses");
         let all = [id(1, 1), id(1, 2), id(9, 1)];
-        let verdict = judge(&sent, &chain(&all), &served(&all.clone().map(|id| (id, "97.00"))));
+        let verdict = judge(&sent, &chain(&all), &served(&all.clone().map(|id| (id, "97.0"))));
         assert_eq!(
             (verdict.acknowledged, verdict.final_readings, verdict.by_hand),
             (3, 3, 1)
@@ -406,7 +496,7 @@ mod tests {
         let verdict = judge(
             &Acknowledged::default(),
             &OnChain::default(),
-            &served(&[(id(1, 1), "97")]),
+            &served(&[(id(1, 1), "97.0")]),
         );
         assert!(
             verdict.failures[0].contains("not on the chain"),

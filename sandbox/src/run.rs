@@ -181,7 +181,7 @@ impl Run {
             .await?;
         let replay = self.order.replay.as_ref().map(|(path, _)| path.as_path());
         let fleet = self.network.fleet_program(replay, self.order.config.speed)?;
-        self.processes.fleet = Some(Supervised::start(fleet, limits.stop()));
+        self.processes.fleet = Some(Supervised::start(fleet, firmware_sim::fleet::FAREWELL + limits.stop()));
         self.wait_for_fleet(limits.start()).await
     }
 

@@ -72,13 +72,18 @@ pub(crate) fn golden(file: &str, name: &str) -> Option<String> {
         .map(|(_, form)| form.to_owned())
 }
 
+/// Whether somebody has decided to write the files anew.
+pub(crate) fn is_rewritten() -> bool {
+    std::env::var_os("GOLDEN").is_some_and(|v| v == "rewrite")
+}
+
 /// Compares forms with their file, or writes it.
 fn compare(file: &str, forms: &[Form], print: fn(&[u8]) -> String) {
     let lines: Vec<String> = forms
         .iter()
         .map(|f| format!("{} {}", f.name, print(&f.bytes)))
         .collect();
-    if std::env::var_os("GOLDEN").is_some_and(|v| v == "rewrite") {
+    if is_rewritten() {
         assert!(
             std::env::var_os("CI").is_none(),
             "CI compares golden files, it never writes them"

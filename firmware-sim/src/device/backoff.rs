@@ -5,7 +5,7 @@ use std::time::Duration;
 /// The first wait is at most this long.
 const FIRST_MS: u64 = 500;
 /// No wait is longer than this.
-const LONGEST_MS: u64 = 15_000;
+pub(crate) const LONGEST_MS: u64 = 15_000;
 
 /// Doubling waits with jitter.
 #[derive(Debug, Default)]

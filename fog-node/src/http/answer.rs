@@ -33,9 +33,13 @@ pub fn json(status: StatusCode, body: &impl Serialize) -> Response<Bytes> {
 }
 
 /// 200 with a FHIR resource.
+///
+/// # Panics
+/// Never: resources have string keys and finite numbers.
 #[must_use]
-pub fn fhir(resource: &serde_json::Value) -> Response<Bytes> {
-    bytes(StatusCode::OK, FHIR_JSON, resource.to_string())
+pub fn fhir(resource: &impl Serialize) -> Response<Bytes> {
+    let body = serde_json::to_vec(resource).expect("resources have string keys and finite numbers");
+    bytes(StatusCode::OK, FHIR_JSON, body)
 }
 
 /// 204.

@@ -2,8 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use record::{fhir, ids::SubjectId};
-use serde_json::{Value as Json, json};
+use record::{
+    fhir::{self, Resource, Searchset},
+    ids::SubjectId,
+};
 
 use super::super::{fault::Fault, parameters::Parameters};
 
@@ -115,7 +117,7 @@ pub struct Page<'a> {
 impl Page<'_> {
     /// The Bundle: matches, total, a self link that names what was used, and the next link if there is more.
     #[must_use]
-    pub fn bundle(&self, total: u64, matches: Vec<Json>, next: Option<&str>) -> Json {
+    pub fn bundle(&self, total: u64, matches: Vec<Resource>, next: Option<&str>) -> Searchset {
         let address = |query: String| {
             let path = format!("{}/{}", self.base, self.resource);
             if query.is_empty() {
@@ -135,49 +137,39 @@ impl Page<'_> {
             );
             links.push(("next", address(query)));
         }
-        let mut bundle = fhir::searchset(self.base, total, &links, matches);
-        self.tell_what_was_ignored(&mut bundle);
-        bundle
+        let found = fhir::searchset(self.base, total, &links, matches);
+        match self.ignored() {
+            None => found,
+            Some(sentence) => found.with_outcome(&fhir::operation_outcome("warning", "not-supported", &sentence)),
+        }
     }
 
     /// A search that is wider than what was asked must say so: a clinician would take the rows for what they asked for.
-    fn tell_what_was_ignored(&self, bundle: &mut Json) {
+    fn ignored(&self) -> Option<String> {
         let names = self.parameters.iter().map(|(name, _)| name);
         let ignored: BTreeSet<_> = names.filter(|name| !is_used(self.known, name)).collect();
-        if ignored.is_empty() {
-            return;
-        }
-        let ignored = ignored.into_iter().collect::<Vec<_>>().join(", ");
-        let sentence = format!(
-            "not supported here and passed over: {ignored}; the self link names what was used, \
-             and Prefer: handling=strict refuses such a search"
-        );
-        let outcome = fhir::operation_outcome("warning", "not-supported", &sentence);
-        let entry = json!({"resource": outcome, "search": {"mode": "outcome"}});
-        match bundle["entry"].as_array_mut() {
-            Some(entries) => entries.push(entry),
-            None => bundle["entry"] = json!([entry]),
-        }
+        let list = ignored.into_iter().collect::<Vec<_>>().join(", ");
+        (!list.is_empty()).then(|| {
+            format!(
+                "not supported here and passed over: {list}; the self link names what was used, and Prefer: \
+                 handling=strict refuses such a search"
+            )
+        })
     }
 
     /// The Bundle for a caller who may see nobody of those asked about: the same whether they exist or not.
     #[must_use]
-    pub fn nothing_visible(&self) -> Json {
-        let mut bundle = self.bundle(0, Vec::new(), None);
+    pub fn nothing_visible(&self) -> Searchset {
         let sentence = "nobody you asked about is visible to your organization on this node";
         let outcome = fhir::operation_outcome("information", "not-found", sentence);
-        let entry = json!({"resource": outcome, "search": {"mode": "outcome"}});
-        match bundle["entry"].as_array_mut() {
-            Some(entries) => entries.insert(0, entry),
-            None => bundle["entry"] = json!([entry]),
-        }
-        bundle
+        self.bundle(0, Vec::new(), None).with_outcome(&outcome)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
 
     const KNOWN: &[SearchParameter] = &[
         SearchParameter {
@@ -232,7 +224,8 @@ mod tests {
             parameters: &parameters,
             known: KNOWN,
         };
-        let bundle = page.bundle(7, vec![], Some("b"));
+        let read = |bundle| serde_json::to_value::<Searchset>(bundle).expect("JSON");
+        let bundle = read(page.bundle(7, vec![], Some("b")));
         assert_eq!(
             bundle["link"][0]["url"],
             "https://h/fhir/Observation?code=8867-4&_cursor=a"
@@ -241,7 +234,7 @@ mod tests {
             bundle["link"][1],
             json!({"relation": "next", "url": "https://h/fhir/Observation?code=8867-4&_cursor=b"})
         );
-        assert_eq!(page.nothing_visible()["entry"][0]["search"]["mode"], "outcome");
+        assert_eq!(read(page.nothing_visible())["entry"][1]["search"]["mode"], "outcome");
         let told = bundle["entry"][0]["resource"]["issue"][0]["diagnostics"].to_string();
         assert!(told.contains("color") && !told.contains("code"), "{told}");
     }
