@@ -4,7 +4,7 @@
 It reads the same deny.toml as cargo-deny and knows the part of it that this repository uses. It exists because building
 cargo-deny takes longer than the whole of CI. Exit 0: nothing found; 1: findings, each on a line of its own.
 
-    .ci/deny.py               check; the advisory database is a RustSec checkout or its .tar.gz
+    .ci/deny.py               check; ADVISORY_DB=PATH names the advisory database, a RustSec checkout or its .tar.gz
     .ci/deny.py --self-test   test the matcher and each rule on small made-up inputs
 """
 
@@ -254,7 +254,7 @@ def check(database):
         findings += ban_findings(graph, rules["bans"]["deny"]) + licence_findings(graph, rules["licenses"])
     advisories = load_advisories(database)
     if advisories is None:
-        print("advisories: not run: there is no copy of the RustSec database (--database or ADVISORY_DATABASE)")
+        print(not_checked(database))
         if os.environ.get("CI") == "true":
             findings.append("advisories: in CI the database must be there")
     else:
@@ -264,8 +264,20 @@ def check(database):
     print(f"bans, licenses: {sum(map(len, graphs))} packages; sources: {len(packages)} locked packages")
     for finding in findings:
         print(f"error: {finding}")
-    print("deny: ok" if not findings else f"deny: {len(findings)} finding(s)")
+    print(verdict(findings, advisories is not None))
     return 1 if findings else 0
+
+
+def not_checked(database):
+    """What to do about a database that is not there: it is no part of this repository."""
+    return f"advisories: NOT CHECKED (no database at {database}; set ADVISORY_DB=path to a RustSec checkout or its .tar.gz)"
+
+
+def verdict(findings, advisories_were_checked):
+    """The last line: what was not checked has not passed."""
+    if findings:
+        return f"deny: {len(findings)} finding(s)"
+    return "deny: ok" if advisories_were_checked else "deny: bans, licenses and sources ok; 1 check NOT RUN: advisories"
 
 
 # === Tests ===
@@ -347,6 +359,13 @@ class Rules(unittest.TestCase):
         self.assertIn("expired", self.findings(self.advisory(), self.ignore("expires 2025-12-31"))[0])
         self.assertIn("not needed", self.findings(self.advisory(package="other"), self.ignore("expires 2026-06-01"))[0])
 
+    def test_what_was_not_checked_has_not_passed(self):
+        self.assertIsNone(load_advisories(pathlib.Path("/nowhere")))
+        self.assertIn("NOT CHECKED (no database at /nowhere; set ADVISORY_DB=", not_checked(pathlib.Path("/nowhere")))
+        self.assertEqual(verdict([], True), "deny: ok")
+        self.assertIn("1 check NOT RUN: advisories", verdict([], False))
+        self.assertEqual(verdict(["x"], False), "deny: 1 finding(s)")
+
     def test_an_advisory_file_is_read(self):
         text = '```toml\n[advisory]\nid = "RUSTSEC-2026-0001"\npackage = "leaky"\n\n[versions]\npatched = []\n```\n\n# Title\n'
         self.assertTrue(is_affected(read_advisory(text), "1.0.0"))
@@ -389,7 +408,7 @@ class Rules(unittest.TestCase):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--self-test", action="store_true", help="test this program")
-    parser.add_argument("--database", type=pathlib.Path, default=os.environ.get("ADVISORY_DATABASE", DATABASE_DEFAULT))
+    parser.add_argument("--database", type=pathlib.Path, default=os.environ.get("ADVISORY_DB", DATABASE_DEFAULT))
     arguments = parser.parse_args()
     if arguments.self_test:
         return 0 if unittest.main(argv=[sys.argv[0]], exit=False).result.wasSuccessful() else 1

@@ -3,27 +3,26 @@
 //! Each child is in a process group of its own, so that Ctrl-C in a terminal reaches the sandbox alone, which then stops
 //! its children in order. Should the sandbox itself be killed, their [`crate::lifeline`] ends them.
 
+mod program;
+
 use std::{
-    fs::OpenOptions,
-    io::{Read as _, Seek as _, SeekFrom},
-    path::{Path, PathBuf},
-    process::{ExitStatus, Stdio},
+    os::unix::process::ExitStatusExt as _,
+    process::ExitStatus,
     time::{Duration, Instant},
 };
 
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::{
-    process::{Child, Command},
+    process::Child,
     sync::watch,
     task::JoinHandle,
     time::{sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{
-    fault::{EXIT_USAGE, Fault},
-    lifeline,
-};
+pub use program::Program;
+
+use crate::fault::{EXIT_USAGE, Fault};
 
 /// The first pause before a dead child is started again; it doubles with each death.
 const BACK_OFF_MIN: Duration = Duration::from_millis(500);
@@ -31,61 +30,10 @@ const BACK_OFF_MIN: Duration = Duration::from_millis(500);
 const BACK_OFF_MAX: Duration = Duration::from_secs(10);
 /// A child that lived this long starts again with the first pause.
 const HEALTHY_AFTER: Duration = Duration::from_secs(30);
-/// How much of the end of a log is shown when a child does not come up.
-const LOG_TAIL_BYTES: u64 = 2_048;
-
-/// What to run.
-#[derive(Clone, Debug)]
-pub struct Program {
-    /// What people call the process.
-    pub name: String,
-    /// The file to execute; its name decides what it is.
-    pub executable: PathBuf,
-    /// Its arguments.
-    pub arguments: Vec<PathBuf>,
-    /// The file to which its output is appended.
-    pub log: PathBuf,
-}
-
-impl Program {
-    /// The command as a person would type it.
-    #[must_use]
-    pub fn command_line(&self) -> Vec<String> {
-        let parts = std::iter::once(&self.executable).chain(&self.arguments);
-        parts.map(|part| part.display().to_string()).collect()
-    }
-
-    /// The end of what it printed.
-    #[must_use]
-    pub fn log_tail(&self) -> String {
-        tail(&self.log).unwrap_or_default()
-    }
-
-    fn spawn(&self) -> std::io::Result<Child> {
-        let log = OpenOptions::new().append(true).create(true).open(&self.log)?;
-        Command::new(&self.executable)
-            .args(&self.arguments)
-            .env(lifeline::VARIABLE, lifeline::STDIN)
-            // Everything is on loopback; a proxy of the user's environment must not come between.
-            .env("NO_PROXY", "127.0.0.1,localhost")
-            .env("no_proxy", "127.0.0.1,localhost")
-            .stdin(Stdio::piped())
-            .stdout(log.try_clone()?)
-            .stderr(log)
-            .process_group(0)
-            .kill_on_drop(true)
-            .spawn()
-    }
-}
-
-fn tail(log: &Path) -> std::io::Result<String> {
-    let mut file = std::fs::File::open(log)?;
-    let length = file.metadata()?.len();
-    file.seek(SeekFrom::Start(length.saturating_sub(LOG_TAIL_BYTES)))?;
-    let mut bytes = Vec::new();
-    file.read_to_end(&mut bytes)?;
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
-}
+/// How often in a row a child may not even start, because the machine is out of something, before it is given up.
+const SPAWNS_MAX: u32 = 5;
+/// Signals that somebody sends to end a process; what ends by any other one has broken down.
+const SENT_BY_PEOPLE: [Signal; 4] = [Signal::KILL, Signal::TERM, Signal::INT, Signal::HUP];
 
 /// How a supervised process is doing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -96,6 +44,10 @@ pub struct Life {
     pub restarts: u64,
     /// How it ended the last time, if it ever did.
     pub last_end: Option<String>,
+    /// How often it broke down: ended by itself with a failure. A process that somebody killed did not.
+    pub breakdowns: u64,
+    /// How it broke down the last time.
+    pub last_breakdown: Option<String>,
     /// It will not be started again: its configuration is wrong, it cannot be executed, or it was stopped.
     pub over: bool,
 }
@@ -107,6 +59,18 @@ pub struct Supervised {
     life: watch::Receiver<Life>,
     stop: CancellationToken,
     task: JoinHandle<bool>,
+}
+
+impl Life {
+    /// A sentence about a process that broke down.
+    #[must_use]
+    pub fn failure(&self, program: &Program) -> Option<String> {
+        let last = self.last_breakdown.as_deref()?;
+        let (name, log, times) = (&program.name, program.log.display(), self.breakdowns);
+        Some(format!(
+            "{name} broke down ({last}), breakdowns: {times}; its log is {log}"
+        ))
+    }
 }
 
 impl Supervised {
@@ -171,10 +135,14 @@ impl Supervised {
         Ok(())
     }
 
-    /// SIGTERM, a bounded wait, SIGKILL. Returns whether it ended by itself.
-    pub async fn stop(mut self) -> bool {
+    /// SIGTERM, a bounded wait, SIGKILL. Returns a sentence if it had to be killed, and one if it ever broke down.
+    pub async fn stop(mut self) -> Vec<String> {
         self.stop.cancel();
-        (&mut self.task).await.unwrap_or(false)
+        let ended = (&mut self.task).await.unwrap_or(false);
+        let life = self.life();
+        let name = &self.program.name;
+        let killed = (!ended).then(|| format!("{name} did not end by itself when it was asked to, and was killed"));
+        killed.into_iter().chain(life.failure(&self.program)).collect()
     }
 }
 
@@ -194,16 +162,13 @@ struct Supervisor {
 }
 
 impl Supervisor {
-    /// Returns whether the last process ended by itself when it was asked to.
+    /// Returns false if the last process had to be killed when it was asked to end.
     async fn run(self) -> bool {
         let mut pause = BACK_OFF_MIN;
         loop {
-            let mut child = match self.program.spawn() {
-                Ok(child) => child,
-                Err(e) => {
-                    self.ended(format!("it cannot be executed: {e}"), true);
-                    return false;
-                }
+            let mut child = match self.spawn().await {
+                Spawned::Child(child) => child,
+                Spawned::Never => return true,
             };
             // Held until the process has ended; `Child::wait` would close it.
             let lifeline = child.stdin.take();
@@ -211,56 +176,114 @@ impl Supervisor {
             self.life.send_modify(|life| life.pid = child.id());
             let end = tokio::select! {
                 end = child.wait() => end,
-                () = self.stop.cancelled() => {
-                    let graceful = self.terminate(&mut child).await;
-                    self.ended("it was stopped".to_owned(), true);
-                    return graceful;
-                }
+                () = self.stop.cancelled() => return self.terminate(&mut child).await,
             };
             drop(lifeline);
             let hopeless = end.as_ref().is_ok_and(|end| end.code() == Some(i32::from(EXIT_USAGE)));
-            self.ended(describe(end), hopeless);
+            self.ended(describe(&end), broke_down(&end), hopeless);
             if hopeless {
-                return false;
+                return true;
             }
             if started.elapsed() >= HEALTHY_AFTER {
                 pause = BACK_OFF_MIN;
             }
-            tokio::select! {
-                () = sleep(pause) => {}
-                () = self.stop.cancelled() => {
-                    self.life.send_modify(|life| life.over = true);
-                    return true;
-                }
+            if !self.rest(pause).await {
+                return true;
             }
             pause = (pause * 2).min(BACK_OFF_MAX);
             self.life.send_modify(|life| life.restarts += 1);
         }
     }
 
-    fn ended(&self, how: String, over: bool) {
+    /// Starts the program; a machine that is out of processes or files for a moment gets some time.
+    async fn spawn(&self) -> Spawned {
+        let mut pause = BACK_OFF_MIN;
+        for _ in 1..SPAWNS_MAX {
+            if let Ok(child) = self.program.spawn() {
+                return Spawned::Child(child);
+            }
+            if !self.rest(pause).await {
+                return Spawned::Never;
+            }
+            pause = (pause * 2).min(BACK_OFF_MAX);
+        }
+        match self.program.spawn() {
+            Ok(child) => Spawned::Child(child),
+            Err(e) => {
+                self.ended(format!("it cannot be executed: {e}"), true, true);
+                Spawned::Never
+            }
+        }
+    }
+
+    /// Pauses; false if it was stopped meanwhile.
+    async fn rest(&self, pause: Duration) -> bool {
+        let goes_on = timeout(pause, self.stop.cancelled()).await.is_err();
+        if !goes_on {
+            self.life.send_modify(|life| life.over = true);
+        }
+        goes_on
+    }
+
+    fn ended(&self, how: String, broke_down: bool, over: bool) {
         self.life.send_modify(|life| {
             life.pid = None;
-            life.last_end = Some(how);
             life.over = over;
+            if broke_down {
+                life.breakdowns += 1;
+                life.last_breakdown = Some(how.clone());
+            }
+            life.last_end = Some(how);
         });
     }
 
+    /// Returns whether it ended by itself.
     async fn terminate(&self, child: &mut Child) -> bool {
         if let Some(pid) = child.id() {
             terminate(pid);
         }
-        if timeout(self.stop_max, child.wait()).await.is_ok_and(|end| end.is_ok()) {
-            return true;
+        let end = timeout(self.stop_max, child.wait()).await;
+        let broke_down = end.as_ref().is_ok_and(broke_down);
+        let how = end.as_ref().ok().filter(|_| broke_down).map(describe);
+        if end.is_err() {
+            // An error here means that it ended in between.
+            let _ = child.kill().await;
         }
-        // An error here means that it ended in between.
-        let _ = child.kill().await;
-        false
+        self.ended(how.unwrap_or_else(|| "it was stopped".to_owned()), broke_down, true);
+        end.is_ok_and(|end| end.is_ok())
     }
 }
 
-fn describe(end: std::io::Result<ExitStatus>) -> String {
-    end.map_or_else(|e| format!("it could not be waited for: {e}"), |end| end.to_string())
+/// What came of starting a program.
+enum Spawned {
+    Child(Child),
+    /// It was tried often enough, or stopped meanwhile.
+    Never,
+}
+
+type End = std::io::Result<ExitStatus>;
+
+fn describe(end: &End) -> String {
+    match end {
+        Ok(end) => end.to_string(),
+        Err(e) => format!("it could not be waited for: {e}"),
+    }
+}
+
+/// Whether a process ended by itself with a failure: an exit code, or a signal like that of an abort.
+fn broke_down(end: &End) -> bool {
+    let signal_of_its_own = |signal| SENT_BY_PEOPLE.iter().all(|sent| sent.as_raw() != signal);
+    end.as_ref()
+        .is_ok_and(|end| end.code().is_some_and(|code| code != 0) || end.signal().is_some_and(signal_of_its_own))
+}
+
+/// Whether a process does anything: one that has ended and that nobody has waited for does not.
+#[must_use]
+pub fn is_running(pid: u32) -> bool {
+    // `pid (name) state ..`; the name may hold anything.
+    let state = |stat: &str| stat.rsplit_once(") ")?.1.chars().next();
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    state(&stat).is_some_and(|state| !matches!(state, 'Z' | 'X'))
 }
 
 /// Asks a process to end (SIGTERM); one that is gone already is no fault.
@@ -271,6 +294,21 @@ pub fn terminate(pid: u32) {
 /// Ends a process at once (SIGKILL), as a power cut would; one that is gone already is no fault.
 pub fn kill(pid: u32) {
     signal(pid, Signal::KILL);
+}
+
+/// Ends a process at once (SIGABRT), as its own panic would; one that is gone already is no fault.
+pub fn abort(pid: u32) {
+    signal(pid, Signal::ABORT);
+}
+
+/// What Ctrl-C in a terminal does to a process (SIGINT).
+pub fn interrupt(pid: u32) {
+    signal(pid, Signal::INT);
+}
+
+/// What closing its terminal does to a process (SIGHUP).
+pub fn hang_up(pid: u32) {
+    signal(pid, Signal::HUP);
 }
 
 /// Lets a process do nothing (SIGSTOP), as if its machine were cut off; it can still be killed.
@@ -286,6 +324,8 @@ fn signal(pid: u32, signal: Signal) {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     fn shell(script: &str, dir: &Path) -> Program {
@@ -312,8 +352,70 @@ mod tests {
         let second = until(&mut life, |l| l.restarts == 1 && l.pid.is_some()).await;
         assert_ne!(second.pid, first);
         assert!(second.last_end.expect("it died").contains("signal: 9"));
-        assert!(child.stop().await);
+        assert!(child.stop().await.is_empty(), "to be killed is no breakdown");
         assert_eq!(life.borrow().pid, None);
+    }
+
+    #[tokio::test]
+    async fn to_end_with_a_failure_is_a_breakdown() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        for (script, how) in [
+            ("kill -ABRT $$", "signal: 6"),
+            ("kill -SEGV $$", "signal: 11"),
+            ("exit 3", "exit status: 3"),
+        ] {
+            let script = format!("test -e up && exec sleep 60; touch up; {script}");
+            let script = format!("cd {} && {script}", dir.path().display());
+            let child = Supervised::start(shell(&script, dir.path()), Duration::from_secs(20));
+            until(&mut child.watch(), |l| l.restarts == 1 && l.pid.is_some()).await;
+            let failures = child.stop().await;
+            assert!(
+                failures.len() == 1 && failures[0].contains(how) && failures[0].contains("breakdowns: 1"),
+                "{script}: {failures:?}"
+            );
+            std::fs::remove_file(dir.path().join("up")).expect("the script made it");
+        }
+    }
+
+    #[tokio::test]
+    async fn to_fail_when_asked_to_end_is_a_breakdown() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let script = "trap 'exit 7' TERM; echo up; while true; do sleep 0.1; done";
+        let child = Supervised::start(shell(script, dir.path()), Duration::from_secs(20));
+        let up = || async { child.program().log_tail().contains("up") };
+        child
+            .wait_until("up", Duration::from_secs(20), up)
+            .await
+            .expect("comes up");
+        let failures = child.stop().await;
+        assert!(
+            failures.len() == 1 && failures[0].contains("exit status: 7"),
+            "{failures:?}"
+        );
+    }
+
+    #[tokio::test]
+    async fn what_cannot_start_for_a_moment_starts_later() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let mut program = shell("exec sleep 60", dir.path());
+        // Its log cannot be opened yet.
+        program.log = dir.path().join("later/log");
+        let child = Supervised::start(program, Duration::from_secs(5));
+        sleep(BACK_OFF_MIN / 2).await;
+        assert_eq!(child.life(), Life::default());
+        std::fs::create_dir(dir.path().join("later")).expect("makes it");
+        until(&mut child.watch(), |life| life.pid.is_some()).await;
+        assert!(child.stop().await.is_empty());
+    }
+
+    #[tokio::test]
+    async fn what_can_never_start_is_given_up() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let mut program = shell("", dir.path());
+        program.executable = dir.path().join("absent");
+        let child = Supervised::start(program, Duration::from_secs(5));
+        let life = until(&mut child.watch(), |life| life.over).await;
+        assert!(life.last_end.expect("a reason").contains("cannot be executed"));
     }
 
     #[tokio::test]
@@ -326,7 +428,11 @@ mod tests {
             .wait_until("up", Duration::from_secs(20), up)
             .await
             .expect("comes up");
-        assert!(!child.stop().await);
+        let failures = child.stop().await;
+        assert!(
+            failures.len() == 1 && failures[0].contains("was killed"),
+            "{failures:?}"
+        );
     }
 
     #[tokio::test]
@@ -339,6 +445,26 @@ mod tests {
             .expect_err("never up");
         assert!(fault.to_string().contains("no such key"), "{fault}");
         assert_eq!(child.life().restarts, 0);
+    }
+
+    #[test]
+    fn a_process_that_nobody_waited_for_does_not_run() {
+        let mut child = std::process::Command::new("/bin/sh")
+            .args(["-c", "read line"])
+            .stdin(std::process::Stdio::piped())
+            .spawn()
+            .expect("a shell");
+        let pid = child.id();
+        assert!(is_running(pid) && is_running(std::process::id()));
+        drop(child.stdin.take());
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while is_running(pid) {
+            assert!(Instant::now() < deadline, "it ends with its standard input");
+            std::thread::sleep(BACK_OFF_MIN / 10);
+        }
+        assert!(Path::new("/proc").join(pid.to_string()).exists(), "it is still listed");
+        child.wait().expect("it can be waited for");
+        assert!(!is_running(pid));
     }
 
     #[tokio::test]

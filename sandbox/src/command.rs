@@ -14,7 +14,7 @@ use crate::{
     config::Config,
     fault::{EXIT_USAGE, Fault},
     folder::Folder,
-    lifeline,
+    hardening, lifeline,
     ports::Ports,
     run::{self, Order},
 };
@@ -102,8 +102,7 @@ fn sandbox(arguments: Vec<OsString>) -> ExitCode {
 }
 
 fn sandbox_of(order: Order) -> Result<bool, Fault> {
-    // Everything that is written, by this process and its children, is for its owner alone.
-    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+    hardening::harden();
     // An error means that a provider is installed already, which is as good.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -135,6 +134,7 @@ fn order(arguments: Arguments) -> Result<Order, Fault> {
     config.devices = arguments.devices.unwrap_or(config.devices);
     config.port_base = arguments.port_base.unwrap_or(config.port_base);
     faults.extend(config.faults());
+    faults.extend(hardening::files_obstacle(config.devices));
     let ports = Ports::plan(config.port_base, config.nodes);
     faults.extend(ports.iter().flat_map(Ports::taken));
     let data_dir = arguments.data_dir.unwrap_or_else(default_data_dir);

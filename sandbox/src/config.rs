@@ -1,8 +1,8 @@
 //! What can be chosen in the sandbox's configuration file; flags on the command line win over it.
 
-use std::time::Duration;
+use std::{ops::RangeInclusive, time::Duration};
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::ports;
 
@@ -38,7 +38,7 @@ impl Default for Config {
 }
 
 /// Every wait has an end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
     /// From starting a process until it answers.
@@ -109,25 +109,20 @@ impl Config {
     /// What no run can be started with.
     #[must_use]
     pub fn faults(&self) -> Vec<String> {
-        let mut faults = Vec::new();
-        if !(1..=ports::NODES_MAX).contains(&self.nodes) {
-            faults.push(format!(
-                "nodes: {} is not between 1 and {}",
-                self.nodes,
-                ports::NODES_MAX
-            ));
-        }
-        if !(1..=DEVICES_MAX).contains(&self.devices) {
-            faults.push(format!("devices: {} is not between 1 and {DEVICES_MAX}", self.devices));
-        }
-        if !(ports::BASE_MIN..=ports::BASE_MAX).contains(&self.port_base) {
-            faults.push(format!(
-                "port base: {} is not between {} and {}",
-                self.port_base,
-                ports::BASE_MIN,
-                ports::BASE_MAX
-            ));
-        }
+        let bases = u64::from(ports::BASE_MIN)..=u64::from(ports::BASE_MAX);
+        let limits = &self.limits;
+        let numbers = [
+            ("nodes", u64::from(self.nodes), 1..=u64::from(ports::NODES_MAX)),
+            ("devices", u64::from(self.devices), 1..=u64::from(DEVICES_MAX)),
+            ("port base", u64::from(self.port_base), bases),
+            ("token_hours", self.token_hours, 1..=TOKEN_HOURS_MAX),
+            ("limits.start_s", limits.start_s, 1..=LIMIT_MAX_S),
+            ("limits.enrol_s", limits.enrol_s, 1..=LIMIT_MAX_S),
+            ("limits.drain_s", limits.drain_s, 1..=LIMIT_MAX_S),
+            ("limits.agree_s", limits.agree_s, 1..=LIMIT_MAX_S),
+            ("limits.stop_s", limits.stop_s, 1..=LIMIT_MAX_S),
+        ];
+        let mut faults: Vec<_> = numbers.into_iter().filter_map(outside).collect();
         if !self.speed.is_finite() || self.speed <= 0.0 {
             faults.push(format!("speed: {} is not a number above 0", self.speed));
         }
@@ -135,8 +130,17 @@ impl Config {
     }
 }
 
+fn outside((what, number, range): (&str, u64, RangeInclusive<u64>)) -> Option<String> {
+    let (from, to) = (range.start(), range.end());
+    (!range.contains(&number)).then(|| format!("{what}: {number} is not between {from} and {to}"))
+}
+
 /// Devices in one sandbox, at most: each is an MQTT connection.
 pub const DEVICES_MAX: u32 = 5_000;
+/// Hours that a token may be valid: a year.
+const TOKEN_HOURS_MAX: u64 = 24 * 365;
+/// Seconds that anything is waited for, at most: a day.
+const LIMIT_MAX_S: u64 = 24 * 3_600;
 
 #[cfg(test)]
 mod tests {
@@ -155,5 +159,34 @@ mod tests {
         assert_eq!(config.faults().len(), 4);
         assert!(Config::parse("noddes = 4").expect_err("unknown").contains("noddes"));
         assert!(Config::default().faults().is_empty());
+    }
+
+    #[test]
+    fn what_could_overflow_is_refused() {
+        let text = format!(
+            "token_hours = {max}\n[limits]\nstart_s = {max}\nenrol_s = {max}\ndrain_s = 0\nagree_s = {max}\nstop_s = {max}",
+            max = i64::MAX
+        );
+        let faults = Config::parse(&text).expect("parses").faults();
+        for key in [
+            "token_hours",
+            "limits.start_s",
+            "limits.enrol_s",
+            "limits.drain_s",
+            "limits.agree_s",
+            "limits.stop_s",
+        ] {
+            let named = faults.iter().filter(|fault| fault.starts_with(key));
+            assert_eq!(named.count(), 1, "{key}: {faults:?}");
+        }
+        let longest =
+            format!("token_hours = {TOKEN_HOURS_MAX}\n[limits]\nstart_s = {LIMIT_MAX_S}\nstop_s = {LIMIT_MAX_S}");
+        let longest = Config::parse(&longest).expect("parses");
+        assert_eq!(longest.faults(), Vec::<String>::new());
+        // What is done with them does not overflow either.
+        let _ = (
+            std::time::Instant::now() + longest.limits.start(),
+            longest.token_hours * 3_600,
+        );
     }
 }

@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 use tokio::time::sleep;
 
 use crate::{
-    agreement::agree,
+    agreement::{Agreement, agree},
     audit::{Auditor, visit_hospital},
-    client::{Head, Node},
+    client::Node,
     config::Limits,
     monitor::Monitor,
     network::Network,
@@ -22,8 +22,8 @@ const PAUSE: Duration = Duration::from_millis(250);
 /// What came of a run.
 #[derive(Clone, Debug, Default)]
 pub struct Ending {
-    /// The head that all nodes share, if they do.
-    pub agreed: Option<Head>,
+    /// The heads that the nodes showed when they were compared, if they were.
+    pub agreement: Option<Agreement>,
     /// What became of the readings, if it was checked.
     pub verdict: Option<Verdict>,
     /// Promises about anything else than readings that do not hold.
@@ -70,12 +70,11 @@ impl Scene<'_> {
         ending.failures.extend(self.drain(processes, monitor, screen).await);
         screen.say("checking that all nodes agree");
         let names: Vec<_> = self.network.nodes.iter().map(|node| node.name.as_str()).collect();
-        match agree(self.nodes, &names, self.limits.agree()).await {
-            Ok(head) => ending.agreed = Some(head),
-            Err(sentence) => ending.failures.push(sentence),
-        }
+        let agreement = agree(self.nodes, &names, self.limits.agree()).await;
+        ending.failures.extend(agreement.fault.clone());
         screen.say("walking the chain: every receipt, every payload, every reading");
-        let (height, chain) = self.audit(ending.agreed.as_ref()).await;
+        let (height, chain) = self.audit(agreement.height()).await;
+        ending.agreement = Some(agreement);
         screen.say(&format!(
             "found {} readings up to height {height}; asking the hospital for all of them",
             chain.count()
@@ -115,9 +114,9 @@ impl Scene<'_> {
         }
     }
 
-    async fn audit(&self, agreed: Option<&Head>) -> (u64, OnChain) {
+    async fn audit(&self, agreed: Option<u64>) -> (u64, OnChain) {
         let height = match agreed {
-            Some(head) => head.height,
+            Some(height) => height,
             None => self.nodes[0].head().await.map_or(0, |head| head.height),
         };
         let chain = match Auditor::of(self.network) {

@@ -3,11 +3,11 @@
 //! A test that fails here panics with what the sandbox printed. The sandbox ends with the test process, whatever happens
 //! to that one.
 
+mod bases;
 mod visitor;
 
 use std::{
     fs::{self, File},
-    ops::Range,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     sync::{Mutex, MutexGuard, PoisonError},
@@ -18,25 +18,34 @@ use std::{
 use crate::{
     children,
     client::Callers,
+    config::Limits,
     fault::EXIT_USAGE,
     folder::Folder,
     lifeline,
-    ports::Ports,
     report::{ProcessReport, Report},
 };
 
+use bases::Base;
 pub use visitor::{Answer, Visitor};
 
-/// Bases from which a free one is drawn; the MQTT ports that belong to them lie above all others.
-const BASES: Range<u16> = 50..100;
-/// Distance of two bases.
-const BASE_STEP: u16 = 200;
-/// How often another base is tried when somebody was faster.
+/// How often another base is tried when somebody who keeps none was faster.
 const TRIES: usize = 5;
-/// How long a sandbox may take until it is ready, on a slow machine that compiles something else.
-const READY_MAX: Duration = Duration::from_secs(180);
-/// How long it may take to stop.
-const STOP_MAX: Duration = Duration::from_secs(90);
+/// What each step of a sandbox may take on a slow machine that compiles something else; it gives up by itself then.
+const LIMITS: Limits = Limits {
+    start_s: 120,
+    enrol_s: 180,
+    drain_s: 180,
+    agree_s: 120,
+    stop_s: 60,
+};
+/// How long a sandbox may take until it is ready: nodes, enrolment, gateway and fleet, each within its limit.
+const READY_MAX: Duration = Duration::from_secs(3 * LIMITS.start_s + LIMITS.enrol_s + 30);
+/// How long it may take to stop: the fleet, the gateway, all nodes at once.
+const STOP_MAX: Duration = Duration::from_secs(3 * LIMITS.stop_s + 30);
+/// How long it may take to check every promise and to stop once its time is over: drained, agreed, served, stopped.
+pub const END_MAX: Duration = Duration::from_secs(LIMITS.drain_s + 2 * LIMITS.agree_s + STOP_MAX.as_secs());
+/// How long anything else takes at most that is waited for.
+const WAIT_MAX: Duration = Duration::from_secs(120);
 /// The pause between two looks.
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -48,6 +57,7 @@ pub struct Builder {
     nodes: u16,
     devices: u32,
     run_for: Option<Duration>,
+    exported: Vec<(&'static str, String)>,
 }
 
 impl Builder {
@@ -72,6 +82,13 @@ impl Builder {
         self
     }
 
+    /// Whose user has exported this variable.
+    #[must_use]
+    pub fn exported(mut self, name: &'static str, value: impl Into<String>) -> Self {
+        self.exported.push((name, value.into()));
+        self
+    }
+
     /// Starts it and waits until it is ready.
     ///
     /// # Panics
@@ -80,6 +97,10 @@ impl Builder {
     pub fn start(self) -> Sandbox {
         sweep(&self.folder);
         let folder = Folder::create(&self.folder).expect("the test may write to its folder");
+        let limits = serde_json::json!({ "limits": LIMITS });
+        folder
+            .write_toml("sandbox.toml", &limits)
+            .expect("the test may write to its folder");
         for _ in 0..TRIES {
             let sandbox = self.spawn(folder.root());
             match sandbox.wait_until_ready() {
@@ -96,8 +117,11 @@ impl Builder {
 
     fn spawn(&self, folder: &Path) -> Sandbox {
         let printed = File::create(folder.join("printed")).expect("the test may write to its folder");
+        let base = Base::draw(self.nodes);
         let mut command = Command::new(&self.program);
         command
+            .arg("--config")
+            .arg(folder.join("sandbox.toml"))
             .arg("--nodes")
             .arg(self.nodes.to_string())
             .arg("--devices")
@@ -107,11 +131,12 @@ impl Builder {
             .arg("--report")
             .arg(folder.join("report.json"))
             .arg("--port-base")
-            .arg(free_base(self.nodes).to_string());
+            .arg(base.number.to_string());
         if let Some(time) = self.run_for {
             command.arg("--for").arg(format!("{}s", time.as_secs()));
         }
         let process = command
+            .envs(self.exported.iter().map(|(name, value)| (name, value)))
             .env(lifeline::VARIABLE, lifeline::STDIN)
             .stdin(Stdio::piped())
             .stdout(printed.try_clone().expect("a file handle can be copied"))
@@ -120,6 +145,7 @@ impl Builder {
             .expect("the program is built");
         Sandbox {
             process: Mutex::new(process),
+            _base: base,
             folder: folder.to_owned(),
             program: self.program.clone(),
         }
@@ -156,18 +182,12 @@ fn sweep(folder: &Path) {
     }
 }
 
-/// A base whose ports are free at this moment.
-fn free_base(nodes: u16) -> u16 {
-    let free = |base: &u16| Ports::plan(*base, nodes).is_some_and(|ports| ports.taken().is_empty());
-    let draws = std::iter::repeat_with(|| rand::random_range(BASES) * BASE_STEP);
-    draws.take(200).find(free).expect("some of the ports are free")
-}
-
 /// A running sandbox. Dropped, it is asked to stop, and then made to.
 #[derive(Debug)]
 pub struct Sandbox {
     /// Shared by the tests of one file; nobody holds the lock while waiting.
     process: Mutex<Child>,
+    _base: Base,
     folder: PathBuf,
     program: PathBuf,
 }
@@ -183,6 +203,7 @@ impl Sandbox {
             nodes: 4,
             devices: 8,
             run_for: None,
+            exported: Vec::new(),
         }
     }
 
@@ -283,7 +304,7 @@ impl Sandbox {
     /// # Panics
     /// If it takes too long.
     pub fn wait_for(&self, what: &str, mut is_so: impl FnMut() -> bool) {
-        let deadline = Instant::now() + STOP_MAX;
+        let deadline = Instant::now() + WAIT_MAX;
         while !is_so() {
             assert!(
                 Instant::now() < deadline,
@@ -349,12 +370,11 @@ impl Sandbox {
         self.child().id()
     }
 
-    /// Asks it to stop as Ctrl-C does, and waits until it has.
+    /// Waits until it has stopped after it was asked to, and returns whether it says that nothing failed.
     ///
     /// # Panics
-    /// If it does not.
-    pub fn stop(&self) -> bool {
-        children::terminate(self.pid());
+    /// If it does not stop.
+    pub fn wait_until_stopped(&self) -> bool {
         self.wait_until_over(STOP_MAX)
     }
 }

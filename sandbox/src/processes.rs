@@ -18,22 +18,22 @@ pub struct Processes {
 impl Processes {
     /// Stops the fleet alone: it measures no more and waits for what is on its way.
     pub async fn stop_fleet(&mut self) -> Vec<String> {
-        stop(self.fleet.take()).await.into_iter().collect()
+        stop(self.fleet.take()).await
     }
 
-    /// Stops everything; returns a sentence for each process that had to be killed.
+    /// Stops everything; returns a sentence for each process that had to be killed or that ever broke down.
     pub async fn stop(&mut self) -> Vec<String> {
-        let mut killed = self.stop_fleet().await;
-        killed.extend(stop(self.gateway.take()).await);
+        let mut failures = self.stop_fleet().await;
+        failures.extend(stop(self.gateway.take()).await);
         let nodes = join_all(self.nodes.drain(..).map(|node| stop(Some(node)))).await;
-        killed.extend(nodes.into_iter().flatten());
-        killed
+        failures.extend(nodes.into_iter().flatten());
+        failures
     }
 }
 
-async fn stop(process: Option<Supervised>) -> Option<String> {
-    let process = process?;
-    let name = process.program().name.clone();
-    let ended = process.stop().await;
-    (!ended).then(|| format!("{name} did not end by itself when it was asked to, and was killed"))
+async fn stop(process: Option<Supervised>) -> Vec<String> {
+    match process {
+        Some(process) => process.stop().await,
+        None => Vec::new(),
+    }
 }

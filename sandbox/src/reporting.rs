@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use crate::{
+    client::Head,
     ending::Ending,
     household::Device,
     identities::Tokens,
@@ -53,7 +54,8 @@ pub fn report(network: &Network, tokens: &Tokens, now: &Snapshot, ending: &Endin
             .nodes
             .iter()
             .zip(&now.nodes)
-            .map(|(plan, view)| node(plan, view, ending))
+            .enumerate()
+            .map(|(i, (plan, view))| node(plan, view, sighting(i, view, ending)))
             .collect(),
         gateway: gateway(network, now),
         fleet: FleetReport {
@@ -85,8 +87,15 @@ pub fn report(network: &Network, tokens: &Tokens, now: &Snapshot, ending: &Endin
     }
 }
 
-fn node(plan: &NodePlan, view: &NodeView, ending: &Ending) -> NodeReport {
-    let head = ending.agreed.as_ref().or(view.head.as_ref());
+/// The head that this node itself showed: when all were compared, else when it was looked at last.
+fn sighting<'a>(index: usize, view: &'a NodeView, ending: &'a Ending) -> Option<&'a Head> {
+    match &ending.agreement {
+        Some(agreement) => agreement.shown.get(index)?.as_ref(),
+        None => view.head.as_ref(),
+    }
+}
+
+fn node(plan: &NodePlan, view: &NodeView, head: Option<&Head>) -> NodeReport {
     NodeReport {
         name: plan.name.clone(),
         http: plan.url.clone(),
@@ -174,8 +183,35 @@ fn mb(bytes: Option<u64>) -> String {
 
 #[cfg(test)]
 mod tests {
+    use record::canonical::{Digest, Domain};
+
     use super::*;
-    use crate::report::Percentiles;
+    use crate::{agreement::Agreement, report::Percentiles};
+
+    fn head(height: u64, state: &[u8]) -> Option<Head> {
+        Some(Head {
+            height,
+            digest: Digest::of(Domain::HEADER, &[&height.to_be_bytes()]),
+            state_digest: Digest::of(Domain::STATE, &[state]),
+        })
+    }
+
+    #[test]
+    fn each_node_is_reported_with_what_it_showed_itself() {
+        let view = NodeView {
+            head: head(4, b"x"),
+            ..NodeView::default()
+        };
+        let mut ending = Ending::default();
+        assert_eq!(sighting(1, &view, &ending), view.head.as_ref());
+        let shown = vec![head(7, b"x"), head(7, b"y"), None];
+        ending.agreement = Some(Agreement {
+            shown: shown.clone(),
+            fault: Some("the nodes' heads differ at height 7".to_owned()),
+        });
+        let reported: Vec<_> = (0..3).map(|i| sighting(i, &view, &ending).cloned()).collect();
+        assert_eq!(reported, shown);
+    }
 
     #[test]
     fn what_was_not_measured_is_absent() {

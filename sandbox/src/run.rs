@@ -73,9 +73,9 @@ pub async fn run(order: Order) -> Result<bool, Fault> {
     let mut run = Run::found(order)?;
     let lived = run.live(&interrupted).await;
     run.screen.say("stopping everything");
-    let killed = run.processes.stop().await;
+    let failures = run.processes.stop().await;
     let mut ending = lived?;
-    ending.failures.extend(killed);
+    ending.failures.extend(failures);
     run.conclude(&ending)?;
     Ok(ending.passed().unwrap_or(true))
 }

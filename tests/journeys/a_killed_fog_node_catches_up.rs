@@ -1,5 +1,7 @@
 //! One of four fog nodes is cut off and killed: finality goes on without it, and started again it reaches the same head.
 
+use std::collections::BTreeSet;
+
 use crate::sandboxes::{VICTIM, storm};
 
 #[test]
@@ -22,10 +24,10 @@ fn a_killed_fog_node_catches_up() {
         victim.height > Some(storm.heights_without_one.1),
         "it has what became final without it"
     );
-    for node in nodes {
-        assert_eq!(
-            (node.height, node.head, node.state_digest),
-            (victim.height, victim.head, victim.state_digest)
-        );
-    }
+    // Each node's own words, when all were asked at the same height.
+    let heads: BTreeSet<_> = nodes
+        .iter()
+        .map(|node| (node.height, node.head, node.state_digest))
+        .collect();
+    assert!(heads.len() == 1 && victim.state_digest.is_some(), "{heads:?}");
 }

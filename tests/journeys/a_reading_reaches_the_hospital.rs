@@ -131,10 +131,16 @@ async fn the_hospital_knows_its_patients_and_what_the_node_can_do() {
 async fn pages_are_complete_and_do_not_overlap() {
     let visitor = calm().visitor();
     let patient = device(&visitor, GLUCOSE).patient;
+    eventually("enough for three pages", async || {
+        let count = visitor.observations(patient).await.len();
+        (count > 4).then_some(())
+    })
+    .await;
     let base = &visitor.report.hospital.fhir;
     let mut url = Some(format!("{base}/Observation?patient={patient}&_count=2"));
-    let (mut ids, mut total) = (Vec::new(), None);
+    let (mut ids, mut total, mut pages) = (Vec::new(), None, 0);
     while let Some(page) = url {
+        pages += 1;
         let page = visitor.get(&page, Some(&visitor.report.hospital.token)).await;
         let first_total = *total.get_or_insert(page.json()["total"].as_u64().expect("a total"));
         assert_eq!(
@@ -159,4 +165,5 @@ async fn pages_are_complete_and_do_not_overlap() {
     ids.sort();
     ids.dedup();
     assert_eq!((ids.len(), Some(count as u64)), (count, total));
+    assert!(count > 4 && pages >= 3, "{count} observations on {pages} pages");
 }

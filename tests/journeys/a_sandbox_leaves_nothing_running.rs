@@ -1,13 +1,17 @@
 //! However a sandbox ends, its processes end with it; and what cannot be started says so before anything is.
 
-use std::{net::TcpListener, path::Path, time::Duration};
+use std::net::TcpListener;
 
-use sandbox::{children, harness::Sandbox};
+use sandbox::{
+    children::{self, is_running},
+    harness::{Builder, Sandbox},
+};
 
 use crate::sandboxes::{calm, folder, program};
 
-fn small(label: &str) -> Sandbox {
-    Sandbox::builder(program(), folder(), label).devices(2).start()
+/// A node, a gateway and a fleet: all kinds of processes there are.
+fn small(label: &str) -> Builder {
+    Sandbox::builder(program(), folder(), label).nodes(1).devices(2)
 }
 
 fn pids(sandbox: &Sandbox) -> Vec<u32> {
@@ -19,25 +23,21 @@ fn pids(sandbox: &Sandbox) -> Vec<u32> {
         .collect()
 }
 
-fn is_running(pid: u32) -> bool {
-    Path::new("/proc").join(pid.to_string()).exists()
-}
-
-#[test]
-fn a_killed_sandbox_leaves_nothing_running() {
-    let sandbox = small("killed");
+/// Nothing asks the processes to end: they see that the sandbox is gone.
+fn nothing_outlives(label: &str, end: impl Fn(u32)) {
+    let sandbox = small(label).start();
     let pids = pids(&sandbox);
-    assert!(pids.len() == 6 && pids.iter().all(|pid| is_running(*pid)));
-    children::kill(sandbox.pid());
-    assert!(!sandbox.wait_until_over(Duration::from_secs(10)));
+    assert!(pids.len() == 3 && pids.iter().all(|pid| is_running(*pid)));
+    end(sandbox.pid());
+    assert!(!sandbox.wait_until_stopped(), "it has failed");
     sandbox.wait_for("every process has ended", || !pids.iter().any(|pid| is_running(*pid)));
 }
 
-#[test]
-fn ctrl_c_stops_everything_in_order() {
-    let sandbox = small("stopped");
-    let pids = pids(&sandbox);
-    assert!(sandbox.stop(), "{}", sandbox.printed());
+/// The sandbox stops its processes itself, and none has to be killed.
+fn everything_ends_in_order(sandbox: &Sandbox, ask: impl Fn(u32)) {
+    let pids = pids(sandbox);
+    ask(sandbox.pid());
+    assert!(sandbox.wait_until_stopped(), "{}", sandbox.printed());
     assert!(
         !pids.iter().any(|pid| is_running(*pid)),
         "nothing runs when the sandbox has ended"
@@ -48,6 +48,42 @@ fn ctrl_c_stops_everything_in_order() {
         (None, Vec::new()),
         "and nothing had to be killed"
     );
+}
+
+#[test]
+fn a_killed_sandbox_leaves_nothing_running() {
+    nothing_outlives("killed", children::kill);
+}
+
+#[test]
+fn a_panicked_sandbox_leaves_nothing_running() {
+    // The hook of a panic ends the process by this signal, and nothing else of it runs after that.
+    nothing_outlives("panicked", children::abort);
+}
+
+#[test]
+fn ctrl_c_stops_everything_in_order() {
+    everything_ends_in_order(&small("interrupted").start(), children::interrupt);
+}
+
+#[test]
+fn a_closed_terminal_stops_everything_in_order() {
+    everything_ends_in_order(&small("hung-up").start(), children::hang_up);
+}
+
+#[test]
+fn what_the_user_exported_moves_nothing() {
+    let elsewhere = folder().join("exported-elsewhere");
+    let path = elsewhere.to_str().expect("UTF-8");
+    let sandbox = small("exported")
+        .exported("FOG_DATA_DIR", path)
+        .exported("GATEWAY_DATA_DIR", path)
+        .start();
+    let report = sandbox.report();
+    assert!(report.nodes[0].data_dir.join("chain.redb").exists());
+    assert!(report.gateway.data_dir.join("outbox.redb").exists());
+    assert!(!elsewhere.exists());
+    everything_ends_in_order(&sandbox, children::terminate);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use sandbox::harness::{Answer, Visitor};
 
-use crate::sandboxes::calm;
+use crate::sandboxes::{calm, eventually};
 
 fn addresses(visitor: &Visitor) -> Vec<String> {
     let (base, patient) = (&visitor.report.hospital.fhir, visitor.report.patients[0].id);
@@ -66,10 +66,13 @@ async fn the_hospital_does_read() {
     // The counterpart: these addresses do have something to show.
     let visitor = calm().visitor();
     for url in addresses(&visitor) {
-        let answer = visitor.get(&url, Some(&visitor.report.hospital.token)).await;
-        assert!(
-            answer.status.is_success() && answer.json()["total"] != 0,
-            "{url}: {answer:?}"
-        );
+        // What was acknowledged a moment ago becomes visible a little later.
+        eventually(&url, async || {
+            let answer = visitor.get(&url, Some(&visitor.report.hospital.token)).await;
+            assert!(answer.status.is_success(), "{url}: {answer:?}");
+            let has_something = answer.json()["resourceType"] == "Patient" || !answer.matches().is_empty();
+            has_something.then_some(())
+        })
+        .await;
     }
 }

@@ -4,6 +4,7 @@ mod by_hand;
 mod sandboxes;
 
 mod a_bad_message_is_quarantined_with_its_reason;
+mod a_breakdown_breaks_the_promise;
 mod a_changed_receipt_is_refused;
 mod a_killed_fog_node_catches_up;
 mod a_killed_gateway_loses_nothing;

@@ -12,6 +12,7 @@ import pathlib
 import random
 import shutil
 import ssl
+import struct
 import subprocess
 import sys
 import tempfile
@@ -97,6 +98,33 @@ def eventually(look, what):
             return found
         time.sleep(0.2)
     raise AssertionError(f"within {VISIBLE_SECONDS_MAX} s: {what}")
+
+
+def personal(value, mantissa):
+    """What no ledger may hold, in the forms that programs write: who is measured, and what was."""
+    ids = [patient["id"] for patient in REPORT["patients"]]
+    names = [name for patient in REPORT["patients"] for name in (patient["name"], patient["name"].split()[1])]
+    numbers = [value.encode(), str(mantissa).encode(), mantissa.to_bytes(8, "big")[2:], mantissa.to_bytes(8, "little")[:6]]
+    floats = [struct.pack(order + "d", float(value)) for order in "<>"]
+    return [text.encode() for text in ids + names] + [bytes.fromhex(i.replace("-", "")) for i in ids] + numbers + floats
+
+
+def held(text, secrets):
+    """The secrets that stand in these bytes."""
+    return [secret for secret in secrets if secret in text]
+
+
+def ledger():
+    """The last blocks and the first ones, and the receipts of what they commit to: what each is, and its bytes."""
+    node = REPORT["nodes"][0]["http"]
+    height = json.loads(curl(f"{node}/api/v1/chain/head")[2])["height"]
+    for at in sorted({*range(max(1, height - 20), height + 1), *range(1, min(height, 20) + 1)}):
+        _, _, block = curl(f"{node}/api/v1/chain/blocks/{at}")
+        yield f"block {at}", block
+        for bundle in [t["bundle"] for t in json.loads(block)["transactions"] if "bundle" in t]:
+            status, _, receipt = curl(f"{node}/api/v1/receipts/{bundle}?wait_ms=10000")
+            assert status == 200, f"receipt of {bundle}: {status}"
+            yield f"receipt of {bundle}", receipt
 
 
 def identifier(hand):
@@ -301,15 +329,34 @@ class Doors(Case):
             self.assertEqual(status, wanted, path)
             self.is_outcome(outcome)
 
-    @needs("curl")
+    @needs("mosquitto_pub", "openssl", "curl")
     def test_the_ledger_is_open_and_names_nobody(self):
-        node = REPORT["nodes"][0]["http"]
-        _, _, head = curl(f"{node}/api/v1/chain/head")
-        height = json.loads(head)["height"]
-        self.assertGreater(height, 0)
-        for patient in REPORT["patients"]:
-            _, _, block = curl(f"{node}/api/v1/chain/blocks/{height}")
-            self.assertNotIn(patient["id"], block.decode())
+        # A value that nobody else measures, long enough that no form of it is met by chance.
+        hand, digits = Hand(REPORT, device("thermometer")), f"36{random.randrange(10**8, 10**9)}"
+        value = f"{digits[:2]}.{digits[2:]}"
+        self.assertEqual(hand.mosquitto(hand.signed(hand.reading("8310-5", value, "Cel")), "5").returncode, 0)
+        # What is served is final.
+        self.assertEqual(self.served(hand, "8310-5")["valueQuantity"]["value"], value)
+        secrets = personal(value, int(digits))
+        kinds, transactions = set(), 0
+        for about, text in ledger():
+            self.assertEqual(held(text, secrets), [], about)
+            for transaction in json.loads(text).get("transactions", []):
+                kinds.add(transaction["kind"])
+            if about.startswith("receipt"):
+                receipt = json.loads(text)
+                transaction = bytes.fromhex(receipt["transaction"])
+                # The search finds what is there.
+                self.assertEqual(held(transaction, [bytes.fromhex(receipt["bundle"])]), [bytes.fromhex(receipt["bundle"])])
+                self.assertEqual(held(transaction, secrets), [], about)
+                transactions += 1
+        self.assertGreater(len(kinds), 1, f"only {kinds} were looked at")
+        self.assertGreater(transactions, 2, "several commitments were looked at")
+        # What is not served of it is on the disk of every node: keys, enrolments, votes.
+        for node in REPORT["nodes"]:
+            chain = (pathlib.Path(node["data_dir"]) / "chain.redb").read_bytes()
+            self.assertIn(device("thermometer")["id"].encode(), chain, "the devices are on the chain")
+            self.assertEqual(held(chain, secrets), [], node["name"])
 
 
 class Receipts(Case):

@@ -14,6 +14,9 @@ use crate::{
     identities::Password,
 };
 
+/// Sessions that the broker keeps besides those of the devices: each client that publishes by hand leaves one behind.
+const SESSIONS_BESIDES: usize = 1_000;
+
 impl Network {
     /// Seals each node's keyring, writes its configuration, and says how to run it.
     ///
@@ -105,6 +108,7 @@ impl Network {
                     "certificate": gateway.tls.certificate,
                     "private_key": gateway.tls.private_key,
                     "users": self.folder.write("gateway/users.json", pretty(&users))?,
+                    "sessions_max": devices.len() + SESSIONS_BESIDES,
                 },
             },
             "enrolment": {"file": self.folder.write("gateway/enrolment.json", pretty(&enrolments))?},
