@@ -76,6 +76,26 @@ pub enum Error {
     },
 }
 
+impl Error {
+    /// Whether the file holds something else than what was written: it can be made anew. A disk that fails is none.
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        match self {
+            Self::Damaged(_) => true,
+            Self::Store(error) => match **error {
+                redb::Error::Io(ref e) => e.kind() == std::io::ErrorKind::InvalidData,
+                redb::Error::Corrupted(_)
+                | redb::Error::TableTypeMismatch { .. }
+                | redb::Error::TableIsMultimap(_)
+                | redb::Error::TypeDefinitionChanged { .. }
+                | redb::Error::TableDoesNotExist(_) => true,
+                _ => false,
+            },
+            _ => false,
+        }
+    }
+}
+
 impl<E: Into<redb::Error>> From<E> for Error {
     fn from(error: E) -> Self {
         Self::Store(Box::new(error.into()))

@@ -9,7 +9,7 @@ use record::ids::OrganizationId;
 use serde::de::DeserializeOwned;
 use toml::{Table, Value};
 
-use crate::{chain, consensus, http, index, intake, keyring, mempool, query, telemetry, vault};
+use crate::{chain, consensus, http, index, intake, keyring, mempool, query, recovery, telemetry, vault};
 
 /// An environment variable `FOG_HTTP__LISTEN` overrides `listen` in `[http]`.
 const PREFIX: &str = "FOG_";
@@ -49,6 +49,8 @@ pub struct Config {
     pub intake: intake::Config,
     /// `[query]`
     pub query: query::Config,
+    /// `[recovery]`
+    pub recovery: recovery::Config,
     /// `[telemetry]`
     pub telemetry: telemetry::Config,
 }
@@ -143,6 +145,7 @@ impl Config {
             chain: read.section("chain"),
             intake: read.section("intake"),
             query: read.section("query"),
+            recovery: read.section("recovery"),
             telemetry: read.section("telemetry"),
         };
         let mut faults = read.finish();
@@ -150,6 +153,7 @@ impl Config {
         faults.extend(config.consensus.faults());
         faults.extend(config.vault.faults());
         faults.extend(config.index.faults());
+        faults.extend(config.recovery.faults());
         faults.extend(config.telemetry.faults());
         faults.extend(config.limits_that_let_nothing_through());
         faults.none_or(config.within(folder))

@@ -8,6 +8,7 @@ pub mod chain;
 pub mod fault;
 pub mod fhir;
 pub mod health;
+pub mod incidents;
 pub mod parameters;
 pub mod payloads;
 pub mod receipts;
@@ -27,7 +28,14 @@ use tokio::{net::TcpListener, sync::watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    chain::Chain, index::Index, intake::Intake, mempool::Mempool, query::Query, telemetry::Telemetry, vault::Vault,
+    chain::{Chain, Head},
+    index::Index,
+    intake::Intake,
+    mempool::Mempool,
+    query::Query,
+    recovery::{Recovery, Standing},
+    telemetry::Telemetry,
+    vault::Vault,
 };
 use caller::{Caller, Peer};
 use fault::Fault;
@@ -77,6 +85,8 @@ pub struct Config {
     pub drain_timeout_ms: u64,
     /// `/readyz`: the last block may be this old.
     pub head_age_ms_max: u64,
+    /// Records are neither taken nor read when the last block is older than this: consent may have changed elsewhere.
+    pub stale_after_ms: u64,
     /// `/readyz`: the index may be this many blocks behind.
     pub projection_lag_blocks_max: u64,
 }
@@ -98,6 +108,7 @@ impl Default for Config {
             idle_timeout_ms: 60_000,
             drain_timeout_ms: 5_000,
             head_age_ms_max: 15_000,
+            stale_after_ms: 15_000,
             projection_lag_blocks_max: 50,
         }
     }
@@ -175,6 +186,8 @@ pub struct Rooms {
     pub intake: Intake,
     /// What is asked.
     pub query: Query,
+    /// Whether this node may answer, and what went wrong here.
+    pub recovery: Recovery,
     /// What is counted.
     pub telemetry: Telemetry,
     /// Whether the engine runs.
@@ -221,10 +234,43 @@ impl Context {
         Caller::of(&self.chain.state(), peer, headers)
     }
 
+    /// Whether this node may answer for the network now: its chain is the majority's, and fresh. A node that is cut off
+    /// would go on reading after a grant was taken back elsewhere.
+    fn may_answer(&self) -> Result<(), Fault> {
+        match self.recovery.standing() {
+            Standing::Answering => {}
+            Standing::Diverged => {
+                return Err(Fault::unavailable(
+                    "this node's chain is not the majority's; it mends itself, ask another node meanwhile",
+                ));
+            }
+            Standing::Repairing => {
+                return Err(Fault::unavailable(
+                    "this node makes its chain anew from good blocks; ask another node meanwhile",
+                ));
+            }
+        }
+        if head_age_ms(&self.chain.head()) > self.config.stale_after_ms {
+            return Err(Fault::unavailable(
+                "this node has had no block for too long: it is cut off, or the quorum is lost; ask another node",
+            ));
+        }
+        Ok(())
+    }
+
     fn into_service(self) -> Service {
         let bounds = self.config.bounds();
-        Table::new(routes(), Arc::new(self), bounds).into_service(&PREFIXES)
+        Table::new(routes(), Arc::new(self), bounds)
+            .answering_if(Self::may_answer)
+            .into_service(&PREFIXES)
     }
+}
+
+/// How old the last block is by this node's clock, in milliseconds; blocks come about once a second even when nothing
+/// happens.
+fn head_age_ms(head: &Head) -> u64 {
+    let now_ms = u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap_or_default();
+    now_ms.saturating_sub(head.timestamp_ms)
 }
 
 /// The whole table of addresses.
@@ -237,6 +283,7 @@ pub fn routes() -> Vec<Route<Context>> {
         payloads::routes(),
         chain::routes(),
         health::routes(),
+        incidents::routes(),
         fhir::routes(),
     ]
     .into_iter()

@@ -322,6 +322,42 @@ impl Index {
         store.pending(reasons, count).await
     }
 
+    /// The rows of a block, whatever they say now; rows that cannot be read are left out.
+    ///
+    /// # Errors
+    /// [`Error::Database`].
+    pub async fn rows_at(&self, height: Height) -> Result<Vec<Row>, Error> {
+        let Store::Sqlite(store) = &self.0;
+        store.rows_at(height).await
+    }
+
+    /// Whether this very row is in the index.
+    ///
+    /// # Errors
+    /// [`Error::Database`].
+    pub async fn has_elsewhere(&self, row: &Row) -> Result<bool, Error> {
+        let Store::Sqlite(store) = &self.0;
+        store.has_elsewhere(row).await
+    }
+
+    /// Puts these rows in the place of all rows of a block.
+    ///
+    /// # Errors
+    /// [`Error::Database`].
+    pub async fn replace(&self, height: Height, rows: &[Row]) -> Result<(), Error> {
+        let Store::Sqlite(store) = &self.0;
+        store.replace(height, rows).await
+    }
+
+    /// Removes rows of heights that no block has, up to and including `head`.
+    ///
+    /// # Errors
+    /// [`Error::Database`].
+    pub async fn remove_strays(&self, head: Height) -> Result<u64, Error> {
+        let Store::Sqlite(store) = &self.0;
+        store.remove_strays(head).await
+    }
+
     /// A page of the rows that the permits open.
     ///
     /// # Errors

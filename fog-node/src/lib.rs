@@ -6,12 +6,13 @@
 //!    of settings.
 //! 2. [`http`] the outer door: one file a resource, who asks, how it fails. [`consensus`] the engine room: propose, verify,
 //!    finalize.
-//! 3. [`intake`] check, keep, queue. [`query`] permitted questions, the only way to records. [`projection`] from the chain
+//! 3. [`recovery`] compare with the others, read everything again, mend it.
+//! 4. [`intake`] check, keep, queue. [`query`] permitted questions, the only way to records. [`projection`] from the chain
 //!    into the index. [`retention`] every payload that the chain names, held here. [`turnstile`] how many of one name may be
 //!    in a room.
-//! 4. [`mempool`] what waits for a block, the one turn of the line; [`chain`] finalized blocks and the state; [`vault`]
+//! 5. [`mempool`] what waits for a block, the one turn of the line; [`chain`] finalized blocks and the state; [`vault`]
 //!    payloads by content identifier; [`index`] searchable metadata; [`keyring`] the keys this node holds.
-//! 5. [`telemetry`] what an operator sees. [`containment`] the only panics that do not end the process.
+//! 6. [`telemetry`] what an operator sees. [`containment`] the only panics that do not end the process.
 
 pub mod command;
 pub mod config;
@@ -19,6 +20,8 @@ pub mod node;
 
 pub mod consensus;
 pub mod http;
+
+pub mod recovery;
 
 pub mod intake;
 pub mod projection;

@@ -52,17 +52,22 @@ const NOT_OPENED: &str = "not-opened";
 /// Root or count of what was opened are not those that were committed.
 const NOT_AS_COMMITTED: &str = "not-as-committed";
 
-/// Why a step could not be made; the projection tries again.
+/// Why a step could not be made; it is made again.
 #[derive(Debug, thiserror::Error)]
-enum Failure {
+pub enum Failure {
+    /// The chain cannot be read.
     #[error(transparent)]
     Chain(#[from] chain::Error),
+    /// The index does not answer.
     #[error(transparent)]
     Index(#[from] index::Error),
+    /// A payload cannot be had.
     #[error(transparent)]
     Vault(#[from] vault::Error),
+    /// The chain was set back meanwhile.
     #[error("block {0} is final, but this node's chain does not have it")]
     NoBlock(Height),
+    /// The node is stopping.
     #[error("opening a bundle was interrupted: {0}")]
     Interrupted(#[from] JoinError),
 }
@@ -152,6 +157,56 @@ impl Projection {
             projected = projected.next();
             self.project(projected).await?;
         }
+    }
+
+    /// Compares the rows of a block with what the block and its payloads give, and makes them so. How many were altered,
+    /// missing or invented.
+    ///
+    /// # Errors
+    /// [`Failure`].
+    pub async fn verify(&self, height: Height) -> Result<u64, Failure> {
+        if height > self.index.projected().await? {
+            return Ok(0);
+        }
+        let deadline = Instant::now() + PAYLOADS_WAIT_AGAIN;
+        let mut expected = Vec::new();
+        for commitment in self.ours(height).await? {
+            let opened = self.open(commitment, height, deadline).await?;
+            // What could not be projected yet is settled later; its rows are not expected here.
+            if opened
+                .rejections
+                .iter()
+                .any(|rejection| rejection.reason == PAYLOAD_MISSING)
+            {
+                return Ok(0);
+            }
+            expected.extend(opened.rows);
+        }
+        let there = self.index.rows_at(height).await?;
+        let invented = there.iter().filter(|row| !expected.contains(row)).count();
+        let (mut rows, mut missing) = (Vec::new(), 0);
+        for row in expected {
+            let is_there = there.contains(&row);
+            // An observation that is final in two bundles stands in the index once, where it came first.
+            let is_repetition = !is_there && invented == 0 && self.index.has_elsewhere(&row).await?;
+            missing += u64::from(!is_there && !is_repetition);
+            if !is_repetition {
+                rows.push(row);
+            }
+        }
+        let altered = missing.max(invented as u64);
+        if altered > 0 {
+            self.index.replace(height, &rows).await?;
+        }
+        Ok(altered)
+    }
+
+    /// Removes rows that belong to no block up to the head.
+    ///
+    /// # Errors
+    /// [`Failure`].
+    pub async fn remove_strays(&self, head: Height) -> Result<u64, Failure> {
+        Ok(self.index.remove_strays(head).await?)
     }
 
     async fn repair(&self) {

@@ -208,6 +208,14 @@ impl Vault {
         self.local(cid).await?.ok_or(Error::Absent(*cid))
     }
 
+    /// Lets go of everything in memory: what is read next comes from the disk.
+    ///
+    /// # Errors
+    /// The store has failed, or cannot be asked now.
+    pub async fn refresh(&self) -> Result<(), Error> {
+        self.store.refresh().await
+    }
+
     /// The height up to which every payload that the chain names was held here. A vault that had to begin anew says 0.
     ///
     /// # Errors

@@ -15,11 +15,12 @@ const EMPTY_NAMES: [&str; 14] = [
     "handler", "handlers", "misc",
 ];
 /// The rooms of a fog node from the outside in; a room may name rooms further in, and itself.
-const DOORS: [&[&str]; 8] = [
+const DOORS: [&[&str]; 9] = [
     &["main", "lib", "command"],
     &["node"],
     &["config"],
     &["http", "consensus"],
+    &["recovery"],
     &["intake", "query", "projection", "retention"],
     &["mempool"],
     &["chain", "vault", "index", "keyring"],

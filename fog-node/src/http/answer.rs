@@ -13,6 +13,9 @@ pub const TEXT: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.
 /// The media type of a payload, as IPFS trustless gateways name it.
 pub const RAW: HeaderValue = HeaderValue::from_static("application/vnd.ipld.raw");
 
+/// The media type of a block as one node hands it to another.
+pub const DAG_CBOR: HeaderValue = HeaderValue::from_static("application/vnd.ipld.dag-cbor");
+
 /// An answer of these bytes.
 #[must_use]
 pub fn bytes(status: StatusCode, media_type: HeaderValue, body: impl Into<Bytes>) -> Response<Bytes> {

@@ -24,7 +24,8 @@ pub fn routes() -> Vec<Route<Context>> {
         Route::post("/api/v1/bundles", BODY_BYTES_MAX, |context, request| {
             Box::pin(submit(context, request))
         })
-        .from(|context, peer, headers| context.caller_of(peer, headers)?.gateway().map(|_| ())),
+        .from(|context, peer, headers| context.caller_of(peer, headers)?.gateway().map(|_| ()))
+        .for_all(),
         Route::get("/api/v1/bundles/{id}", |context, request| {
             Box::pin(standing(context, request))
         }),

@@ -11,6 +11,7 @@ use serde_json::{Value as Json, json};
 
 use super::{
     Context, answer,
+    bundles::DAG_CBOR,
     fault::Fault,
     route::{Answered, Request, Route},
 };
@@ -39,6 +40,12 @@ async fn block(context: Arc<Context>, request: Request) -> Answered {
         .place()
         .parse()
         .map_err(|_| Fault::invalid("a height is a whole number, from 0"))?;
+    if request.accepts(DAG_CBOR) && !request.accepts("application/json") {
+        // For another node: the exact bytes, with the votes.
+        let carried = context.chain.carried(Height(height)).await?;
+        let carried = carried.ok_or_else(|| Fault::not_found("this node has no block of this height yet"))?;
+        return Ok(answer::bytes(StatusCode::OK, answer::DAG_CBOR, carried.encode()));
+    }
     if height == 0 {
         let block = Block::genesis(&context.genesis);
         return Ok(answer::json(StatusCode::OK, &page(&block, &block.header.digest())));

@@ -13,7 +13,7 @@ use ledger::{
     block::{Block, FinalizedBlock},
     genesis::{Genesis, Organization, Role, Validator},
     policy::ValidityPolicy,
-    proof::{Finalization, Vote, vote_message},
+    proof::{Finalization, ValidatorSet, Vote, vote_message},
     transaction::{Action, Author, Commitment, DeviceEnrolment, GatewayEnrolment, Transaction},
 };
 use record::{
@@ -42,6 +42,7 @@ use crate::{
     mempool::{self, Mempool},
     projection::Projection,
     query::{self, Query},
+    recovery::{self, Incidents, Recovery},
     telemetry::{self, Telemetry},
     vault::{self, Vault},
 };
@@ -172,10 +173,28 @@ async fn rooms(dir: &Path, genesis: &Genesis, key: &SigningKey, (peers, holding)
     let passphrase = Passphrase::new("correct horse battery".to_owned().into()).expect("long enough");
     let keyring = Keyring::create(&dir.join("keyring.sealed"), &passphrase, vec![holding]).expect("creates");
     let chain = Chain::open(&chain::Config::default(), dir, genesis).expect("opens");
+    let peers_client = peers.clone();
     let vault = Vault::open(&vault::Config::default(), dir, peers).await.expect("opens");
     let index = Index::open(&index::Config::default(), dir).await.expect("opens");
     let mempool = Mempool::new(&mempool::Config::default());
-    tokio::spawn(Projection::new(chain.clone(), vault.clone(), index.clone(), keyring.clone()).run());
+    let projection = Projection::new(chain.clone(), vault.clone(), index.clone(), keyring.clone());
+    tokio::spawn(projection.clone().run());
+    let looked_after = recovery::Rooms {
+        chain: chain.clone(),
+        vault: vault.clone(),
+        projection,
+    };
+    let validators = ValidatorSet {
+        network: genesis.network(),
+        validators: genesis.committee(),
+    };
+    let recovery = Recovery::new(
+        recovery::Config::default(),
+        (key.clone(), validators),
+        looked_after,
+        (peers_client, &[]),
+        Incidents::open(dir).expect("opens"),
+    );
     tokio::spawn(finalize(chain.clone(), mempool.clone(), genesis.clone(), key.clone()));
     let intake = intake::Config::default();
     let intake = Intake::new(&intake, key.clone(), chain.clone(), mempool.clone(), vault.clone());
@@ -195,6 +214,7 @@ async fn rooms(dir: &Path, genesis: &Genesis, key: &SigningKey, (peers, holding)
         index,
         intake,
         query,
+        recovery,
         telemetry: telemetry(),
         consensus_runs,
     }
@@ -250,7 +270,7 @@ impl Clinic {
         let transaction = Transaction {
             network: self.genesis.network(),
             author,
-            sequence: 0,
+            sequence: u64::try_from(now_ms()).expect("after 1970"),
             action,
         }
         .sign(&self.key);

@@ -179,7 +179,7 @@ impl From<chain::Error> for Fault {
     fn from(error: chain::Error) -> Self {
         match error {
             // One rotten row: this answer is not to be had here. Whoever asks must not be able to end the process.
-            chain::Error::Damaged(_) => Self::of_ours(&error, Self::unavailable(ELSEWHERE)),
+            ref damage if damage.is_damage() => Self::of_ours(&error, Self::unavailable(ELSEWHERE)),
             _ => stop(&error),
         }
     }

@@ -6,9 +6,10 @@ use http::StatusCode;
 use serde_json::json;
 
 use super::{
-    Context, answer,
+    Context, answer, head_age_ms,
     route::{Answered, Route},
 };
+use crate::recovery::Standing;
 
 /// What is served here.
 #[must_use]
@@ -26,8 +27,7 @@ pub fn routes() -> Vec<Route<Context>> {
 /// means that this node is cut off or the quorum is lost.
 async fn ready(context: Arc<Context>) -> Answered {
     let head = context.chain.head();
-    let now_ms = u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap_or_default();
-    let head_age_ms = now_ms.saturating_sub(head.timestamp_ms);
+    let head_age_ms = head_age_ms(&head);
     let lag_blocks = context
         .index
         .projected()
@@ -36,6 +36,10 @@ async fn ready(context: Arc<Context>) -> Answered {
         .ok();
     let checks = [
         (!*context.consensus_runs.borrow(), "consensus is not running"),
+        (
+            context.recovery.standing() != Standing::Answering,
+            "this node's chain is not the majority's, or is being made anew",
+        ),
         (
             head_age_ms > context.config.head_age_ms_max,
             "the last block is too old: cut off from the quorum, or it is lost",

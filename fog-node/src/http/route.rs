@@ -62,6 +62,8 @@ pub struct Route<C> {
     guard: Guard<C>,
     /// Bytes of a body, at most.
     body_bytes_max: u32,
+    /// Whether it answers for the network, and so only while this node may.
+    speaks_for_all: bool,
     /// The FHIR type and interaction, for the CapabilityStatement.
     pub interaction: Option<(&'static str, &'static str)>,
 }
@@ -75,6 +77,7 @@ impl<C> Route<C> {
             handler,
             guard: |_, _, _| Ok(()),
             body_bytes_max: 0,
+            speaks_for_all: false,
             interaction: None,
         }
     }
@@ -87,6 +90,7 @@ impl<C> Route<C> {
             handler,
             guard: |_, _, _| Ok(()),
             body_bytes_max,
+            speaks_for_all: false,
             interaction: None,
         }
     }
@@ -95,6 +99,13 @@ impl<C> Route<C> {
     #[must_use]
     pub fn from(mut self, guard: Guard<C>) -> Self {
         self.guard = guard;
+        self
+    }
+
+    /// Answers only while this node may speak for the network.
+    #[must_use]
+    pub fn for_all(mut self) -> Self {
+        self.speaks_for_all = true;
         self
     }
 
@@ -142,6 +153,7 @@ pub struct Table<C> {
     context: Arc<C>,
     bounds: Bounds,
     bodies: Semaphore,
+    may_answer: fn(&C) -> Result<(), Fault>,
 }
 
 /// The head of a request, as warp hands it over.
@@ -162,7 +174,15 @@ impl<C: Send + Sync + 'static> Table<C> {
             context,
             bounds,
             bodies: Semaphore::new(BODIES_BYTES_MAX as usize),
+            may_answer: |_| Ok(()),
         }
+    }
+
+    /// What answers for the network does so only while this says yes.
+    #[must_use]
+    pub fn answering_if(mut self, may_answer: fn(&C) -> Result<(), Fault>) -> Self {
+        self.may_answer = may_answer;
+        self
     }
 
     /// The table behind warp: a filter per prefix, a last one for everything else, their types erased.
@@ -207,6 +227,9 @@ impl<C: Send + Sync + 'static> Table<C> {
     async fn dispatch<B: Buf, E>(&self, head: Head, body: impl Stream<Item = Result<B, E>> + Send) -> Answered {
         let (route, places) = self.find(&head.method, &head.path)?;
         let peer = head.peer.ok_or_else(|| Fault::internal("the connection has no peer"))?;
+        if route.speaks_for_all {
+            (self.may_answer)(&self.context)?;
+        }
         let announced = self.announced(route, &head.headers)?;
         if announced != Some(0) {
             (route.guard)(&self.context, &peer, &head.headers)?;
@@ -434,6 +457,22 @@ mod tests {
         assert_eq!(
             table.dispatch(post_head(), never).await.expect_err("refused").status(),
             403
+        );
+    }
+
+    #[tokio::test]
+    async fn what_speaks_for_all_is_silent_while_it_may_not() {
+        let mut table = table().answering_if(|()| Err(Fault::unavailable("diverged")));
+        let nothing = || futures::stream::empty::<Result<Bytes, ()>>();
+        let get = || Head {
+            method: Method::GET,
+            ..post_head()
+        };
+        assert!(table.dispatch(get(), nothing()).await.is_ok());
+        table.routes[0].speaks_for_all = true;
+        assert_eq!(
+            table.dispatch(get(), nothing()).await.expect_err("diverged").status(),
+            503
         );
     }
 

@@ -165,6 +165,48 @@ impl Sqlite {
             .collect()
     }
 
+    pub(super) async fn rows_at(&self, at: Height) -> Result<Vec<Row>, Error> {
+        let rows = sqlx::query("SELECT * FROM observation WHERE height = ?")
+            .bind(at.0.cast_signed())
+            .fetch_all(&self.pool)
+            .await?;
+        Ok(rows.iter().filter_map(|of| row(of).ok()).collect())
+    }
+
+    pub(super) async fn has_elsewhere(&self, row: &Row) -> Result<bool, Error> {
+        let query = "SELECT EXISTS (SELECT 1 FROM observation WHERE id = ? AND height <> ?)";
+        Ok(sqlx::query_scalar(query)
+            .bind(&row.id)
+            .bind(row.height.0.cast_signed())
+            .fetch_one(&self.pool)
+            .await?)
+    }
+
+    pub(super) async fn replace(&self, height: Height, rows: &[Row]) -> Result<(), Error> {
+        let mut transaction = self.pool.begin_with("BEGIN IMMEDIATE").await?;
+        sqlx::query("DELETE FROM observation WHERE height = ?")
+            .bind(height.0.cast_signed())
+            .execute(&mut *transaction)
+            .await?;
+        for row in rows {
+            // A row that was moved to another height stands in the way.
+            sqlx::query("DELETE FROM observation WHERE id = ?")
+                .bind(&row.id)
+                .execute(&mut *transaction)
+                .await?;
+        }
+        insert(&mut transaction, rows, height).await?;
+        Ok(transaction.commit().await?)
+    }
+
+    pub(super) async fn remove_strays(&self, head: Height) -> Result<u64, Error> {
+        let removed = sqlx::query("DELETE FROM observation WHERE height < 1 OR (height > ? AND height > (SELECT value FROM progress WHERE name = 'projected'))")
+            .bind(head.0.cast_signed())
+            .execute(&self.pool)
+            .await?;
+        Ok(removed.rows_affected())
+    }
+
     pub(super) async fn counts(&self) -> Result<Counts, Error> {
         let row = sqlx::query(
             "SELECT (SELECT COUNT(*) FROM observation) AS observations, \

@@ -99,6 +99,11 @@ impl Embedded {
         done.await.map_err(|_| Error::Stopped)?
     }
 
+    /// Closes the file and opens it again, so that what is read next comes from the disk.
+    pub(super) async fn refresh(&self) -> Result<(), Error> {
+        self.blocking(|file| file.reopen(false)).await
+    }
+
     /// The height up to which every payload that the chain names was held.
     pub(super) async fn retained(&self) -> Result<u64, Error> {
         self.blocking(|file| file.retained()).await

@@ -62,7 +62,7 @@ const IDS_MAX: usize = 500;
 /// What is served here.
 #[must_use]
 pub fn routes() -> Vec<Route<Context>> {
-    vec![
+    let routes = vec![
         Route::get("/fhir/Observation", |context, request| Box::pin(find(context, request)))
             .is("Observation", "search-type"),
         Route::post("/fhir/Observation/_search", FORM_BYTES_MAX, |context, request| {
@@ -72,7 +72,8 @@ pub fn routes() -> Vec<Route<Context>> {
             Box::pin(read(context, request))
         })
         .is("Observation", "read"),
-    ]
+    ];
+    routes.into_iter().map(Route::for_all).collect()
 }
 
 async fn read(context: Arc<Context>, request: Request) -> Answered {

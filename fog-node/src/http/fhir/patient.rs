@@ -38,7 +38,7 @@ pub const PARAMETERS: &[SearchParameter] = &[
 /// What is served here.
 #[must_use]
 pub fn routes() -> Vec<Route<Context>> {
-    vec![
+    let routes = vec![
         Route::get("/fhir/Patient", |context, request| Box::pin(find(context, request))).is("Patient", "search-type"),
         Route::post("/fhir/Patient/_search", FORM_BYTES_MAX, |context, request| {
             Box::pin(find(context, request))
@@ -47,7 +47,8 @@ pub fn routes() -> Vec<Route<Context>> {
             Box::pin(read(context, request))
         })
         .is("Patient", "read"),
-    ]
+    ];
+    routes.into_iter().map(Route::for_all).collect()
 }
 
 async fn read(context: Arc<Context>, request: Request) -> Answered {

@@ -1,0 +1,346 @@
+//! Compare, scrub, refetch, record: a node that no longer holds what was agreed finds it out, stops answering, and mends itself.
+//!
+//! Two tasks for ever. The *comparison* (Algorithm 2) asks every peer for its signed head at a height and looks for the
+//! majority: a node outside it stops answering until it agrees again. The *scrub* reads everything on this node's disk again,
+//! past all memory: chain, payloads, index. What is damaged is made good from other copies: blocks from peers by the digest
+//! that was agreed on, state by applying the blocks, payloads by content identifier, rows by projecting. **Invariant:** nothing
+//! a peer says is believed but what hashes to what two thirds voted for; the majority only says that something is wrong.
+
+mod incident;
+mod peers;
+
+use std::{sync::Arc, time::Duration};
+
+use ledger::{
+    agreement::{self, SignedHead, Verdict},
+    block::Height,
+    proof::ValidatorSet,
+};
+use record::signature::SigningKey;
+use serde::{Deserialize, Serialize};
+use tokio::{runtime::Handle, sync::watch, task::spawn_blocking, time::sleep};
+
+pub use incident::{FoundBy, Incident, Incidents, Kind, Open};
+
+use crate::{
+    chain::{self, Chain},
+    projection::{self, Projection},
+    vault::{self, Vault},
+};
+use peers::{FromPeers, Peers};
+
+/// Heads are compared this far below our own, so that peers that are a moment behind can answer.
+const LAG_BLOCKS: u64 = 8;
+/// Blocks whose payloads and rows are looked at before the scrub lets others have the disk.
+const SCRUB_BLOCKS: u64 = 64;
+/// That pause.
+const SCRUB_PAUSE: Duration = Duration::from_millis(20);
+
+/// How often is compared and scrubbed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Between two comparisons with the peers.
+    pub compare_every_ms: u64,
+    /// A peer may take this long to answer.
+    pub answer_timeout_ms: u64,
+    /// Between the end of a scrub and the next one.
+    pub scrub_every_ms: u64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            compare_every_ms: 2_000,
+            answer_timeout_ms: 2_000,
+            scrub_every_ms: 600_000,
+        }
+    }
+}
+
+impl Config {
+    /// What is wrong with it, each with the key to change.
+    #[must_use]
+    pub fn faults(&self) -> Vec<String> {
+        let values = [
+            ("compare_every_ms", self.compare_every_ms),
+            ("answer_timeout_ms", self.answer_timeout_ms),
+            ("scrub_every_ms", self.scrub_every_ms),
+        ];
+        let zero = values.iter().filter(|(_, value)| *value == 0);
+        zero.map(|(key, _)| format!("recovery.{key} must be at least 1"))
+            .collect()
+    }
+}
+
+/// Whether this node may answer for the network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// Nothing speaks against it.
+    Answering,
+    /// A majority has another chain or state.
+    Diverged,
+    /// Its chain is being made anew.
+    Repairing,
+}
+
+/// Why something could not be mended now; it is tried again.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The chain.
+    #[error("the chain: {0}")]
+    Chain(#[from] chain::Error),
+    /// The vault.
+    #[error("the vault: {0}")]
+    Vault(#[from] vault::Error),
+    /// The index.
+    #[error("the index: {0}")]
+    Index(#[from] projection::Failure),
+}
+
+/// The rooms that are looked after.
+#[derive(Debug)]
+pub struct Rooms {
+    /// Blocks and state.
+    pub chain: Chain,
+    /// Payloads.
+    pub vault: Vault,
+    /// What makes rows.
+    pub projection: Projection,
+}
+
+#[derive(Debug)]
+struct Shared {
+    config: Config,
+    key: SigningKey,
+    rooms: Rooms,
+    peers: Peers,
+    incidents: Incidents,
+    standing: watch::Sender<Standing>,
+}
+
+/// The room; clones share it.
+#[derive(Clone, Debug)]
+pub struct Recovery(Arc<Shared>);
+
+impl Recovery {
+    /// Opens the room. The client carries this node's certificate.
+    #[must_use]
+    pub fn new(
+        config: Config,
+        (key, validators): (SigningKey, ValidatorSet),
+        rooms: Rooms,
+        (client, peers): (reqwest::Client, &[vault::Peer]),
+        incidents: Incidents,
+    ) -> Self {
+        let timeout = Duration::from_millis(config.answer_timeout_ms);
+        Self(Arc::new(Shared {
+            peers: Peers::new(client, peers, timeout, validators),
+            config,
+            key,
+            rooms,
+            incidents,
+            standing: watch::Sender::new(Standing::Answering),
+        }))
+    }
+
+    /// Whether this node may answer.
+    #[must_use]
+    pub fn standing(&self) -> Standing {
+        *self.0.standing.borrow()
+    }
+
+    /// What went wrong here, the newest first.
+    #[must_use]
+    pub fn incidents(&self) -> Vec<Incident> {
+        self.0.incidents.list()
+    }
+
+    /// This node's signed word on its chain at a height; `None` above its head.
+    ///
+    /// # Errors
+    /// [`chain::Error`].
+    pub fn signed_head(&self, height: Height) -> Result<Option<SignedHead>, chain::Error> {
+        let position = self.0.rooms.chain.position_at(height)?;
+        let network = self.0.peers.validators().network;
+        Ok(position.map(|position| SignedHead::sign(network, position, &self.0.key)))
+    }
+
+    /// Runs for ever.
+    pub async fn run(self) {
+        tokio::join!(self.compare(), self.scrub());
+    }
+
+    async fn compare(&self) {
+        loop {
+            sleep(Duration::from_millis(self.0.config.compare_every_ms)).await;
+            if let Err(error) = self.compare_once().await {
+                tracing::warn!(%error, "the comparison with the peers found what could not be mended now");
+            }
+        }
+    }
+
+    /// Algorithm 2, once.
+    async fn compare_once(&self) -> Result<(), Error> {
+        let chain = &self.0.rooms.chain;
+        let height = Height(chain.head().height.0.saturating_sub(LAG_BLOCKS));
+        let heads = self.0.peers.heads(height).await;
+        let own = match chain.position_at(height) {
+            Ok(Some(own)) => own,
+            Ok(None) => return Ok(()),
+            Err(chain::Error::Damaged(what)) => {
+                return self
+                    .mend_chain(FoundBy::Comparison, format!("height {height}"), what)
+                    .await;
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let verdict = agreement::compare((&self.0.key.public(), &own), &heads, self.0.peers.validators());
+        metrics::gauge!("fog_recovery_compared_height").set(height.0 as f64);
+        match verdict {
+            Verdict::Agrees => {
+                self.0.standing.send_if_modified(|standing| {
+                    let was_outside = *standing == Standing::Diverged;
+                    if was_outside {
+                        *standing = Standing::Answering;
+                    }
+                    was_outside
+                });
+                Ok(())
+            }
+            Verdict::Undecided => Ok(()),
+            Verdict::Diverges { majority, holders } => {
+                self.0.standing.send_replace(Standing::Diverged);
+                let what = format!(
+                    "{} validators have block {} and state {}, this node block {} and state {}",
+                    holders.len(),
+                    majority.digest,
+                    majority.state_digest,
+                    own.digest,
+                    own.state_digest
+                );
+                let incidents = &self.0.incidents;
+                let open = incidents.found(Kind::Diverged, FoundBy::Comparison, format!("height {height}"), what);
+                let from = self.rebuild().await?;
+                incidents.mended(open, from);
+                Ok(())
+            }
+        }
+    }
+
+    async fn scrub(&self) {
+        loop {
+            sleep(Duration::from_millis(self.0.config.scrub_every_ms)).await;
+            let started = std::time::Instant::now();
+            match self.scrub_once().await {
+                Ok(()) => metrics::histogram!("fog_recovery_scrub_seconds").record(started.elapsed()),
+                Err(error) => tracing::warn!(%error, "the scrub could not look at everything, or not mend it now"),
+            }
+        }
+    }
+
+    async fn scrub_once(&self) -> Result<(), Error> {
+        let chain = self.0.rooms.chain.clone();
+        let damage = spawn_blocking(move || chain.scrub())
+            .await
+            .expect("a scrub contains panics");
+        if let Some(damage) = damage {
+            self.mend_chain(FoundBy::Scrub, damage.place, damage.what).await?;
+        }
+        self.0.rooms.vault.refresh().await?;
+        let head = self.0.rooms.chain.head().height;
+        for height in (1..=head.0).map(Height) {
+            self.scrub_payloads(height).await?;
+            self.scrub_rows(height).await?;
+            if height.0.is_multiple_of(SCRUB_BLOCKS) {
+                sleep(SCRUB_PAUSE).await;
+            }
+        }
+        self.scrub_strays(head).await
+    }
+
+    /// The payloads of the bundles of one block.
+    async fn scrub_payloads(&self, height: Height) -> Result<(), Error> {
+        let Rooms { chain, vault, .. } = &self.0.rooms;
+        for commitment in chain.commitments(height).await?.unwrap_or_default() {
+            if vault.local(&commitment.cid).await?.is_some() {
+                continue;
+            }
+            // One that never came is what retention looks for; one that was here is an incident.
+            if vault.retained().await? < height.0 {
+                continue;
+            }
+            let incidents = &self.0.incidents;
+            let what = format!("a payload of block {height} is gone or is not what its identifier says");
+            let open = incidents.found(Kind::PayloadDamaged, FoundBy::Scrub, commitment.cid.to_string(), what);
+            vault.get(&commitment.cid).await?;
+            incidents.mended(open, vec!["a peer".to_owned()]);
+        }
+        Ok(())
+    }
+
+    /// The rows of one block.
+    async fn scrub_rows(&self, height: Height) -> Result<(), Error> {
+        let altered = self.0.rooms.projection.verify(height).await?;
+        if altered > 0 {
+            self.record_rows(
+                height,
+                &format!("{altered} rows of block {height} were not what was projected"),
+            );
+        }
+        Ok(())
+    }
+
+    /// Rows that belong to no block.
+    async fn scrub_strays(&self, head: Height) -> Result<(), Error> {
+        let removed = self.0.rooms.projection.remove_strays(head).await?;
+        if removed > 0 {
+            self.record_rows(head, &format!("{removed} rows belonged to no block"));
+        }
+        Ok(())
+    }
+
+    fn record_rows(&self, height: Height, what: &str) {
+        let incidents = &self.0.incidents;
+        let open = incidents.found(
+            Kind::IndexAltered,
+            FoundBy::Scrub,
+            format!("the index, block {height}"),
+            what.to_owned(),
+        );
+        incidents.mended(open, vec!["this node".to_owned()]);
+    }
+
+    async fn mend_chain(&self, found_by: FoundBy, place: String, what: String) -> Result<(), Error> {
+        let open = self.0.incidents.found(Kind::ChainDamaged, found_by, place, what);
+        let from = self.rebuild().await?;
+        self.0.incidents.mended(open, from);
+        Ok(())
+    }
+
+    /// Makes the chain's file anew; this node does not answer meanwhile. Gives whom blocks came from.
+    async fn rebuild(&self) -> Result<Vec<String>, Error> {
+        let before = self.0.standing.send_replace(Standing::Repairing);
+        let chain = self.0.rooms.chain.clone();
+        let source = FromPeers {
+            peers: self.0.peers.clone(),
+            runtime: Handle::current(),
+        };
+        let rebuilt = spawn_blocking(move || chain.rebuild(&source)).await;
+        let rebuilt = rebuilt.expect("a rebuilding contains panics").inspect_err(|_| {
+            self.0.standing.send_replace(Standing::Diverged);
+        })?;
+        // Who was outside the majority answers again when the next comparison says so.
+        self.0.standing.send_replace(before);
+        tracing::warn!(
+            blocks = rebuilt.fetched.len(),
+            evidence = %rebuilt.evidence.display(),
+            "the chain's file was made anew; the damaged one is kept"
+        );
+        let mut from: Vec<_> = rebuilt.sources.into_iter().collect();
+        if from.is_empty() {
+            from.push("this node".to_owned());
+        }
+        Ok(from)
+    }
+}
