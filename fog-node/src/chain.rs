@@ -565,6 +565,88 @@ mod tests {
         assert!(matches!(opened, Err(Error::Damaged(_))), "{opened:?}");
     }
 
+    /// Good blocks, as peers have them, and whom they were asked of.
+    struct Copies(Vec<Block>);
+
+    impl Source for Copies {
+        fn fetch(&self, height: Height, digest: &Digest) -> Option<(FinalizedBlock, String)> {
+            let block = self.0.iter().find(|block| block.header.height == height)?;
+            (block.header.digest() == *digest).then(|| (unproven(block), "a peer".to_owned()))
+        }
+    }
+
+    /// A chain of a few blocks, and copies of them.
+    fn filled(bench: &Bench) -> (Chain, Copies) {
+        let [first, second] = bench.blocks();
+        let mut blocks = vec![first, second];
+        for _ in 0..6 {
+            let parent = blocks.last().expect("some");
+            blocks.push(child(&bench.genesis, parent, vec![]));
+        }
+        let chain = bench.open();
+        let finalized: Vec<_> = blocks.iter().map(unproven).collect();
+        chain.append_all(&finalized).expect("appends");
+        (chain, Copies(blocks))
+    }
+
+    #[test]
+    fn a_sound_chain_is_left_alone() {
+        let bench = Bench::new();
+        let (chain, _) = filled(&bench);
+        assert_eq!(chain.scrub(), None);
+    }
+
+    #[test]
+    fn whatever_row_is_changed_is_found_and_made_good() {
+        for (name, change) in store::tests::CHANGES {
+            let bench = Bench::new();
+            let (chain, copies) = filled(&bench);
+            let (head, state) = (chain.head(), chain.state());
+            chain.store().change(change);
+            let damage = chain.scrub();
+            assert!(damage.is_some(), "{name} was not found");
+            let rebuilt = chain.rebuild(&copies).expect("made anew");
+            assert_eq!((chain.head(), chain.state()), (head, state), "{name}");
+            assert_eq!(chain.scrub(), None, "{name}: {rebuilt:?}");
+            assert!(rebuilt.evidence.exists(), "the damaged file is kept");
+            drop(chain);
+            let again = bench.open();
+            assert_eq!(again.head(), head, "{name}: the new file is the one that is opened");
+        }
+    }
+
+    #[test]
+    fn a_block_that_no_copy_has_stops_the_repair_and_changes_nothing() {
+        let bench = Bench::new();
+        let (chain, _) = filled(&bench);
+        let (_, change) = store::tests::CHANGES[0];
+        chain.store().change(change);
+        assert!(matches!(chain.rebuild(&Copies(vec![])), Err(Error::Damaged(_))));
+        assert_eq!(chain.head().height, Height(8));
+    }
+
+    /// A byte of a running node's file, anywhere in it.
+    #[test]
+    fn a_flipped_byte_of_the_file_is_found_and_made_good_or_is_in_no_use() {
+        let bench = Bench::new();
+        let (chain, copies) = filled(&bench);
+        let (head, path) = (chain.head(), bench.dir.path().join(FILE));
+        let mut found = 0;
+        for part in 0..24 {
+            let mut bytes = std::fs::read(&path).expect("reads");
+            let at = bytes.len() / 24 * part + 77;
+            bytes[at] ^= 1;
+            std::fs::write(&path, bytes).expect("writes");
+            if chain.scrub().is_some() {
+                found += 1;
+                chain.rebuild(&copies).expect("made anew");
+            }
+            assert_eq!(chain.head(), head);
+            assert_eq!(chain.scrub(), None, "byte {at}");
+        }
+        assert!(found > 0, "some of these bytes are in use");
+    }
+
     #[test]
     fn the_chain_of_another_network_is_not_opened() {
         let (bench, other) = (Bench::new(), Bench::new());

@@ -391,6 +391,15 @@ impl Index {
 }
 
 #[cfg(test)]
+impl Index {
+    /// Changes the database behind the index's back.
+    pub(crate) async fn execute(&self, statement: &'static str) {
+        let Store::Sqlite(store) = &self.0;
+        store.execute(statement).await;
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use ledger::{

@@ -690,6 +690,45 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread")]
+    async fn rows_that_somebody_altered_are_found_and_put_right() {
+        let fog = Fog::new().await;
+        let device = fog.device.clone();
+        let (payload, commit) = fog.bundle(1, &[&device, &device, &device]);
+        fog.projection.vault.put(payload).await.expect("kept");
+        fog.append(vec![fog.announcement(), fog.gateway(), fog.device()]).await;
+        fog.append(vec![commit]).await;
+        let task = tokio::spawn(fog.projection.clone().run());
+        in_time(fog.projected(2)).await;
+        let (index, height) = (&fog.projection.index, Height(2));
+        let good = index.rows_at(height).await.expect("reads");
+        assert_eq!(
+            (good.len(), fog.projection.verify(height).await.expect("verifies")),
+            (3, 0)
+        );
+        let alterations = [
+            "UPDATE observation SET code = '8867-4' WHERE seq = 1",
+            "UPDATE observation SET effective_ms = effective_ms + 1 WHERE seq = 2",
+            "DELETE FROM observation WHERE seq = 3",
+            "UPDATE observation SET height = 1 WHERE seq = 1",
+            "UPDATE observation SET subject_key = zeroblob(32)",
+        ];
+        for alteration in alterations {
+            index.execute(alteration).await;
+            let found = fog.projection.verify(Height(1)).await.expect("verifies")
+                + fog.projection.verify(height).await.expect("verifies");
+            assert!(found > 0, "{alteration}");
+            let mut rows = index.rows_at(height).await.expect("reads");
+            rows.sort_by_key(|row| row.entry);
+            assert_eq!(rows, good, "{alteration}");
+            assert_eq!(fog.projection.verify(height).await.expect("verifies"), 0);
+        }
+        index.execute("INSERT INTO observation SELECT 'x' || id, subject_key, subject, code, effective_ms, received_ms, 'ghost-1', boot, seq, ordinal, bundle, cid, entry, 0, 0 FROM observation").await;
+        assert_eq!(fog.projection.remove_strays(height).await.expect("removes"), 3);
+        assert_eq!(fog.visible().await, 3);
+        task.abort();
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
     async fn a_payload_that_comes_late_does_not_hold_up_the_chain_and_is_projected_then() {
         let fog = Fog::new().await;
         let device = fog.device.clone();

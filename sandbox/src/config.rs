@@ -20,6 +20,8 @@ pub struct Config {
     pub speed: f64,
     /// How long the access tokens in the report are valid, in hours.
     pub token_hours: u64,
+    /// How often each fog node reads everything on its disk again, in seconds.
+    pub scrub_s: u64,
     /// How long what is waited for may take.
     pub limits: Limits,
 }
@@ -32,6 +34,7 @@ impl Default for Config {
             port_base: ports::BASE,
             speed: 1.0,
             token_hours: 24,
+            scrub_s: 300,
             limits: Limits::default(),
         }
     }
@@ -116,6 +119,7 @@ impl Config {
             ("devices", u64::from(self.devices), 1..=u64::from(DEVICES_MAX)),
             ("port base", u64::from(self.port_base), bases),
             ("token_hours", self.token_hours, 1..=TOKEN_HOURS_MAX),
+            ("scrub_s", self.scrub_s, 1..=LIMIT_MAX_S),
             ("limits.start_s", limits.start_s, 1..=LIMIT_MAX_S),
             ("limits.enrol_s", limits.enrol_s, 1..=LIMIT_MAX_S),
             ("limits.drain_s", limits.drain_s, 1..=LIMIT_MAX_S),

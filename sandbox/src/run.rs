@@ -158,7 +158,7 @@ impl Run {
     async fn start(&mut self) -> Result<(), Fault> {
         let limits = self.order.config.limits;
         self.screen.say("starting the fog nodes");
-        for program in self.network.node_programs()? {
+        for program in self.network.node_programs(self.order.config.scrub_s)? {
             self.processes.nodes.push(Supervised::start(program, limits.stop()));
         }
         let ready = self.processes.nodes.iter().zip(&self.nodes);

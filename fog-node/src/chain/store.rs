@@ -372,6 +372,62 @@ pub(super) mod tests {
         transaction.commit().expect("commits");
     }
 
+    impl Store {
+        /// Changes the open file behind the chain's back.
+        pub(in crate::chain) fn change(&self, change: impl Fn(&WriteTransaction)) {
+            let transaction = self.0.begin_write().expect("begins");
+            change(&transaction);
+            transaction.commit().expect("commits");
+        }
+    }
+
+    type Change = fn(&WriteTransaction);
+
+    /// A change to a row of every table, each well-formed as far as it can be.
+    pub(in crate::chain) const CHANGES: [(&str, Change); 7] = [
+        ("a block", |t| flip(t, BLOCKS, 2, 40)),
+        ("a missing block", |t| {
+            t.open_table(BLOCKS).expect("opens").remove(3).expect("removes");
+        }),
+        ("an outcome", |t| {
+            let mut table = t.open_table(APPLIED).expect("opens");
+            let mut applied: Applied =
+                decode(table.get(2).expect("reads").expect("there").value(), "").expect("decodes");
+            applied.outcomes = vec![Outcome::Refused(state::Refused::NotAllowed)];
+            let bytes = canonical::encode(&applied);
+            table.insert(2, bytes.as_slice()).expect("inserts");
+        }),
+        ("a state digest", |t| flip(t, APPLIED, 5, 60)),
+        ("a missing place", |t| {
+            let mut table = t.open_table(PLACES).expect("opens");
+            let key: [u8; 32] = *table.last().expect("reads").expect("some").0.value();
+            table.remove(&key).expect("removes");
+        }),
+        ("forged votes", |t| {
+            let votes = Finalization { votes: Vec::new() };
+            let bytes = canonical::encode(&votes);
+            t.open_table(FINALIZATIONS)
+                .expect("opens")
+                .insert(4, bytes.as_slice())
+                .expect("inserts");
+        }),
+        ("the register", |t| {
+            let mut table = t.open_table(SNAPSHOTS).expect("opens");
+            let mut bytes = table.get(NEWEST).expect("reads").expect("there").value().to_vec();
+            let at = bytes.windows(5).rposition(|w| w == b"org-0").expect("a custodian");
+            bytes[at + 4] = b'1';
+            table.insert(NEWEST, bytes.as_slice()).expect("inserts");
+        }),
+    ];
+
+    fn flip(transaction: &WriteTransaction, table: TableDefinition<'_, u64, &[u8]>, height: u64, at: usize) {
+        let mut table = transaction.open_table(table).expect("opens");
+        let mut bytes = table.get(height).expect("reads").expect("there").value().to_vec();
+        let at = at % bytes.len();
+        bytes[at] ^= 1;
+        table.insert(height, bytes.as_slice()).expect("inserts");
+    }
+
     /// The bytes of the snapshot, changed as asked for.
     pub(in crate::chain) fn change_snapshot(path: &Path, change: impl Fn(&mut Vec<u8>)) {
         let database = Database::create(path).expect("opens");

@@ -226,6 +226,13 @@ impl Sqlite {
     }
 }
 
+#[cfg(test)]
+impl Sqlite {
+    pub(super) async fn execute(&self, statement: &'static str) {
+        sqlx::query(statement).execute(&self.pool).await.expect("executes");
+    }
+}
+
 /// The rows a caller may see and asked for, up to the snapshot. No permit, no row.
 fn filtered(select: &str, keys: &[KeyId], search: &Search, snapshot: Height) -> QueryBuilder<sqlx::Sqlite> {
     let mut query = QueryBuilder::new(select);

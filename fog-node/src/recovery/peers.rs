@@ -138,3 +138,89 @@ impl Source for FromPeers {
         self.runtime.block_on(self.peers.block(height, digest))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::consensus::codec::tests::{child, founded};
+    use ledger::{block::Block, genesis::Genesis};
+    use record::signature::SigningKey;
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::TcpListener,
+    };
+
+    /// A peer that answers every request with these bytes.
+    async fn peer(body: Vec<u8>) -> Peer {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let url = format!("http://{}", listener.local_addr().expect("bound"));
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let mut request = [0; 4_096];
+                let _ = stream.read(&mut request).await;
+                let head = format!(
+                    "HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
+                    body.len()
+                );
+                let _ = stream.write_all(&[head.as_bytes(), &body].concat()).await;
+            }
+        });
+        Peer::try_from(url).expect("a URL")
+    }
+
+    fn peers(genesis: &Genesis, peers: &[Peer]) -> Peers {
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let validators = ValidatorSet {
+            network: genesis.network(),
+            validators: genesis.committee(),
+        };
+        Peers::new(reqwest::Client::new(), peers, Duration::from_secs(5), validators)
+    }
+
+    fn carried(block: &Block) -> Vec<u8> {
+        let carried = CarriedBlock {
+            block: block.clone(),
+            finalization: None,
+        };
+        carried.encode()
+    }
+
+    #[tokio::test]
+    async fn forged_history_is_refused_and_another_peer_is_used() {
+        let genesis = founded(&[SigningKey::random()]);
+        let good = child(&genesis, &Block::genesis(&genesis), vec![]);
+        let mut forged = good.clone();
+        forged.header.timestamp_ms += 1;
+        forged.header = genesis.policy.mine(forged.header).0;
+        let (liar, noise, honest) = (
+            peer(carried(&forged)).await,
+            peer(b"noise".to_vec()).await,
+            peer(carried(&good)).await,
+        );
+        let asked = peers(&genesis, &[liar.clone(), noise.clone(), honest.clone()]);
+        let digest = good.header.digest();
+        // Whoever is asked first.
+        for _ in 0..8 {
+            let (block, from) = asked.block(Height(1), &digest).await.expect("one is honest");
+            assert_eq!((block.block, from), (good.clone(), honest.to_string()));
+        }
+        assert_eq!(peers(&genesis, &[liar, noise]).block(Height(1), &digest).await, None);
+    }
+
+    #[tokio::test]
+    async fn transactions_under_an_honest_header_are_refused() {
+        let key = SigningKey::random();
+        let genesis = founded(std::slice::from_ref(&key));
+        let enrolments = crate::consensus::codec::tests::enrolments(&genesis, &key);
+        let good = child(&genesis, &Block::genesis(&genesis), enrolments);
+        let emptied = Block {
+            header: good.header.clone(),
+            transactions: vec![],
+        };
+        let liar = peer(carried(&emptied)).await;
+        assert_eq!(
+            peers(&genesis, &[liar]).block(Height(1), &good.header.digest()).await,
+            None
+        );
+    }
+}

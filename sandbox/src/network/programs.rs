@@ -18,18 +18,19 @@ use crate::{
 const SESSIONS_BESIDES: usize = 1_000;
 
 impl Network {
-    /// Seals each node's keyring, writes its configuration, and says how to run it.
+    /// Seals each node's keyring, writes its configuration, and says how to run it. Each reads all of its disk again every
+    /// `scrub_s` seconds.
     ///
     /// # Errors
     /// [`Fault::Identity`] or [`Fault::File`].
-    pub fn node_programs(&self) -> Result<Vec<Program>, Fault> {
+    pub fn node_programs(&self, scrub_s: u64) -> Result<Vec<Program>, Fault> {
         (0..)
             .zip(&self.nodes)
-            .map(|(i, node)| self.node_program(i, node))
+            .map(|(i, node)| self.node_program((i, node), scrub_s))
             .collect()
     }
 
-    fn node_program(&self, index: u16, node: &NodePlan) -> Result<Program, Fault> {
+    fn node_program(&self, (index, node): (u16, &NodePlan), scrub_s: u64) -> Result<Program, Fault> {
         let dir = Path::new("nodes").join(&node.name);
         let people = if index == 0 {
             self.household.people.as_slice()
@@ -74,6 +75,7 @@ impl Network {
             "vault": {"driver": "embedded", "exchange": {"peers": others}},
             "index": {"driver": "sqlite"},
             "keyring": {"passphrase_file": passphrase.file},
+            "recovery": {"scrub_every_ms": scrub_s * 1_000},
         });
         let config = self.folder.write_toml(dir.join("config.toml"), &config)?;
         self.program("fog-node", &node.name, config)
