@@ -339,7 +339,10 @@ impl Traffic {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::outbox::tests::{Home, receipt_text};
+    use crate::{
+        outbox::tests::{Home, receipt_text},
+        secret,
+    };
     use bytes::Bytes;
     use http_body_util::{BodyExt as _, Full};
     use hyper::{Request, Response, StatusCode, body::Incoming, server::conn::http1, service::service_fn};
@@ -393,7 +396,7 @@ mod tests {
             let write = |name: &str, pem: String| std::fs::write(folder.path().join(name), pem).expect("writes");
             write("ca.crt", certificate.cert.pem());
             write("gateway.crt", own.cert.pem());
-            write("gateway.key", own.signing_key.serialize_pem());
+            secret::tests::write(&folder.path().join("gateway.key"), own.signing_key.serialize_pem());
             let validators = (0..4).map(|_| SigningKey::random()).collect();
             Self {
                 validators,
@@ -720,6 +723,24 @@ mod tests {
         sleep(Duration::from_millis(300)).await;
         assert_eq!((*node.asked.borrow(), finals(&home).await), (0, 0));
         assert_eq!(uplink.view().in_flight(), 1);
+    }
+
+    #[test]
+    fn a_key_that_others_can_read_is_refused() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let home_key = rcgen::generate_simple_self_signed(["gateway".to_owned()]).expect("makes");
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let path = |name: &str| folder.path().join(name);
+        std::fs::write(path("gateway.crt"), home_key.cert.pem()).expect("writes");
+        std::fs::write(path("gateway.key"), home_key.signing_key.serialize_pem()).expect("writes");
+        let client = || {
+            let identity = (&*path("gateway.crt"), &*path("gateway.key"));
+            tls::client_of_nodes(&path("gateway.crt"), identity, HashSet::new()).map(|_| ())
+        };
+        std::fs::set_permissions(path("gateway.key"), std::fs::Permissions::from_mode(0o640)).expect("sets");
+        assert!(client().expect_err("readable").contains("0600"));
+        std::fs::set_permissions(path("gateway.key"), std::fs::Permissions::from_mode(0o600)).expect("sets");
+        assert_eq!(client(), Ok(()));
     }
 
     #[tokio::test]

@@ -24,7 +24,7 @@ use rmqtt::{
     net::{Builder, Listener},
     server::MqttServer,
 };
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
+use rustls::pki_types::{CertificateDer, pem::PemObject as _};
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinHandle;
 
@@ -36,7 +36,7 @@ use self::{
     retained::States,
 };
 use super::Error;
-use crate::intake::Intake;
+use crate::{intake::Intake, secret};
 
 /// The one listener's number inside the library.
 const LISTENER: u16 = 1;
@@ -141,8 +141,8 @@ impl Config {
         let chain = CertificateDer::pem_file_iter(&self.certificate)
             .and_then(Iterator::collect::<Result<Vec<_>, _>>)
             .map_err(|e| e.to_string())?;
-        let key = PrivateKeyDer::from_pem_file(&self.private_key)
-            .map_err(|e| format!("{}: {e}", self.private_key.display()))?;
+        let key =
+            secret::read_tls_key(&self.private_key).map_err(|e| format!("{}: {e}", self.private_key.display()))?;
         let provider = rustls::crypto::aws_lc_rs::default_provider();
         let made = rustls::ServerConfig::builder_with_provider(provider.into())
             .with_safe_default_protocol_versions()
@@ -318,7 +318,7 @@ mod tests {
         let path = |name: &str| folder.path().join(name);
         let own = rcgen::generate_simple_self_signed(["localhost".to_owned(), "127.0.0.1".to_owned()]).expect("makes");
         fs::write(path("mqtt.crt"), own.cert.pem()).expect("writes");
-        fs::write(path("mqtt.key"), own.signing_key.serialize_pem()).expect("writes");
+        secret::tests::write(&path("mqtt.key"), own.signing_key.serialize_pem());
         let users = [
             user("oximeter", Some("oximeter-1")),
             user("scale", Some("scale-1")),
@@ -603,6 +603,22 @@ mod tests {
             .expect("sends");
         assert_eq!(read(&mut other).await, [0x20, 2, 0, 5], "CONNACK: not authorized");
         assert_eq!(house.broker.sessions().count(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_key_that_others_can_read_is_refused() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let mut key = PathBuf::new();
+        let house = house_with(|config| key.clone_from(&config.private_key)).await;
+        fs::set_permissions(&key, fs::Permissions::from_mode(0o644)).expect("sets");
+        let config = Config {
+            certificate: key.with_file_name("mqtt.crt"),
+            users: key.with_file_name("users.json"),
+            private_key: key,
+            ..Config::default()
+        };
+        assert!(config.prepare().expect_err("readable")[0].contains("0600"));
+        drop(house);
     }
 
     #[tokio::test]

@@ -3,7 +3,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs, future,
+    future,
     num::NonZeroU16,
     path::PathBuf,
     sync::Arc,
@@ -27,7 +27,7 @@ use super::Error;
 use crate::{
     intake::Intake,
     outbox::{NotTaken, Progress, Verdict},
-    tls,
+    secret, tls,
     topic::{self, Channel, Topic},
 };
 
@@ -114,7 +114,7 @@ impl Config {
         }
         let tls =
             tls::client_of_authority(&self.ca).map_err(|fault| faults.push(format!("mqtt.subscriber.ca {fault}")));
-        let password = fs::read_to_string(&self.password_file).map_err(|e| {
+        let password = secret::read(&self.password_file).map_err(|e| {
             faults.push(format!(
                 "mqtt.subscriber.password_file {}: {e}",
                 self.password_file.display()
@@ -393,7 +393,7 @@ mod tests {
     use super::*;
     use crate::outbox::tests::Home;
     use rmqtt::{context::ServerContext, net::Builder, server::MqttServer};
-    use std::{net::SocketAddr, path::Path};
+    use std::{fs, net::SocketAddr, path::Path};
     use tempfile::TempDir;
     use tokio::time::timeout;
 
@@ -412,7 +412,7 @@ mod tests {
         let own = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("makes");
         fs::write(path("ca.crt"), own.cert.pem()).expect("writes");
         fs::write(path("ca.key"), own.signing_key.serialize_pem()).expect("writes");
-        fs::write(path("password"), "secret\n").expect("writes");
+        secret::tests::write(&path("password"), "secret\n");
         let listener = Builder::new()
             .name("outside")
             .laddr(SocketAddr::from(([127, 0, 0, 1], 0)))
@@ -565,5 +565,14 @@ mod tests {
             "also in a session that only the broker remembers: {text}"
         );
         outside.task.abort();
+    }
+
+    #[tokio::test]
+    async fn a_password_that_others_can_read_is_refused() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let outside = outside().await;
+        let config = outside.config();
+        fs::set_permissions(&config.password_file, fs::Permissions::from_mode(0o640)).expect("sets");
+        assert!(config.prepare().expect_err("readable")[0].contains("0600"));
     }
 }
