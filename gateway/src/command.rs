@@ -1,11 +1,18 @@
 //! The process: command line, exit codes, signals.
 
-use std::{ffi::OsString, io::Write as _, path::PathBuf, process::ExitCode, time::Duration};
+use std::{
+    ffi::OsString,
+    io::Write as _,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
 
 use clap::{Parser, Subcommand};
+use record::ids::BundleId;
 use rustix::{
     fs::Mode,
-    process::{Resource, Rlimit, setrlimit, umask},
+    process::{Resource, Rlimit, getrlimit, setrlimit, umask},
 };
 use tokio::{
     runtime::{Builder, Runtime},
@@ -16,6 +23,7 @@ use tokio::{
 use crate::{
     config::{Config, Faults, Prepared},
     gateway::Gateway,
+    outbox::{self, Shelf},
     telemetry,
 };
 
@@ -52,6 +60,31 @@ enum Command {
         #[arg(long)]
         config: PathBuf,
     },
+    /// Shows bundles that were set aside, or gives them back to the queue; the gateway must be stopped.
+    #[command(subcommand)]
+    Refused(Refused),
+}
+
+#[derive(Debug, Subcommand)]
+enum Refused {
+    /// One line each: bundle, since when, readings, bytes, reason.
+    List {
+        /// The gateway's configuration, TOML.
+        #[arg(long)]
+        config: PathBuf,
+    },
+    /// Sends them again after the next start.
+    Requeue {
+        /// The gateway's configuration, TOML.
+        #[arg(long)]
+        config: PathBuf,
+        /// This bundle alone.
+        #[arg(long, required_unless_present = "all")]
+        bundle: Option<BundleId>,
+        /// All of them.
+        #[arg(long, conflicts_with = "bundle")]
+        all: bool,
+    },
 }
 
 /// Runs a command line; its first word is the program's name.
@@ -75,10 +108,43 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             Ok(_) => ExitCode::SUCCESS,
             Err(faults) => refuse(&faults),
         },
+        Command::Refused(Refused::List { config }) => with_shelf(&config, |shelf| {
+            let since = |at_ms| jiff::Timestamp::from_millisecond(at_ms).map(|at| at.to_string());
+            let line = |one: outbox::Refused| {
+                let reason = one.reason_in_one_line();
+                let since = since(one.at_ms).unwrap_or_default();
+                format!("{}\t{since}\t{}\t{}\t{reason}\n", one.bundle, one.readings, one.bytes)
+            };
+            Ok(shelf.list()?.into_iter().map(line).collect())
+        }),
+        Command::Refused(Refused::Requeue { config, bundle, .. }) => with_shelf(&config, |shelf| {
+            Ok(format!("{} bundles go back into the queue\n", shelf.requeue(bundle)?))
+        }),
     }
 }
 
-fn prepare(path: &std::path::Path) -> Result<Prepared, Faults> {
+/// Says what was done with the bundles that a stopped gateway has set aside.
+fn with_shelf(config: &Path, work: impl FnOnce(&Shelf) -> Result<String, redb::Error>) -> ExitCode {
+    let prepared = match prepare(config) {
+        Ok(prepared) => prepared,
+        Err(faults) => return refuse(&faults),
+    };
+    let worked = Shelf::open(&prepared.config.data_dir, &prepared.sealer)
+        .and_then(|shelf| work(&shelf).map_err(outbox::Error::from));
+    match worked {
+        Ok(text) => match std::io::stdout().write_all(text.as_bytes()) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(_unprinted) => ExitCode::from(FAILED),
+        },
+        Err(error) => {
+            // Standard error may be closed; the exit code still says it.
+            let _unprinted = writeln!(std::io::stderr(), "{error}");
+            ExitCode::from(FAILED)
+        }
+    }
+}
+
+fn prepare(path: &Path) -> Result<Prepared, Faults> {
     Config::load(path)?.prepare()
 }
 
@@ -125,6 +191,15 @@ fn harden() {
         },
     ) {
         tracing::warn!(%error, "core dumps cannot be switched off");
+    }
+    // A device's connection takes three: as many as the machine allows, not as many as a shell would like.
+    let files = getrlimit(Resource::Nofile);
+    let all = Rlimit {
+        current: files.maximum,
+        ..files
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, all) {
+        tracing::warn!(%error, "the number of open files cannot be raised");
     }
     std::panic::set_hook(Box::new(|panic| {
         // The place, not the message: a message might hold what was being handled.

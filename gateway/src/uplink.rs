@@ -322,7 +322,7 @@ impl Traffic {
             match landing {
                 Landing::Final(done) => finals.push(*done),
                 Landing::LaidBy(bundle) => self.lay_by(bundle),
-                Landing::Refused { order, reason } => outbox.set_aside(order, reason).await,
+                Landing::SetAside { order, why } => outbox.set_aside(order, why).await,
                 Landing::Gone => {}
                 Landing::Failed(error) => return Err(error.into()),
             }
@@ -710,6 +710,29 @@ mod tests {
         down.manner.send_replace(Manner::Honest);
         until_final(&home, 1).await;
         uplink.stop();
+    }
+
+    #[tokio::test]
+    async fn a_damaged_bundle_is_counted_and_set_aside_and_never_sent() {
+        let mut home = Home::open();
+        home.spool(&home.oximeter, 1).await;
+        let ticket = home.outbox.tickets(0, 1).expect("reads")[0];
+        home.rot(&ticket).await;
+        let fog = Fog::of(&home);
+        let node = fog.node(Manner::Honest).await;
+        let _uplink = start(&fog, &home, &[&node]);
+        home.spool(&home.scale, 1).await;
+        until_final(&home, 1).await;
+        for _ in 0..200 {
+            let report = home.outbox.report().await.expect("runs");
+            if report.counters.damaged_bundles == 1 {
+                assert_eq!((report.refused[0].bundle, report.spooled_bundles), (ticket.bundle, 0));
+                assert_eq!(*node.asked.borrow(), 2, "the good one: submitted, and its receipt");
+                return;
+            }
+            sleep(Duration::from_millis(25)).await;
+        }
+        panic!("not set aside");
     }
 
     #[tokio::test]

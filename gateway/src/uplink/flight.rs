@@ -9,7 +9,7 @@ use ledger::{
 use tokio::time::Instant;
 
 use super::node::{Node, Nodes, Reply};
-use crate::outbox::{Final, Outbox, Ticket, now_ms};
+use crate::outbox::{Final, Outbox, Stored, Ticket, Why, now_ms};
 
 /// A bundle on its way: what is known of it from the flights before.
 #[derive(Clone, Debug)]
@@ -39,8 +39,8 @@ pub(super) enum Landing {
     Final(Box<Final>),
     /// Nothing is wrong with the nodes, but they are not ready for it: its subject's key is not announced, say.
     LaidBy(Bundle),
-    /// More nodes than may lie refuse it for good.
-    Refused { order: u64, reason: String },
+    /// More nodes than may lie refuse it for good, or its bytes are not those that were sealed.
+    SetAside { order: u64, why: Why },
     /// It was not in the outbox any more.
     Gone,
     /// The outbox cannot be read.
@@ -74,9 +74,13 @@ impl Flight {
         let refusals_needed = (self.validators.validators.len().saturating_sub(1) / 3 + 1).min(self.nodes.len());
         let (mut turn, mut not_ready) = (ticket.order.wrapping_add(u64::from(bundle.laid_by)), 0);
         while not_ready < self.nodes.len() {
-            let submission = match self.submission(ticket.order).await {
-                Ok(Some(submission)) => submission,
-                Ok(None) => return Landing::Gone,
+            let submission = match self.submission(ticket).await {
+                Ok(Stored::Intact(submission)) => submission,
+                Ok(Stored::Gone) => return Landing::Gone,
+                Ok(Stored::Damaged) => {
+                    tracing::error!(bundle = %ticket.bundle, "the disk has damaged a bundle: set aside, not sent");
+                    return set_aside(&ticket, Why::Damaged);
+                }
                 Err(error) => return Landing::Failed(error),
             };
             let Some((index, node)) = self.nodes.ready(turn, &bundle.refused_by).await else {
@@ -92,10 +96,7 @@ impl Flight {
                     bundle.refused_by.insert(index);
                     if bundle.refused_by.len() >= refusals_needed {
                         tracing::error!(bundle = %ticket.bundle, reason, "the fog refuses a bundle for good: set aside");
-                        return Landing::Refused {
-                            order: ticket.order,
-                            reason,
-                        };
+                        return set_aside(&ticket, Why::Refused(reason));
                     }
                 }
             }
@@ -105,9 +106,9 @@ impl Flight {
         Landing::LaidBy(bundle)
     }
 
-    async fn submission(&self, order: u64) -> Result<Option<Vec<u8>>, redb::Error> {
+    async fn submission(&self, ticket: Ticket) -> Result<Stored, redb::Error> {
         let outbox = self.outbox.clone();
-        let read = tokio::task::spawn_blocking(move || outbox.submission(order)).await;
+        let read = tokio::task::spawn_blocking(move || outbox.submission(&ticket)).await;
         read.unwrap_or_else(|panicked| std::panic::resume_unwind(panicked.into_panic()))
     }
 
@@ -157,6 +158,11 @@ impl Flight {
             None => Err(lies(node, "receipt")),
         }
     }
+}
+
+const fn set_aside(ticket: &Ticket, why: Why) -> Landing {
+    let order = ticket.order;
+    Landing::SetAside { order, why }
 }
 
 fn lies(node: &Node, what: &'static str) -> Miss {
