@@ -13,6 +13,7 @@ mod batch;
 mod latency;
 mod quarantine;
 mod refused;
+mod report;
 mod seal;
 mod sequence;
 mod space;
@@ -20,6 +21,7 @@ mod store;
 mod writer;
 
 use std::{
+    cell::Cell,
     io,
     path::Path,
     sync::mpsc::{self, SyncSender, TrySendError},
@@ -43,6 +45,7 @@ pub use self::{
     latency::Percentiles,
     quarantine::{Config as QuarantineConfig, Shown, Summary},
     refused::{Refused, Shelf, Why},
+    report::{Counters, Report},
     seal::{Sealer, can_seal_to},
     sequence::{BOOTS_MAX, DIGESTS_MAX, GAPS_MAX, Gap, Progress, STREAMS_MAX},
     store::Ticket,
@@ -53,7 +56,10 @@ use self::{
 };
 
 /// The file in the gateway's folder.
-const SPOOL: &str = "outbox.redb";
+pub(crate) const SPOOL: &str = "outbox.redb";
+thread_local! {
+    static IS_READING_BACK: Cell<bool> = const { Cell::new(false) };
+}
 /// Requests that wait for the writer, at most; beyond it a caller is told [`NotTaken::Busy`].
 pub const REQUESTS_MAX: usize = 4_096;
 /// How long a note to the writer (forget, set aside) is tried again while the writer is busy, between two attempts.
@@ -200,59 +206,6 @@ pub struct Final {
     pub verified_ms: i64,
 }
 
-/// The outbox as the status shows it.
-#[derive(Clone, Debug, Default)]
-pub struct Report {
-    /// Counted over all starts of the gateway.
-    pub counters: Counters,
-    /// Bundles not yet final.
-    pub spooled_bundles: u64,
-    /// Readings in them.
-    pub spooled_readings: u64,
-    /// Their bytes.
-    pub spooled_bytes: u64,
-    /// Bytes of bundles that are set aside; they count towards `bytes_max`.
-    pub refused_bytes: u64,
-    /// The last bundles that were set aside, the newest first.
-    pub refused: Vec<Refused>,
-    /// What is in quarantine.
-    pub quarantined: Summary,
-    /// What is missing.
-    pub gaps: Vec<Gap>,
-    /// From the device's clock to a verified receipt.
-    pub publish_to_final: Percentiles,
-    /// From reception to a verified receipt.
-    pub received_to_final: Percentiles,
-}
-
-/// What is counted over all starts of the gateway.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Counters {
-    /// Messages answered: spooled, duplicate or quarantined.
-    pub received: u64,
-    /// Readings that became durable.
-    pub acknowledged: u64,
-    /// Repetitions of readings that were durable already.
-    pub duplicates: u64,
-    /// Bundles with a verified receipt.
-    pub final_bundles: u64,
-    /// Readings in them.
-    pub final_readings: u64,
-    /// Bundles that the fog refuses for good, set aside.
-    pub refused_bundles: u64,
-    /// Bundles that the disk has damaged, set aside. Absent while there are none, as in files from before it was counted.
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub damaged_bundles: u64,
-    /// Quarantined messages by reason.
-    pub quarantined: std::collections::BTreeMap<String, u64>,
-}
-
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands the field itself")]
-const fn is_zero(count: &u64) -> bool {
-    *count == 0
-}
-
 /// A bundle's bytes as they were read back.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Stored {
@@ -292,12 +245,15 @@ impl Outbox {
     /// # Errors
     /// [`Error`].
     pub fn open(config: Config, quarantine: QuarantineConfig, folder: &Path, sealer: Sealer) -> Result<Self, Error> {
-        let store = Store::open(&folder.join(SPOOL), config.cache_bytes, &sealer)?;
         let author = sealer.key.public();
         let (requests, inbox) = mpsc::sync_channel(REQUESTS_MAX);
         let (announce, newest) = watch::channel(0);
-        let reader = store.reader();
-        let writer = Writer::load(store, (config, quarantine, folder), sealer, announce)?;
+        let (reader, writer) = reading_back(|| {
+            let store = Store::open(&folder.join(SPOOL), config.cache_bytes, &sealer)?;
+            let reader = store.reader();
+            let writer = Writer::load(store, (config, quarantine, folder), sealer, announce)?;
+            Ok::<_, Error>((reader, writer))
+        })?;
         thread::Builder::new()
             .name("outbox".to_owned())
             .spawn(move || writer.run(&inbox))?;
@@ -412,6 +368,21 @@ impl Outbox {
 fn abort(error: &redb::Error) -> ! {
     tracing::error!(%error, "the spool's disk failed; the process ends, what was acknowledged is on the disk");
     std::process::abort();
+}
+
+/// Reads a spool back. The store's library panics at some of what a bad disk may hold, so whoever hears of a panic must be
+/// able to tell that it is damage and not a mistake of ours.
+fn reading_back<T>(work: impl FnOnce() -> T) -> T {
+    IS_READING_BACK.set(true);
+    let result = work();
+    IS_READING_BACK.set(false);
+    result
+}
+
+/// Whether this thread reads a spool back at this moment.
+#[must_use]
+pub fn is_reading_back() -> bool {
+    IS_READING_BACK.get()
 }
 
 /// Milliseconds since 1970.

@@ -7,7 +7,7 @@ use record::ids::BundleId;
 use serde::{Serialize, Serializer};
 
 use super::{
-    Error, SPOOL,
+    Error, SPOOL, reading_back,
     seal::Sealer,
     store::{SetAside, Store},
 };
@@ -120,7 +120,7 @@ impl Shelf {
         if !file.exists() {
             return Err(Error::Missing(file.display().to_string()));
         }
-        Ok(Self(Store::open(&file, CACHE_BYTES, sealer)?))
+        reading_back(|| Store::open(&file, CACHE_BYTES, sealer)).map(Self)
     }
 
     /// All of it, the oldest first.
@@ -128,7 +128,7 @@ impl Shelf {
     /// # Errors
     /// The store's failure.
     pub fn list(&self) -> Result<Vec<Refused>, redb::Error> {
-        self.0.refused()
+        reading_back(|| self.0.refused())
     }
 
     /// Gives one bundle, or all, back to the queue; returns how many.
@@ -136,6 +136,6 @@ impl Shelf {
     /// # Errors
     /// The store's failure.
     pub fn requeue(&self, only: Option<BundleId>) -> Result<u64, redb::Error> {
-        self.0.requeue(only)
+        reading_back(|| self.0.requeue(only))
     }
 }
