@@ -20,8 +20,8 @@ pub enum Driver {
     /// The broker in this process: PUBACK is sent when the reading is durable here.
     #[default]
     Embedded,
-    /// Mosquitto, EMQX or another broker, whose PUBACK says nothing of this gateway: it publishes an acknowledgement of its
-    /// own on `.../ack` when a reading is durable. Our simulated devices do not wait for it yet (step 3).
+    /// Mosquitto, EMQX or another broker. Its PUBACK says nothing of this gateway, which publishes an acknowledgement of its
+    /// own on `.../ack` when a reading is durable; our simulated devices do not wait for that yet (step 3).
     External,
 }
 
