@@ -1,11 +1,18 @@
 //! The process: command line, exit codes, signals.
 
-use std::{ffi::OsString, io::Write as _, path::PathBuf, process::ExitCode, time::Duration};
+use std::{
+    ffi::OsString,
+    io::Write as _,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
 
 use clap::{Parser, Subcommand};
+use record::ids::BundleId;
 use rustix::{
     fs::Mode,
-    process::{Resource, Rlimit, setrlimit, umask},
+    process::{Resource, Rlimit, getrlimit, setrlimit, umask},
 };
 use tokio::{
     runtime::{Builder, Runtime},
@@ -16,6 +23,7 @@ use tokio::{
 use crate::{
     config::{Config, Faults, Prepared},
     gateway::Gateway,
+    outbox::{self, Shelf},
     telemetry,
 };
 
@@ -27,6 +35,8 @@ const USAGE: u8 = 64;
 const WORKERS: usize = 2;
 /// Threads for reads of the spool.
 const BLOCKING_MAX: usize = 4;
+/// What a spool that cannot be read back makes us say.
+const DAMAGED: &str = "the spool is damaged and cannot be read back; nothing was changed or deleted, see OPERATIONS.md";
 /// What was taken must be durable within this time after the signal to stop.
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -52,6 +62,31 @@ enum Command {
         #[arg(long)]
         config: PathBuf,
     },
+    /// Shows bundles that were set aside, or gives them back to the queue; the gateway must be stopped.
+    #[command(subcommand)]
+    Refused(Refused),
+}
+
+#[derive(Debug, Subcommand)]
+enum Refused {
+    /// One line each: bundle, since when, readings, bytes, reason.
+    List {
+        /// The gateway's configuration, TOML.
+        #[arg(long)]
+        config: PathBuf,
+    },
+    /// Sends them again after the next start.
+    Requeue {
+        /// The gateway's configuration, TOML.
+        #[arg(long)]
+        config: PathBuf,
+        /// This bundle alone.
+        #[arg(long, required_unless_present = "all")]
+        bundle: Option<BundleId>,
+        /// All of them.
+        #[arg(long, conflicts_with = "bundle")]
+        all: bool,
+    },
 }
 
 /// Runs a command line; its first word is the program's name.
@@ -75,10 +110,44 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             Ok(_) => ExitCode::SUCCESS,
             Err(faults) => refuse(&faults),
         },
+        Command::Refused(Refused::List { config }) => with_shelf(&config, |shelf| {
+            let since = |at_ms| jiff::Timestamp::from_millisecond(at_ms).map(|at| at.to_string());
+            let line = |one: outbox::Refused| {
+                let reason = one.reason_in_one_line();
+                let since = since(one.at_ms).unwrap_or_default();
+                format!("{}\t{since}\t{}\t{}\t{reason}\n", one.bundle, one.readings, one.bytes)
+            };
+            Ok(shelf.list()?.into_iter().map(line).collect())
+        }),
+        Command::Refused(Refused::Requeue { config, bundle, .. }) => with_shelf(&config, |shelf| {
+            Ok(format!("{} bundles go back into the queue\n", shelf.requeue(bundle)?))
+        }),
     }
 }
 
-fn prepare(path: &std::path::Path) -> Result<Prepared, Faults> {
+/// Says what was done with the bundles that a stopped gateway has set aside.
+fn with_shelf(config: &Path, work: impl FnOnce(&Shelf) -> Result<String, redb::Error>) -> ExitCode {
+    let prepared = match prepare(config) {
+        Ok(prepared) => prepared,
+        Err(faults) => return refuse(&faults),
+    };
+    end_on_panic();
+    let worked = Shelf::open(&prepared.config.data_dir, &prepared.sealer)
+        .and_then(|shelf| work(&shelf).map_err(outbox::Error::from));
+    match worked {
+        Ok(text) => match std::io::stdout().write_all(text.as_bytes()) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(_unprinted) => ExitCode::from(FAILED),
+        },
+        Err(error) => {
+            // Standard error may be closed; the exit code still says it.
+            let _unprinted = writeln!(std::io::stderr(), "{error}");
+            ExitCode::from(FAILED)
+        }
+    }
+}
+
+fn prepare(path: &Path) -> Result<Prepared, Faults> {
     Config::load(path)?.prepare()
 }
 
@@ -126,9 +195,32 @@ fn harden() {
     ) {
         tracing::warn!(%error, "core dumps cannot be switched off");
     }
+    // A device's connection takes three: as many as the machine allows, not as many as a shell would like.
+    let files = getrlimit(Resource::Nofile);
+    let all = Rlimit {
+        current: files.maximum,
+        ..files
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, all) {
+        tracing::warn!(%error, "the number of open files cannot be raised");
+    }
+    end_on_panic();
+}
+
+/// A panic ends the process; one that a damaged spool causes is said as that, once, and is an ordinary failure.
+fn end_on_panic() {
     std::panic::set_hook(Box::new(|panic| {
         // The place, not the message: a message might hold what was being handled.
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
+        if outbox::is_reading_back() {
+            if tracing::dispatcher::has_been_set() {
+                tracing::error!(place, "{DAMAGED}");
+            } else {
+                // Standard error may be closed; the exit code still says it.
+                let _unprinted = writeln!(std::io::stderr(), "{DAMAGED}");
+            }
+            std::process::exit(i32::from(FAILED));
+        }
         tracing::error!(place, "panic; the process ends");
         std::process::abort();
     }));
@@ -154,4 +246,67 @@ async fn serve(prepared: Prepared) -> Result<(), String> {
     }
     tracing::info!(gateway = %name, "the gateway has stopped");
     failure.map_or(Ok(()), Err)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::outbox::{SPOOL, tests::Home};
+    use std::{fs, process};
+
+    const PAGE_BYTES: usize = 4_096;
+
+    /// In a process of its own: looks at the spool in the folder that the variable names.
+    #[test]
+    fn a_child_reads_a_spool_back() {
+        let Some(folder) = std::env::vars_os().find(|(name, _)| name == "SPOOL_OF_THE_CHILD") else {
+            return;
+        };
+        let sealer = Home::open().sealer;
+        end_on_panic();
+        let listed = Shelf::open(Path::new(&folder.1), &sealer).and_then(|shelf| Ok(shelf.list()?));
+        process::exit(i32::from(listed.is_err()));
+    }
+
+    #[tokio::test]
+    async fn a_damaged_spool_is_an_error_and_no_abort() {
+        let home = Home::open();
+        for seq in 1..=8 {
+            home.spool(&home.oximeter, seq).await;
+            home.outbox
+                .set_aside(seq - 1, outbox::Why::Refused("422".to_owned()))
+                .await;
+        }
+        home.outbox.stop().await;
+        let file = home.folder.path().join(SPOOL);
+        let good = fs::read(&file).expect("reads");
+        let mut said = 0;
+        for page in (0..good.len()).step_by(PAGE_BYTES) {
+            if good[page..page + PAGE_BYTES].iter().all(|byte| *byte == 0) {
+                continue;
+            }
+            let mut bad = good.clone();
+            bad[page..page + 8].iter_mut().for_each(|byte| *byte ^= 0x5a);
+            fs::write(&file, bad).expect("writes");
+            let child = process::Command::new(std::env::current_exe().expect("this test"))
+                .args(["a_child_reads_a_spool_back", "--nocapture"])
+                .env("SPOOL_OF_THE_CHILD", home.folder.path())
+                .output()
+                .expect("runs");
+            assert!(matches!(child.status.code(), Some(0 | 1)), "page {page}: {child:?}");
+            said += usize::from(String::from_utf8_lossy(&child.stderr).contains(DAMAGED));
+        }
+        assert!(said > 0, "no page made the library panic");
+    }
+
+    #[test]
+    fn a_requeue_names_one_bundle_or_all_and_never_neither() {
+        let parses = |words: &[&str]| {
+            let line = ["gateway", "refused", "requeue", "--config", "c.toml"];
+            Arguments::try_parse_from(line.iter().chain(words)).is_ok()
+        };
+        let id = record::canonical::Digest::ZERO.to_string();
+        assert!(parses(&["--all"]) && parses(&["--bundle", &id]));
+        assert!(!parses(&[]) && !parses(&["--all", "--bundle", &id]) && !parses(&["--bundle", "that one"]));
+    }
 }

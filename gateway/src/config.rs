@@ -1,7 +1,7 @@
 //! One file describes a gateway: read, overridden from the environment, and checked as a whole before anything starts.
 
 use std::{
-    fs, io,
+    fs,
     path::{Path, PathBuf},
 };
 
@@ -14,10 +14,11 @@ use crate::{
     enrolment::{self, Enrolments},
     http, mqtt,
     outbox::{self, QuarantineConfig, Sealer, can_seal_to},
-    telemetry, uplink,
+    secret, telemetry, uplink,
 };
 
-/// Variables that begin with this override the file: `GATEWAY_OUTBOX__LINGER_MS=20`.
+/// Variables that begin with this override the file: `GATEWAY_OUTBOX__LINGER_MS=20`. Others that begin with it and name no key
+/// are not ours: Kubernetes sets `GATEWAY_PORT` and its like beside any service that is called gateway.
 const PREFIX: &str = "GATEWAY_";
 
 /// A gateway. Every key has a default; the file names those that differ.
@@ -98,7 +99,9 @@ impl Config {
 
     fn parse(text: &str, overrides: impl IntoIterator<Item = (String, String)>) -> Result<Self, String> {
         let mut table: Table = toml::from_str(text).map_err(|e| e.to_string())?;
-        for (name, value) in overrides {
+        let keys = Table::try_from(Self::default()).map_err(|e| e.to_string())?;
+        let is_ours = |name: &str| name.contains("__") || keys.contains_key(&name.to_ascii_lowercase());
+        for (name, value) in overrides.into_iter().filter(|(name, _)| is_ours(name)) {
             set(&mut table, &name, value)?;
         }
         table.try_into().map_err(|e: toml::de::Error| e.to_string())
@@ -182,13 +185,7 @@ fn noted<T>(faults: &mut Vec<String>, result: Result<T, Vec<String>>) -> Option<
 
 /// Reads a private key that nobody else may read.
 fn read_key(path: &Path) -> Result<SigningKey, String> {
-    use std::os::unix::fs::PermissionsExt as _;
-    let sentence = |e: io::Error| e.to_string();
-    let mode = fs::metadata(path).map_err(sentence)?.permissions().mode();
-    if mode & 0o077 != 0 {
-        return Err("others can read it: make it 0600".to_owned());
-    }
-    SigningKey::from_pem(&fs::read_to_string(path).map_err(sentence)?).map_err(|e| e.to_string())
+    SigningKey::from_pem(&secret::read(path)?).map_err(|e| e.to_string())
 }
 
 /// The variables that override the file.
@@ -250,6 +247,32 @@ mod tests {
             Config::parse("[outbox]\nlinger = 9\n", []).is_err(),
             "an unknown key is refused"
         );
+    }
+
+    #[test]
+    fn variables_of_somebody_else_are_ignored_and_mistakes_are_not() {
+        let foreign = [
+            over("PORT", "tcp://10.0.0.1:80"),
+            over("SERVICE_HOST", "10.0.0.1"),
+            over("PORT_8480_TCP_ADDR", "10.0.0.1"),
+        ];
+        assert_eq!(Config::parse("", foreign), Ok(Config::default()));
+        assert!(
+            Config::parse("", [over("OUTBOX__LINGER", "20")]).is_err(),
+            "no such key"
+        );
+        assert!(
+            Config::parse("", [over("OUTBOXES__LINGER_MS", "20")]).is_err(),
+            "no such section"
+        );
+        assert!(
+            Config::parse("", [over("OUTBOX", "20")]).is_err(),
+            "a section is no key"
+        );
+        let data_dir = Config::parse("", [over("DATA_DIR", "elsewhere")])
+            .expect("a key")
+            .data_dir;
+        assert_eq!(data_dir, PathBuf::from("elsewhere"));
     }
 
     #[test]

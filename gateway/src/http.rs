@@ -17,8 +17,8 @@ use tokio::{
 };
 
 use crate::{
-    mqtt::Connected,
-    outbox::{Gap, Outbox, Percentiles, Report, Summary},
+    mqtt::{Connected, subscriber::LinkState},
+    outbox::{Gap, Outbox, Percentiles, Refused, Report, Summary},
     uplink::{self, NodeState},
 };
 
@@ -70,6 +70,9 @@ struct Status {
     gateway: GatewayId,
     devices: usize,
     connected: usize,
+    /// The link to the outside broker; absent with the embedded one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    broker: Option<LinkState>,
     received: u64,
     acknowledged: u64,
     duplicates: u64,
@@ -82,6 +85,10 @@ struct Status {
     quarantined: Summary,
     gaps: Vec<Gap>,
     refused_bundles: u64,
+    damaged_bundles: u64,
+    refused_bytes: u64,
+    /// The last bundles that were set aside, refused or damaged.
+    refused: Vec<Refused>,
     latency_ms: Latencies,
     nodes: Vec<NodeState>,
 }
@@ -99,6 +106,7 @@ impl Sources {
             gateway: self.gateway.clone(),
             devices: self.devices,
             connected: self.connected.count(),
+            broker: self.connected.link(),
             received: report.counters.received,
             acknowledged: report.counters.acknowledged,
             duplicates: report.counters.duplicates,
@@ -111,6 +119,9 @@ impl Sources {
             quarantined: report.quarantined,
             gaps: report.gaps,
             refused_bundles: report.counters.refused_bundles,
+            damaged_bundles: report.counters.damaged_bundles,
+            refused_bytes: report.refused_bytes,
+            refused: report.refused,
             latency_ms: Latencies {
                 publish_to_final: report.publish_to_final,
                 received_to_final: report.received_to_final,

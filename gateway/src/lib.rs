@@ -9,7 +9,7 @@
 //!    outbox forgets it.
 //!
 //! [`gateway`] composes the rooms, [`config`] describes them, [`http`] shows them, [`telemetry`] carries logs and metrics,
-//! [`command`] is the process.
+//! [`secret`] reads keys and passwords, [`command`] is the process.
 
 pub mod command;
 
@@ -28,6 +28,7 @@ pub mod uplink;
 pub mod enrolment;
 pub mod outbox;
 
+pub mod secret;
 pub mod tls;
 
 pub mod telemetry;

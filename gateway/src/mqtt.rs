@@ -7,7 +7,10 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
-use self::{broker::Broker, subscriber::Subscriber};
+use self::{
+    broker::Broker,
+    subscriber::{LinkState, Subscriber},
+};
 use crate::intake::Intake;
 
 /// Which of the two.
@@ -17,7 +20,8 @@ pub enum Driver {
     /// The broker in this process: PUBACK is sent when the reading is durable here.
     #[default]
     Embedded,
-    /// Mosquitto, EMQX or another broker: devices wait for the application's own acknowledgement.
+    /// Mosquitto, EMQX or another broker. Its PUBACK says nothing of this gateway, which publishes an acknowledgement of its
+    /// own on `.../ack` when a reading is durable; our simulated devices do not wait for that yet (step 3).
     External,
 }
 
@@ -140,6 +144,15 @@ impl Connected {
         match self {
             Self::Devices(sessions) => sessions.count(),
             Self::Broker(link) => usize::from(link.is_up()),
+        }
+    }
+
+    /// The link to the outside broker, if there is one.
+    #[must_use]
+    pub fn link(&self) -> Option<LinkState> {
+        match self {
+            Self::Devices(_) => None,
+            Self::Broker(link) => Some(link.state()),
         }
     }
 }

@@ -6,11 +6,14 @@
 //! - A [`Durable`] exists only for a message whose commit has returned.
 //! - The file never holds a readable value: a reading is in a sealed bundle, or sealed in quarantine.
 //! - A bundle leaves for a [`VerifiedReceipt`] only, or is set aside with its bytes and the reason.
+//! - What is read back to be sent is hashed again: what the disk has changed is set aside, not sent.
 //! - A store that fails ends the process: after a failed sync nothing is known about what the disk holds.
 
 mod batch;
 mod latency;
 mod quarantine;
+mod refused;
+mod report;
 mod seal;
 mod sequence;
 mod space;
@@ -18,6 +21,7 @@ mod store;
 mod writer;
 
 use std::{
+    cell::Cell,
     io,
     path::Path,
     sync::mpsc::{self, SyncSender, TrySendError},
@@ -26,12 +30,13 @@ use std::{
 };
 
 use bytes::Bytes;
-use ledger::proof::VerifiedReceipt;
+use ledger::{admission::Submission, proof::VerifiedReceipt};
 use record::{
     bundle::{Entry, SubjectKey},
     canonical::{Digest, Domain},
     ids::{DeviceId, ReadingId},
     reading::Refusal,
+    signature::PublicKey,
 };
 use serde::{Deserialize, Serialize};
 use tokio::sync::{oneshot, watch};
@@ -39,8 +44,10 @@ use tokio::sync::{oneshot, watch};
 pub use self::{
     latency::Percentiles,
     quarantine::{Config as QuarantineConfig, Shown, Summary},
+    refused::{Refused, Shelf, Why},
+    report::{Counters, Report},
     seal::{Sealer, can_seal_to},
-    sequence::{BOOTS_MAX, DIGESTS_MAX, GAPS_MAX, Gap, Progress},
+    sequence::{BOOTS_MAX, DIGESTS_MAX, GAPS_MAX, Gap, Progress, STREAMS_MAX},
     store::Ticket,
 };
 use self::{
@@ -48,6 +55,11 @@ use self::{
     writer::Writer,
 };
 
+/// The file in the gateway's folder.
+pub(crate) const SPOOL: &str = "outbox.redb";
+thread_local! {
+    static IS_READING_BACK: Cell<bool> = const { Cell::new(false) };
+}
 /// Requests that wait for the writer, at most; beyond it a caller is told [`NotTaken::Busy`].
 pub const REQUESTS_MAX: usize = 4_096;
 /// How long a note to the writer (forget, set aside) is tried again while the writer is busy, between two attempts.
@@ -61,7 +73,7 @@ pub struct Config {
     pub linger_ms: u64,
     /// Readings in one commit, at most.
     pub commit_readings_max: usize,
-    /// Bytes of unsent bundles; above it readings are refused until some are final.
+    /// Bytes of unsent bundles and of those set aside; above it readings are refused until some are final.
     pub bytes_max: u64,
     /// Bytes that stay free on the disk; below it readings are refused until there is space again.
     pub disk_reserve_bytes: u64,
@@ -162,8 +174,14 @@ pub enum NotTaken {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The store fails, or is damaged.
-    #[error("the spool cannot be opened: {0}")]
+    #[error("the spool cannot be opened, nothing was changed or deleted: {0}")]
     Store(#[from] redb::Error),
+    /// Another process has it open.
+    #[error("the spool is in use: another gateway runs in this data_dir; stop it first")]
+    InUse,
+    /// There is none.
+    #[error("there is no spool at {0}")]
+    Missing(String),
     /// It holds bundles of another gateway or network.
     #[error("the spool belongs to {found}, not to {expected}: use another data_dir")]
     Foreign {
@@ -188,45 +206,15 @@ pub struct Final {
     pub verified_ms: i64,
 }
 
-/// The outbox as the status shows it.
-#[derive(Clone, Debug, Default)]
-pub struct Report {
-    /// Counted over all starts of the gateway.
-    pub counters: Counters,
-    /// Bundles not yet final.
-    pub spooled_bundles: u64,
-    /// Readings in them.
-    pub spooled_readings: u64,
-    /// Their bytes.
-    pub spooled_bytes: u64,
-    /// What is in quarantine.
-    pub quarantined: Summary,
-    /// What is missing.
-    pub gaps: Vec<Gap>,
-    /// From the device's clock to a verified receipt.
-    pub publish_to_final: Percentiles,
-    /// From reception to a verified receipt.
-    pub received_to_final: Percentiles,
-}
-
-/// What is counted over all starts of the gateway.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Counters {
-    /// Messages answered: spooled, duplicate or quarantined.
-    pub received: u64,
-    /// Readings that became durable.
-    pub acknowledged: u64,
-    /// Repetitions of readings that were durable already.
-    pub duplicates: u64,
-    /// Bundles with a verified receipt.
-    pub final_bundles: u64,
-    /// Readings in them.
-    pub final_readings: u64,
-    /// Bundles that the fog refuses for good, set aside.
-    pub refused_bundles: u64,
-    /// Quarantined messages by reason.
-    pub quarantined: std::collections::BTreeMap<String, u64>,
+/// A bundle's bytes as they were read back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Stored {
+    /// Those that were sealed and signed.
+    Intact(Vec<u8>),
+    /// Others: they must not be sent.
+    Damaged,
+    /// None: the bundle was forgotten or set aside, or the outbox is closed.
+    Gone,
 }
 
 type Answer = oneshot::Sender<Result<Verdict, NotTaken>>;
@@ -237,7 +225,7 @@ enum Request {
     Append(Box<Measurement>, Answer),
     Quarantine(Box<Rejected>, Answer),
     Forget(Vec<Final>),
-    SetAside { order: u64, reason: String },
+    SetAside { order: u64, why: Why },
     Report(oneshot::Sender<Report>),
     Stop(oneshot::Sender<()>),
 }
@@ -248,6 +236,7 @@ pub struct Outbox {
     requests: SyncSender<Request>,
     reader: Reader,
     newest: watch::Receiver<u64>,
+    author: PublicKey,
 }
 
 impl Outbox {
@@ -256,11 +245,15 @@ impl Outbox {
     /// # Errors
     /// [`Error`].
     pub fn open(config: Config, quarantine: QuarantineConfig, folder: &Path, sealer: Sealer) -> Result<Self, Error> {
-        let store = Store::open(&folder.join("outbox.redb"), config.cache_bytes, &sealer)?;
+        let author = sealer.key.public();
         let (requests, inbox) = mpsc::sync_channel(REQUESTS_MAX);
         let (announce, newest) = watch::channel(0);
-        let reader = store.reader();
-        let writer = Writer::load(store, (config, quarantine, folder), sealer, announce)?;
+        let (reader, writer) = reading_back(|| {
+            let store = Store::open(&folder.join(SPOOL), config.cache_bytes, &sealer)?;
+            let reader = store.reader();
+            let writer = Writer::load(store, (config, quarantine, folder), sealer, announce)?;
+            Ok::<_, Error>((reader, writer))
+        })?;
         thread::Builder::new()
             .name("outbox".to_owned())
             .spawn(move || writer.run(&inbox))?;
@@ -268,6 +261,7 @@ impl Outbox {
             requests,
             reader,
             newest,
+            author,
         })
     }
 
@@ -301,9 +295,9 @@ impl Outbox {
         self.tell(Request::Forget(bundles)).await;
     }
 
-    /// Sets a bundle aside that the fog refuses for good; its bytes stay.
-    pub async fn set_aside(&self, order: u64, reason: String) {
-        self.tell(Request::SetAside { order, reason }).await;
+    /// Sets a bundle aside that cannot be sent as it is; its bytes stay.
+    pub async fn set_aside(&self, order: u64, why: Why) {
+        self.tell(Request::SetAside { order, why }).await;
     }
 
     /// Waits for room: these requests carry news that must not be lost while the process lives.
@@ -325,12 +319,22 @@ impl Outbox {
         self.reader.tickets(from, limit)
     }
 
-    /// The bytes to submit for a bundle; `None` once it is forgotten or set aside.
+    /// The bytes to submit for a bundle, hashed again, and the signature over them verified.
     ///
     /// # Errors
     /// The store's failure.
-    pub fn submission(&self, order: u64) -> Result<Option<Vec<u8>>, redb::Error> {
-        self.reader.submission(order)
+    pub fn submission(&self, ticket: &Ticket) -> Result<Stored, redb::Error> {
+        let Some(bytes) = self.reader.submission(ticket.order)? else {
+            return Ok(Stored::Gone);
+        };
+        let is_intact = Submission::decode(&bytes).is_ok_and(|submission| {
+            submission.commitment().bundle == ticket.bundle && submission.transaction().is_signed_by(&self.author)
+        });
+        Ok(if is_intact {
+            Stored::Intact(bytes)
+        } else {
+            Stored::Damaged
+        })
     }
 
     /// Changes whenever bundles were added; its value is the place after the newest.
@@ -364,6 +368,21 @@ impl Outbox {
 fn abort(error: &redb::Error) -> ! {
     tracing::error!(%error, "the spool's disk failed; the process ends, what was acknowledged is on the disk");
     std::process::abort();
+}
+
+/// Reads a spool back. The store's library panics at some of what a bad disk may hold, so whoever hears of a panic must be
+/// able to tell that it is damage and not a mistake of ours.
+fn reading_back<T>(work: impl FnOnce() -> T) -> T {
+    IS_READING_BACK.set(true);
+    let result = work();
+    IS_READING_BACK.set(false);
+    result
+}
+
+/// Whether this thread reads a spool back at this moment.
+#[must_use]
+pub fn is_reading_back() -> bool {
+    IS_READING_BACK.get()
 }
 
 /// Milliseconds since 1970.
@@ -507,20 +526,46 @@ pub(crate) mod tests {
         /// What the outbox reports that opens a copy of the file as it lies on the disk now.
         pub(crate) async fn after_power_cut(&self) -> Report {
             let folder = tempfile::tempdir().expect("temporary folder");
-            let file = "outbox.redb";
-            std::fs::copy(self.folder.path().join(file), folder.path().join(file)).expect("copies");
+            std::fs::copy(self.folder.path().join(SPOOL), folder.path().join(SPOOL)).expect("copies");
             open(&self.config, &folder, &self.sealer).report().await.expect("runs")
         }
 
         /// A receipt for a queued bundle, signed by one validator of a network of one.
         pub(crate) fn receipt(&self, order: u64) -> VerifiedReceipt {
-            let submission = self.outbox.submission(order).expect("reads").expect("queued");
+            let ticket = self.tickets().into_iter().find(|t| t.order == order).expect("queued");
+            let submission = self.intact(&ticket);
             let (transaction, _) = Submission::decode(&submission).expect("good").into_parts();
             verified(&self.sealer.network, transaction)
         }
 
         pub(crate) async fn spool(&self, device: &Device, seq: u64) -> Verdict {
             self.outbox.append(device.measurement(seq, 97)).await.expect("taken")
+        }
+
+        fn intact(&self, ticket: &Ticket) -> Vec<u8> {
+            match self.outbox.submission(ticket).expect("reads") {
+                Stored::Intact(bytes) => bytes,
+                other => panic!("{other:?}"),
+            }
+        }
+
+        /// Changes one byte of what the outbox holds for a bundle, as a bad disk would.
+        pub(crate) async fn rot(&mut self, ticket: &Ticket) {
+            let mut bytes = self.intact(ticket);
+            self.outbox.stop().await;
+            let middle = bytes.len() / 2;
+            bytes[middle] ^= 1;
+            let file = self.folder.path().join(SPOOL);
+            let store = Store::open(&file, 1 << 20, &self.sealer).expect("opens");
+            let mut changes = store::Changes {
+                counters: Counters::default(),
+                next: ticket.order + 1,
+                ..store::Changes::default()
+            };
+            changes.spooled.push((*ticket, bytes));
+            store.commit(&changes).expect("writes");
+            drop(store);
+            self.reopen().await;
         }
 
         fn tickets(&self) -> Vec<Ticket> {
@@ -593,11 +638,7 @@ pub(crate) mod tests {
         home.reopen().await;
         let tickets = home.tickets();
         assert_eq!(tickets.len(), 1);
-        let submission = home
-            .outbox
-            .submission(tickets[0].order)
-            .expect("reads")
-            .expect("queued");
+        let submission = home.intact(&tickets[0]);
         let (_, payload) = Submission::decode(&submission).expect("matched").into_parts();
         let sealed = SealedBundle::decode(&payload).expect("sealed");
         let bundle = sealed.open(&home.sealer.network, &home.oximeter.secret).expect("opens");
@@ -634,7 +675,7 @@ pub(crate) mod tests {
                 .expect("taken");
         }
         home.outbox.stop().await;
-        let file = std::fs::read(home.folder.path().join("outbox.redb")).expect("reads");
+        let file = std::fs::read(home.folder.path().join(SPOOL)).expect("reads");
         assert!(file.windows(10).any(|w| w == b"oximeter-1"), "the file was written");
         assert!(!file.windows(9).any(|w| w == b"531902468"));
     }
@@ -748,11 +789,82 @@ pub(crate) mod tests {
         let mut home = Home::open();
         home.spool(&home.oximeter, 1).await;
         home.outbox
-            .set_aside(home.tickets()[0].order, "422 not ours".to_owned())
+            .set_aside(home.tickets()[0].order, Why::Refused("422 not ours\n".to_owned()))
             .await;
         home.reopen().await;
         assert_eq!(home.tickets(), []);
-        assert_eq!(home.outbox.report().await.expect("runs").counters.refused_bundles, 1);
+        let report = home.outbox.report().await.expect("runs");
+        assert_eq!((report.counters.refused_bundles, report.spooled_bytes), (1, 0));
+        assert_eq!(report.refused_bytes, report.refused[0].bytes);
+        let shown = serde_json::to_value(&report.refused).expect("encodes");
+        assert_eq!(shown[0]["reason"], "422 not ours");
+    }
+
+    #[tokio::test]
+    async fn refused_bundles_count_towards_the_bytes_of_the_spool() {
+        let mut home = Home::with(Config {
+            bytes_max: 4_000,
+            ..Config::default()
+        });
+        let mut seq = 1;
+        while home.outbox.append(home.oximeter.measurement(seq, 97)).await.is_ok() {
+            seq += 1;
+            assert!(seq < 10, "never full");
+        }
+        for ticket in home.tickets() {
+            home.outbox.set_aside(ticket.order, Why::Damaged).await;
+        }
+        home.reopen().await;
+        assert_eq!(home.tickets(), []);
+        let refused = home.outbox.append(home.oximeter.measurement(seq, 97)).await;
+        assert_eq!(refused, Err(NotTaken::Full));
+    }
+
+    #[tokio::test]
+    async fn what_was_set_aside_goes_back_into_the_queue_by_hand_while_the_gateway_is_stopped() {
+        let mut home = Home::open();
+        for seq in 1..=3 {
+            home.spool(&home.oximeter, seq).await;
+        }
+        let tickets = home.tickets();
+        for ticket in &tickets {
+            home.outbox
+                .set_aside(ticket.order, Why::Refused("422".to_owned()))
+                .await;
+        }
+        let running = Shelf::open(home.folder.path(), &home.sealer);
+        assert!(matches!(running, Err(Error::InUse)), "{running:?}");
+        home.outbox.stop().await;
+        let shelf = Shelf::open(home.folder.path(), &home.sealer).expect("opens");
+        let listed: Vec<_> = shelf.list().expect("reads").iter().map(|r| r.bundle).collect();
+        assert_eq!(listed, tickets.iter().map(|t| t.bundle).collect::<Vec<_>>());
+        assert_eq!(shelf.requeue(Some(tickets[1].bundle)).expect("writes"), 1);
+        assert_eq!(
+            (
+                shelf.requeue(None).expect("writes"),
+                shelf.requeue(None).expect("writes")
+            ),
+            (2, 0)
+        );
+        drop(shelf);
+        home.reopen().await;
+        assert_eq!(home.tickets(), tickets);
+        assert!(home.outbox.report().await.expect("runs").refused.is_empty());
+        home.intact(&tickets[0]);
+        let elsewhere = tempfile::tempdir().expect("temporary folder");
+        assert!(matches!(
+            Shelf::open(elsewhere.path(), &home.sealer),
+            Err(Error::Missing(_))
+        ));
+    }
+
+    #[tokio::test]
+    async fn a_bundle_that_the_disk_has_changed_is_not_given_out() {
+        let mut home = Home::open();
+        home.spool(&home.oximeter, 1).await;
+        let ticket = home.tickets()[0];
+        home.rot(&ticket).await;
+        assert_eq!(home.outbox.submission(&ticket).expect("reads"), Stored::Damaged);
     }
 
     #[tokio::test]
@@ -797,7 +909,7 @@ pub(crate) mod tests {
         let report = home.outbox.report().await.expect("runs");
         assert_eq!(report.quarantined.recent.len(), 1);
         home.outbox.stop().await;
-        let store = Store::open(&home.folder.path().join("outbox.redb"), 1 << 20, &home.sealer).expect("opens");
+        let store = Store::open(&home.folder.path().join(SPOOL), 1 << 20, &home.sealer).expect("opens");
         let kept = store.load().expect("reads").quarantined;
         let sealed = SealedBundle::decode(kept[0].1.payload.as_ref().expect("sealed")).expect("decodes");
         let opened = sealed.open(&home.sealer.network, &home.quarantine).expect("opens");

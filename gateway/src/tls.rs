@@ -10,9 +10,11 @@ use rustls::{
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     },
     crypto::{CryptoProvider, aws_lc_rs},
-    pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject as _},
+    pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject as _},
     server::ParsedCertificate,
 };
+
+use crate::secret;
 
 /// A client of brokers whose certificates this authority signs.
 ///
@@ -39,7 +41,7 @@ pub fn client_of_nodes(
     pinned: HashSet<Digest>,
 ) -> Result<ClientConfig, String> {
     let chain = certificates(certificate)?;
-    let key = PrivateKeyDer::from_pem_file(private_key).map_err(|e| format!("{}: {e}", private_key.display()))?;
+    let key = secret::read_tls_key(private_key).map_err(|e| format!("{}: {e}", private_key.display()))?;
     let by_authority = WebPkiServerVerifier::builder_with_provider(Arc::new(roots(ca)?), provider())
         .build()
         .map_err(|e| format!("{}: {e}", ca.display()))?;

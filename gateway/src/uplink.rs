@@ -2,12 +2,15 @@
 //!
 //! One flight per bundle: submit, then wait for the receipt at the same node; whatever goes wrong, the next node. Flights
 //! start in the order of the queue, up to `in_flight_max` at a time; all of it starts again from the outbox after a restart.
+//!
+//! A bundle that no node is ready for (its subject's key is not announced, say) is laid by and tried again after a pause that
+//! grows with each try. Those tries have a share of the flights only: one patient who is not ready never stops the others.
 
 mod flight;
 mod node;
 
 use std::{
-    collections::{HashSet, VecDeque},
+    collections::{BTreeMap, HashSet},
     path::PathBuf,
     sync::Arc,
     time::Duration,
@@ -22,7 +25,7 @@ use tokio::{
 };
 
 use self::{
-    flight::{Flight, Landing},
+    flight::{Bundle, Flight, Landing},
     node::Nodes,
 };
 use crate::{
@@ -32,8 +35,11 @@ use crate::{
 
 pub use self::node::NodeState;
 
-/// Bundles laid by, at most; beyond it nothing new is started until they are gone.
-const LAID_BY_MAX: usize = 10_000;
+/// Bundles laid by, at most; beyond it nothing new is started until some are gone. They are ten megabytes of memory then, and
+/// about what an outbox of `bytes_max` holds.
+const LAID_BY_MAX: usize = 100_000;
+/// One of this many flights, but at least one, may be another try of a bundle that was laid by.
+const RETRY_SHARE: usize = 4;
 
 /// The fog nodes and how patient the gateway is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -61,7 +67,8 @@ pub struct Config {
     pub pause_min_ms: u64,
     /// Longest pause after failures, in milliseconds.
     pub pause_max_ms: u64,
-    /// A bundle that no node is ready for is tried again after this time, in milliseconds.
+    /// A bundle that no node is ready for is tried again after a pause that grows from `pause_min_ms` up to this, in
+    /// milliseconds.
     pub lay_by_ms: u64,
 }
 
@@ -79,7 +86,7 @@ impl Default for Config {
             final_timeout_ms: 20_000,
             pause_min_ms: 100,
             pause_max_ms: 5_000,
-            lay_by_ms: 15_000,
+            lay_by_ms: 60_000,
         }
     }
 }
@@ -185,9 +192,13 @@ impl Uplink {
         let traffic = Traffic {
             flight,
             in_flight_max: config.in_flight_max,
-            lay_by: Duration::from_millis(config.lay_by_ms),
+            lay_by: (
+                Duration::from_millis(config.pause_min_ms),
+                Duration::from_millis(config.lay_by_ms),
+            ),
             flights: JoinSet::new(),
-            laid_by: VecDeque::new(),
+            retries: 0,
+            laid_by: BTreeMap::new(),
             next: 0,
         };
         let task = tokio::spawn(traffic.run(announce));
@@ -218,12 +229,22 @@ impl Uplink {
 struct Traffic {
     flight: Flight,
     in_flight_max: usize,
-    lay_by: Duration,
-    flights: JoinSet<Landing>,
-    /// Bundles that no node was ready for, each with the time of its next try; the soonest first.
-    laid_by: VecDeque<(Instant, Ticket)>,
+    /// First and longest pause before another try.
+    lay_by: (Duration, Duration),
+    flights: JoinSet<(Attempt, Landing)>,
+    /// How many of the flights are another try.
+    retries: usize,
+    /// Bundles that no node was ready for, by the time of their next try and their place in the queue.
+    laid_by: BTreeMap<(Instant, u64), Bundle>,
     /// The place in the queue after the last bundle that was started.
     next: u64,
+}
+
+/// Whether a flight is a bundle's first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Attempt {
+    First,
+    Again,
 }
 
 impl Traffic {
@@ -235,7 +256,7 @@ impl Traffic {
             announce.send_replace(self.flights.len());
             metrics::gauge!("gateway_uplink_bundles_laid_by").set(self.laid_by.len() as f64);
             let has_room = self.flights.len() < self.in_flight_max;
-            let soonest = self.laid_by.front().map(|(at, _)| *at);
+            let soonest = self.laid_by.keys().next().map(|(at, _)| *at);
             tokio::select! {
                 Some(landed) = self.flights.join_next() => self.settle(landed).await?,
                 changed = newest.changed(), if has_room => {
@@ -243,25 +264,43 @@ impl Traffic {
                         return Ok(()); // the outbox has stopped
                     }
                 }
-                () = sleep_until(soonest.unwrap_or_else(Instant::now)), if has_room && soonest.is_some() => {}
+                () = sleep_until(soonest.unwrap_or_else(Instant::now)), if self.may_retry() && soonest.is_some() => {}
             }
         }
     }
 
-    /// Starts what was laid by and is due, then the oldest of the queue, as far as there is room.
+    /// Whether there is room for another try of a bundle that was laid by.
+    fn may_retry(&self) -> bool {
+        self.flights.len() < self.in_flight_max && self.retries < (self.in_flight_max / RETRY_SHARE).max(1)
+    }
+
+    /// Starts what was laid by and is due, within its share, then the oldest of the queue, as far as there is room.
     async fn start_what_may(&mut self) -> Result<(), Error> {
-        while self.flights.len() < self.in_flight_max
-            && let Some((_, ticket)) = self.laid_by.pop_front_if(|(at, _)| *at <= Instant::now())
+        while self.may_retry()
+            && let Some(soonest) = self.laid_by.first_entry().filter(|due| due.key().0 <= Instant::now())
         {
-            self.flights.spawn(self.flight.clone().fly(ticket));
+            let bundle = soonest.remove();
+            self.retries += 1;
+            self.start(Attempt::Again, bundle);
         }
         // With too many laid by the rest stays in the queue on the disk.
         let room = (self.in_flight_max - self.flights.len()).min(LAID_BY_MAX.saturating_sub(self.laid_by.len()));
         for ticket in self.tickets(room).await? {
             self.next = ticket.order + 1;
-            self.flights.spawn(self.flight.clone().fly(ticket));
+            self.start(Attempt::First, Bundle::new(ticket));
         }
         Ok(())
+    }
+
+    fn start(&mut self, attempt: Attempt, bundle: Bundle) {
+        let flight = self.flight.clone();
+        self.flights.spawn(async move { (attempt, flight.fly(bundle).await) });
+    }
+
+    fn lay_by(&mut self, bundle: Bundle) {
+        let pause = node::growing(self.lay_by, bundle.laid_by.saturating_sub(1));
+        self.laid_by
+            .insert((Instant::now() + pause, bundle.ticket.order), bundle);
     }
 
     async fn tickets(&self, limit: usize) -> Result<Vec<Ticket>, Error> {
@@ -273,15 +312,17 @@ impl Traffic {
     }
 
     /// Takes this landing and all that are ready, so that one commit forgets them together.
-    async fn settle(&mut self, landed: Result<Landing, JoinError>) -> Result<(), Error> {
+    async fn settle(&mut self, landed: Result<(Attempt, Landing), JoinError>) -> Result<(), Error> {
         let outbox = self.flight.outbox.clone();
         let mut finals: Vec<Final> = Vec::new();
         let mut next = Some(landed);
         while let Some(landed) = next {
-            match landed? {
+            let (attempt, landing) = landed?;
+            self.retries -= usize::from(attempt == Attempt::Again);
+            match landing {
                 Landing::Final(done) => finals.push(*done),
-                Landing::LaidBy(ticket) => self.laid_by.push_back((Instant::now() + self.lay_by, ticket)),
-                Landing::Refused { order, reason } => outbox.set_aside(order, reason).await,
+                Landing::LaidBy(bundle) => self.lay_by(bundle),
+                Landing::SetAside { order, why } => outbox.set_aside(order, why).await,
                 Landing::Gone => {}
                 Landing::Failed(error) => return Err(error.into()),
             }
@@ -298,7 +339,10 @@ impl Traffic {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::outbox::tests::{Home, receipt_text};
+    use crate::{
+        outbox::tests::{Home, receipt_text},
+        secret,
+    };
     use bytes::Bytes;
     use http_body_util::{BodyExt as _, Full};
     use hyper::{Request, Response, StatusCode, body::Incoming, server::conn::http1, service::service_fn};
@@ -307,7 +351,7 @@ mod tests {
     use rcgen::PublicKeyData as _;
     use record::{
         canonical::Domain,
-        ids::NetworkId,
+        ids::{KeyId, NetworkId},
         signature::{PublicKey, SigningKey},
     };
     use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
@@ -323,6 +367,8 @@ mod tests {
         Busy,
         Refuses,
         NotYet,
+        /// Is ready for bundles of the subject that has this key alone.
+        ReadyFor(KeyId),
         ForgesAdmissions,
         ForgesReceipts,
         Forgets,
@@ -350,7 +396,7 @@ mod tests {
             let write = |name: &str, pem: String| std::fs::write(folder.path().join(name), pem).expect("writes");
             write("ca.crt", certificate.cert.pem());
             write("gateway.crt", own.cert.pem());
-            write("gateway.key", own.signing_key.serialize_pem());
+            secret::tests::write(&folder.path().join("gateway.key"), own.signing_key.serialize_pem());
             let validators = (0..4).map(|_| SigningKey::random()).collect();
             Self {
                 validators,
@@ -455,6 +501,9 @@ mod tests {
         if path == "/api/v1/bundles" {
             let body = request.into_body().collect().await.expect("reads").to_bytes();
             let matched = Submission::decode(&body).expect("matched");
+            if matches!(manner, Manner::ReadyFor(key) if key != matched.commitment().key) {
+                return reply(409, String::new());
+            }
             let bundle = matched.commitment().bundle;
             let (transaction, payload) = matched.into_parts();
             held.send_modify(|all| {
@@ -614,6 +663,79 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn however_many_bundles_no_node_is_ready_for_another_patients_becomes_final_promptly() {
+        let home = Home::open();
+        let fog = Fog::of(&home);
+        let node = fog.node(Manner::ReadyFor(home.scale.subject.id())).await;
+        for seq in 1..=120 {
+            home.spool(&home.oximeter, seq).await;
+        }
+        home.spool(&home.scale, 1).await;
+        let config = Config {
+            // They are always due again: only the share keeps them from taking every flight.
+            lay_by_ms: 10,
+            ..fog.config(&[&node])
+        };
+        let _uplink = Uplink::start(&config, fog.network(&config, true), home.outbox.clone()).expect("starts");
+        until_final(&home, 1).await;
+        home.spool(&home.scale, 2).await;
+        until_final(&home, 2).await;
+    }
+
+    #[tokio::test]
+    async fn a_bundle_that_no_node_is_ready_for_is_tried_less_and_less_often() {
+        let home = Home::open();
+        let fog = Fog::of(&home);
+        let node = fog.node(Manner::NotYet).await;
+        let config = Config {
+            lay_by_ms: 60_000,
+            ..fog.config(&[&node])
+        };
+        let _uplink = Uplink::start(&config, fog.network(&config, true), home.outbox.clone()).expect("starts");
+        home.spool(&home.oximeter, 1).await;
+        sleep(Duration::from_millis(1_500)).await;
+        let asked = *node.asked.borrow();
+        assert!((4..=9).contains(&asked), "10 ms, 20 ms, 40 ms ..: {asked}");
+    }
+
+    #[tokio::test]
+    async fn a_node_that_refuses_a_bundle_is_not_asked_in_a_loop_while_the_others_are_down() {
+        let home = Home::open();
+        let fog = Fog::of(&home);
+        let (no, down) = (fog.node(Manner::Refuses).await, fog.node(Manner::Busy).await);
+        let uplink = start(&fog, &home, &[&no, &down]);
+        home.spool(&home.oximeter, 1).await;
+        sleep(Duration::from_millis(500)).await;
+        assert_eq!(*no.asked.borrow(), 1, "its word is known");
+        down.manner.send_replace(Manner::Honest);
+        until_final(&home, 1).await;
+        uplink.stop();
+    }
+
+    #[tokio::test]
+    async fn a_damaged_bundle_is_counted_and_set_aside_and_never_sent() {
+        let mut home = Home::open();
+        home.spool(&home.oximeter, 1).await;
+        let ticket = home.outbox.tickets(0, 1).expect("reads")[0];
+        home.rot(&ticket).await;
+        let fog = Fog::of(&home);
+        let node = fog.node(Manner::Honest).await;
+        let _uplink = start(&fog, &home, &[&node]);
+        home.spool(&home.scale, 1).await;
+        until_final(&home, 1).await;
+        for _ in 0..200 {
+            let report = home.outbox.report().await.expect("runs");
+            if report.counters.damaged_bundles == 1 {
+                assert_eq!((report.refused[0].bundle, report.spooled_bundles), (ticket.bundle, 0));
+                assert_eq!(*node.asked.borrow(), 2, "the good one: submitted, and its receipt");
+                return;
+            }
+            sleep(Duration::from_millis(25)).await;
+        }
+        panic!("not set aside");
+    }
+
+    #[tokio::test]
     async fn a_node_whose_key_is_not_pinned_is_not_spoken_to() {
         let home = Home::open();
         let fog = Fog::of(&home);
@@ -624,6 +746,24 @@ mod tests {
         sleep(Duration::from_millis(300)).await;
         assert_eq!((*node.asked.borrow(), finals(&home).await), (0, 0));
         assert_eq!(uplink.view().in_flight(), 1);
+    }
+
+    #[test]
+    fn a_key_that_others_can_read_is_refused() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let home_key = rcgen::generate_simple_self_signed(["gateway".to_owned()]).expect("makes");
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let path = |name: &str| folder.path().join(name);
+        std::fs::write(path("gateway.crt"), home_key.cert.pem()).expect("writes");
+        std::fs::write(path("gateway.key"), home_key.signing_key.serialize_pem()).expect("writes");
+        let client = || {
+            let identity = (&*path("gateway.crt"), &*path("gateway.key"));
+            tls::client_of_nodes(&path("gateway.crt"), identity, HashSet::new()).map(|_| ())
+        };
+        std::fs::set_permissions(path("gateway.key"), std::fs::Permissions::from_mode(0o640)).expect("sets");
+        assert!(client().expect_err("readable").contains("0600"));
+        std::fs::set_permissions(path("gateway.key"), std::fs::Permissions::from_mode(0o600)).expect("sets");
+        assert_eq!(client(), Ok(()));
     }
 
     #[tokio::test]

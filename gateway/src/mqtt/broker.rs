@@ -5,32 +5,45 @@
 //! well above what a reading may have: a giant message is received, quarantined as `too-large` without its bytes, and its
 //! sender is told; only what is above the limit costs the connection, and is counted all the same.
 
+mod door;
 mod hooks;
+mod quota;
 mod retained;
 mod rights;
 
-use std::{fmt, fs, io::BufReader, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    fmt, fs,
+    io::BufReader,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
 
 use rmqtt::{
     context::ServerContext,
     net::{Builder, Listener},
     server::MqttServer,
 };
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
+use rustls::pki_types::{CertificateDer, pem::PemObject as _};
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinHandle;
 
 pub use self::rights::{User, Users};
-use self::{hooks::Hooks, retained::States};
+use self::{
+    door::{Door, Limits},
+    hooks::Hooks,
+    quota::Quota,
+    retained::States,
+};
 use super::Error;
-use crate::intake::Intake;
+use crate::{intake::Intake, secret};
 
 /// The one listener's number inside the library.
 const LISTENER: u16 = 1;
 /// Handshakes at a time, at most.
 const HANDSHAKES_MAX: usize = 64;
-/// A connection that does not finish TLS and CONNECT within this time is dropped.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// The library's own listener: nobody reaches it but through the [`Door`].
+const INSIDE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 /// A client that does not read for this long is dropped.
 const SEND_TIMEOUT: Duration = Duration::from_secs(10);
 /// A session outlives its connection by this time, at most.
@@ -60,6 +73,14 @@ pub struct Config {
     pub packet_bytes_max: u32,
     /// Sessions, at most.
     pub sessions_max: u32,
+    /// Of them of one user, at most; they count while they exist, also without a connection.
+    pub sessions_per_user_max: usize,
+    /// Connections that are not logged in, at most.
+    pub unauthenticated_max: usize,
+    /// Of them from one address, at most.
+    pub unauthenticated_per_address_max: usize,
+    /// A connection that is not logged in after this time is dropped, in milliseconds.
+    pub login_timeout_ms: u64,
     /// Messages a client may have unacknowledged.
     pub in_flight_max: std::num::NonZeroU16,
 }
@@ -73,6 +94,10 @@ impl Default for Config {
             users: "users.json".into(),
             packet_bytes_max: 2 << 20,
             sessions_max: 1_000,
+            sessions_per_user_max: 100,
+            unauthenticated_max: 512,
+            unauthenticated_per_address_max: 128,
+            login_timeout_ms: 10_000,
             in_flight_max: const { std::num::NonZeroU16::new(20).expect("not zero") },
         }
     }
@@ -85,6 +110,16 @@ impl Config {
     /// All faults.
     pub fn prepare(&self) -> Result<Users, Vec<String>> {
         let mut faults = Vec::new();
+        let at_least_one = [
+            self.sessions_per_user_max,
+            self.unauthenticated_max,
+            self.unauthenticated_per_address_max,
+        ];
+        if at_least_one.contains(&0) || self.login_timeout_ms == 0 {
+            let keys =
+                "sessions_per_user_max, unauthenticated_max, unauthenticated_per_address_max and login_timeout_ms";
+            faults.push(format!("mqtt.broker: {keys} must be above 0"));
+        }
         if let Err(fault) = self.try_identity() {
             faults.push(format!(
                 "mqtt.broker: certificate {} and its key: {fault}",
@@ -106,8 +141,8 @@ impl Config {
         let chain = CertificateDer::pem_file_iter(&self.certificate)
             .and_then(Iterator::collect::<Result<Vec<_>, _>>)
             .map_err(|e| e.to_string())?;
-        let key = PrivateKeyDer::from_pem_file(&self.private_key)
-            .map_err(|e| format!("{}: {e}", self.private_key.display()))?;
+        let key =
+            secret::read_tls_key(&self.private_key).map_err(|e| format!("{}: {e}", self.private_key.display()))?;
         let provider = rustls::crypto::aws_lc_rs::default_provider();
         let made = rustls::ServerConfig::builder_with_provider(provider.into())
             .with_safe_default_protocol_versions()
@@ -115,18 +150,25 @@ impl Config {
         made.map(|_| ()).map_err(|e| e.to_string())
     }
 
+    const fn limits(&self) -> Limits {
+        Limits {
+            total_max: self.unauthenticated_max,
+            per_address_max: self.unauthenticated_per_address_max,
+            login_timeout: Duration::from_millis(self.login_timeout_ms),
+        }
+    }
+
     fn bind(&self) -> rmqtt::Result<Listener> {
         Builder::new()
             .name("devices")
-            .laddr(self.listen)
-            .reuseaddr(Some(true))
+            .laddr(INSIDE)
             .nodelay(true)
             .tls_cert(self.certificate.to_str())
             .tls_key(self.private_key.to_str())
             .allow_anonymous(false)
             .max_connections(usize::try_from(self.sessions_max).unwrap_or(usize::MAX))
             .max_handshaking_limit(HANDSHAKES_MAX)
-            .handshake_timeout(HANDSHAKE_TIMEOUT)
+            .handshake_timeout(Duration::from_millis(self.login_timeout_ms))
             .send_timeout(SEND_TIMEOUT)
             .max_packet_size(self.packet_bytes_max)
             .max_inflight(self.in_flight_max)
@@ -157,7 +199,9 @@ impl Broker {
             source,
         };
         let listener = config.bind().map_err(failed)?;
-        let listen = listener.local_addr().map_err(failed)?;
+        let library = listener.local_addr().map_err(failed)?;
+        let door = Door::open(config.listen, library, config.limits()).map_err(|e| failed(e.into()))?;
+        let listen = door.listen().map_err(|e| failed(e.into()))?;
         let context = ServerContext::new()
             .task_exec_workers(HANDSHAKES_MAX)
             .task_exec_queue_max(HANDSHAKES_MAX * 4)
@@ -167,13 +211,17 @@ impl Broker {
             .build()
             .await;
         *context.extends.retain_mut().await = Box::new(States::default());
-        Hooks::register(&context, users, intake).await;
+        let quota = Quota::of(config.sessions_per_user_max);
+        Hooks::register(&context, (users, quota, door.guests()), intake).await;
         let server = MqttServer::new(context.clone())
             .listener_by_id(listener, LISTENER)
             .build();
         let task = tokio::spawn(async move {
-            // It serves until the task is dropped; the caller treats any end as a failure.
-            let _ended = server.run().await;
+            // They serve until the task is dropped; the caller treats any end as a failure.
+            tokio::select! {
+                _ended = server.run() => {}
+                () = door.run() => {}
+            }
         });
         tracing::info!(%listen, "devices may connect");
         Ok(Self {
@@ -262,25 +310,29 @@ mod tests {
     }
 
     async fn house(packet_bytes_max: u32) -> House {
+        house_with(|config| config.packet_bytes_max = packet_bytes_max).await
+    }
+
+    async fn house_with(change: impl FnOnce(&mut Config)) -> House {
         let folder = tempfile::tempdir().expect("temporary folder");
         let path = |name: &str| folder.path().join(name);
         let own = rcgen::generate_simple_self_signed(["localhost".to_owned(), "127.0.0.1".to_owned()]).expect("makes");
         fs::write(path("mqtt.crt"), own.cert.pem()).expect("writes");
-        fs::write(path("mqtt.key"), own.signing_key.serialize_pem()).expect("writes");
+        secret::tests::write(&path("mqtt.key"), own.signing_key.serialize_pem());
         let users = [
             user("oximeter", Some("oximeter-1")),
             user("scale", Some("scale-1")),
             user("home", None),
         ];
         fs::write(path("users.json"), serde_json::to_string(&users).expect("encodes")).expect("writes");
-        let config = Config {
+        let mut config = Config {
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             certificate: path("mqtt.crt"),
             private_key: path("mqtt.key"),
             users: path("users.json"),
-            packet_bytes_max,
             ..Config::default()
         };
+        change(&mut config);
         let users = config.prepare().expect("good");
         let home = Home::open();
         let tls = Arc::new(crate::tls::client_of_authority(&config.certificate).expect("good"));
@@ -338,14 +390,16 @@ mod tests {
             report.quarantined.by_reason.get(reason).copied().unwrap_or(0)
         }
 
+        /// A connection that has said nothing yet.
+        async fn silent(&self) -> std::io::Result<TlsStream<TcpStream>> {
+            let tcp = TcpStream::connect(self.broker.listen()).await?;
+            let name = "localhost".try_into().expect("a name");
+            TlsConnector::from(Arc::clone(&self.tls)).connect(name, tcp).await
+        }
+
         /// A connection that speaks MQTT 3.1.1 by hand, logged in.
         async fn old_client(&self, user: &str) -> TlsStream<TcpStream> {
-            let tcp = TcpStream::connect(self.broker.listen()).await.expect("connects");
-            let name = "localhost".try_into().expect("a name");
-            let mut stream = TlsConnector::from(Arc::clone(&self.tls))
-                .connect(name, tcp)
-                .await
-                .expect("handshake");
+            let mut stream = self.silent().await.expect("handshake");
             let mut body = b"\0\x04MQTT\x04\xc2\0\x3c".to_vec();
             for text in [format!("{user}-old"), user.to_owned(), format!("{user}-pw")] {
                 body.extend((text.len() as u16).to_be_bytes());
@@ -541,12 +595,7 @@ mod tests {
     async fn a_session_cannot_be_taken_over_by_another_user() {
         let house = house(2 << 20).await;
         let _first = house.old_client("oximeter").await;
-        let tcp = TcpStream::connect(house.broker.listen()).await.expect("connects");
-        let name = "localhost".try_into().expect("a name");
-        let mut other = TlsConnector::from(Arc::clone(&house.tls))
-            .connect(name, tcp)
-            .await
-            .expect("handshake");
+        let mut other = house.silent().await.expect("handshake");
         let body = b"\0\x04MQTT\x04\xc2\0\x3c\0\x0coximeter-old\0\x05scale\0\x08scale-pw";
         other
             .write_all(&[&[0x10, body.len() as u8], &body[..]].concat())
@@ -554,6 +603,95 @@ mod tests {
             .expect("sends");
         assert_eq!(read(&mut other).await, [0x20, 2, 0, 5], "CONNACK: not authorized");
         assert_eq!(house.broker.sessions().count(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_key_that_others_can_read_is_refused() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let mut key = PathBuf::new();
+        let house = house_with(|config| key.clone_from(&config.private_key)).await;
+        fs::set_permissions(&key, fs::Permissions::from_mode(0o644)).expect("sets");
+        let config = Config {
+            certificate: key.with_file_name("mqtt.crt"),
+            users: key.with_file_name("users.json"),
+            private_key: key,
+            ..Config::default()
+        };
+        assert!(config.prepare().expect_err("readable")[0].contains("0600"));
+        drop(house);
+    }
+
+    #[tokio::test]
+    async fn who_does_not_log_in_is_disconnected_in_time_and_a_device_stays() {
+        let house = house_with(|config| config.login_timeout_ms = 500).await;
+        let mut device = house.old_client("oximeter").await;
+        let mut tcp = TcpStream::connect(house.broker.listen()).await.expect("connects");
+        let mut tls = house.silent().await.expect("handshake");
+        let mut half = house.silent().await.expect("handshake");
+        half.write_all(&[0x10, 60, 0, 4]).await.expect("sends");
+        assert_eq!(
+            timeout(PATIENCE, tcp.read(&mut [0; 8]))
+                .await
+                .expect("closed")
+                .unwrap_or(0),
+            0
+        );
+        assert_eq!(
+            (read(&mut tls).await, read(&mut half).await),
+            (vec![], vec![]),
+            "closed"
+        );
+        device.write_all(&[0xc0, 0]).await.expect("sends");
+        assert_eq!(read(&mut device).await, [0xd0, 0], "PINGRESP");
+    }
+
+    #[tokio::test]
+    async fn a_connection_above_the_limit_is_closed_and_an_honest_client_still_gets_in() {
+        let house = house_with(|config| {
+            config.unauthenticated_per_address_max = 3;
+            config.login_timeout_ms = 2_000;
+        })
+        .await;
+        let device = house.old_client("oximeter").await;
+        let mut silent = Vec::new();
+        for _ in 0..3 {
+            silent.push(house.silent().await.expect("has a seat"));
+        }
+        assert!(house.silent().await.is_err(), "no seat is left");
+        drop(silent.pop());
+        for _ in 0..100 {
+            if let Ok(stream) = house.silent().await {
+                silent.push(stream);
+                break;
+            }
+            sleep(Duration::from_millis(20)).await;
+        }
+        assert_eq!(silent.len(), 3, "a seat that was left is free");
+        // Whoever keeps a seat loses it: a device that tries again gets in, and one that is logged in has none.
+        sleep(Duration::from_millis(2_200)).await;
+        let _scale = house.old_client("scale").await;
+        drop((device, silent));
+    }
+
+    #[tokio::test]
+    async fn a_user_has_only_so_many_sessions_and_the_others_keep_theirs() {
+        let house = house_with(|config| config.sessions_per_user_max = 2).await;
+        let connack = async |client_id: &str, user: &str| {
+            let mut stream = house.silent().await.expect("handshake");
+            let mut body = b"\0\x04MQTT\x05\xc2\0\x3c\x05\x11\0\0\x0e\x10".to_vec();
+            for text in [client_id.to_owned(), user.to_owned(), format!("{user}-pw")] {
+                body.extend((text.len() as u16).to_be_bytes());
+                body.extend(text.as_bytes());
+            }
+            let packet = [&[0x10, body.len() as u8], &body[..]].concat();
+            stream.write_all(&packet).await.expect("sends");
+            read(&mut stream).await[3]
+        };
+        // Each connection ends at once: its session stays for an hour, and counts.
+        assert_eq!((connack("a", "scale").await, connack("b", "scale").await), (0, 0));
+        assert_eq!(connack("c", "scale").await, 0x87, "not authorized");
+        assert_eq!(connack("a", "scale").await, 0, "its own again");
+        assert_eq!(connack("d", "oximeter").await, 0, "another user");
     }
 
     #[tokio::test]

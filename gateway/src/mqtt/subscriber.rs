@@ -1,9 +1,12 @@
 //! The client of an outside broker: manual acknowledgements, a session that outlives restarts, and the application's own
 //! cumulative acknowledgement, because a PUBACK from such a broker is no receipt.
 
+mod dialer;
+mod session;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs, future,
+    future,
     num::NonZeroU16,
     path::PathBuf,
     sync::Arc,
@@ -13,8 +16,8 @@ use std::{
 use futures::{StreamExt as _, stream::FuturesOrdered};
 use record::{ids::DeviceId, reading::Refusal};
 use rumqttc::{
-    AckMode, AsyncClient, BrokerSessionResumePolicy, Event, EventLoop, MqttOptions, Packet, Publish, PublishOptions,
-    QoS, SubscribeFilter, TlsConfiguration, Transport,
+    AckMode, AsyncClient, MqttOptions, Publish, PublishOptions, QoS, RetainForwardRule, SubscribeFilter,
+    TlsConfiguration, Transport,
 };
 use serde::{Deserialize, Serialize};
 use tokio::{
@@ -23,19 +26,23 @@ use tokio::{
     time::{MissedTickBehavior, interval, sleep},
 };
 
+use self::{
+    dialer::{Dialer, State},
+    session::{NothingUnderWay, OUTGOING_MAX},
+};
 use super::Error;
 use crate::{
     intake::Intake,
     outbox::{NotTaken, Progress, Verdict},
-    tls,
+    secret, tls,
     topic::{self, Channel, Topic},
 };
 
 /// Requests to the client's event loop that wait, at most.
 const REQUESTS_MAX: usize = 1_024;
-/// How often cumulative acknowledgements are published; several readings of a device share one. They go with QoS 0: the
-/// client library has no packet ids for a session that only the broker remembers. Each covers those before it, and all are
-/// published again at a new connection.
+/// How often cumulative acknowledgements are published; several readings of a device share one. They go with QoS 0, so that
+/// nothing of ours is ever under way in the session: each covers those before it, and all are published again at a new
+/// connection.
 const ACKNOWLEDGE_EVERY: Duration = Duration::from_millis(200);
 /// First and longest pause before a message is offered to a full spool again, or the broker is dialled again.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
@@ -114,7 +121,7 @@ impl Config {
         }
         let tls =
             tls::client_of_authority(&self.ca).map_err(|fault| faults.push(format!("mqtt.subscriber.ca {fault}")));
-        let password = fs::read_to_string(&self.password_file).map_err(|e| {
+        let password = secret::read(&self.password_file).map_err(|e| {
             faults.push(format!(
                 "mqtt.subscriber.password_file {}: {e}",
                 self.password_file.display()
@@ -140,8 +147,10 @@ impl Config {
         options.set_keep_alive(KEEP_ALIVE_S);
         options.set_clean_start(false);
         options.set_session_expiry_interval(Some(self.session_expiry_s));
-        // The outbox is our session store: what was not acknowledged is sent again, and known again.
-        options.set_broker_session_resume_policy(BrokerSessionResumePolicy::AllowBrokerOnly);
+        options.set_session_store(NothingUnderWay {
+            session_expiry_s: self.session_expiry_s,
+        });
+        options.set_outgoing_inflight_upper_limit(OUTGOING_MAX);
         options.set_ack_mode(AckMode::Manual);
         options.set_receive_maximum(Some(self.receive_max.get()));
         options.set_max_packet_size(Some(self.packet_bytes_max));
@@ -150,24 +159,34 @@ impl Config {
     }
 }
 
-/// Whether the broker is connected, which connection it is (an acknowledgement belongs to one connection only), and
-/// whether it retains messages.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct State {
-    is_up: bool,
-    connection: u64,
-    retains: bool,
-}
-
 /// The link to the outside broker.
 #[derive(Clone, Debug)]
 pub struct Link(watch::Receiver<State>);
 
+/// The link as the status shows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct LinkState {
+    /// `down`, `subscribing`, `up` or `refused`.
+    pub state: &'static str,
+    /// The filters that the broker refuses, or grants without QoS 1: devices are not heard under them.
+    pub refused_filters: Vec<String>,
+}
+
 impl Link {
-    /// Whether it is connected.
+    /// Whether it is connected and every subscription was granted.
     #[must_use]
     pub fn is_up(&self) -> bool {
-        self.0.borrow().is_up
+        self.0.borrow().is_up()
+    }
+
+    /// What the status shows.
+    #[must_use]
+    pub fn state(&self) -> LinkState {
+        let state = self.0.borrow();
+        LinkState {
+            state: state.word(),
+            refused_filters: state.refused().to_vec(),
+        }
     }
 }
 
@@ -223,61 +242,12 @@ impl Subscriber {
 fn filters(intake: &Intake) -> Vec<SubscribeFilter> {
     let prefix = topic::prefix(intake.gateway());
     [Channel::Reading, Channel::Wave, Channel::Event]
-        .map(|channel| SubscribeFilter::new(format!("{prefix}+/{}", channel.as_str()), QoS::AtLeastOnce))
+        .map(|channel| SubscribeFilter {
+            // Each connection subscribes again: what somebody has retained comes once.
+            retain_forward_rule: RetainForwardRule::OnNewSubscribe,
+            ..SubscribeFilter::new(format!("{prefix}+/{}", channel.as_str()), QoS::AtLeastOnce)
+        })
         .into()
-}
-
-/// Keeps the connection and passes messages on; it never waits for the sink.
-struct Dialer {
-    client: AsyncClient,
-    filters: Vec<SubscribeFilter>,
-    sender: mpsc::Sender<(u64, Publish)>,
-    state: watch::Sender<State>,
-}
-
-impl Dialer {
-    async fn run(self, mut events: EventLoop) {
-        let mut pause = PAUSE.0;
-        loop {
-            match events.poll().await {
-                Ok(Event::Incoming(Packet::ConnAck(ack))) => {
-                    pause = PAUSE.0;
-                    let retain = ack
-                        .properties
-                        .as_ref()
-                        .and_then(|properties| properties.retain_available);
-                    self.state.send_modify(|state| {
-                        *state = State {
-                            is_up: true,
-                            connection: state.connection + 1,
-                            retains: retain != Some(0),
-                        };
-                    });
-                    tracing::info!(session_present = ack.session_present, "connected to the broker");
-                    if !ack.session_present
-                        && let Err(error) = self.client.try_subscribe_many(self.filters.clone())
-                    {
-                        tracing::warn!(%error, "subscribing failed; it is tried at the next connection");
-                    }
-                }
-                Ok(Event::Incoming(Packet::Publish(message))) => {
-                    let connection = self.state.borrow().connection;
-                    if self.sender.try_send((connection, message)).is_err() {
-                        // Not acknowledged, so the broker keeps it and sends it again at the next connection.
-                        metrics::counter!("gateway_mqtt_refused_total", "what" => "overrun").increment(1);
-                    }
-                }
-                Ok(_) => {}
-                Err(error) => {
-                    if self.state.send_if_modified(|s| std::mem::replace(&mut s.is_up, false)) {
-                        tracing::warn!(%error, "the broker is lost; dialling again");
-                    }
-                    sleep(jittered(pause)).await;
-                    pause = (pause * 2).min(PAUSE.1);
-                }
-            }
-        }
-    }
 }
 
 /// Hands messages to the sink and acknowledges, in their order, what is durable.
@@ -332,8 +302,8 @@ impl Taker {
 
     /// Says what is durable; what does not fit in the queue now is covered by the next, which is cumulative.
     fn acknowledge(&mut self) {
-        let (gateway, state) = (self.intake.gateway(), *self.link.borrow());
-        if !state.is_up {
+        let (gateway, state) = (self.intake.gateway(), self.link.borrow().clone());
+        if !state.is_connected {
             return;
         }
         if self.untold.0 != state.connection {
@@ -392,8 +362,16 @@ fn jittered(pause: Duration) -> Duration {
 mod tests {
     use super::*;
     use crate::outbox::tests::Home;
-    use rmqtt::{context::ServerContext, net::Builder, server::MqttServer};
-    use std::{net::SocketAddr, path::Path};
+    use rmqtt::{
+        codec::v5::SubscribeAckReason,
+        context::ServerContext,
+        hook::{Handler, HookResult, Parameter, ReturnType, Type},
+        net::Builder,
+        server::MqttServer,
+        types::SubscribeReturn,
+    };
+    use rumqttc::{Event, Packet};
+    use std::{fs, net::SocketAddr, path::Path};
     use tempfile::TempDir;
     use tokio::time::timeout;
 
@@ -406,13 +384,35 @@ mod tests {
         task: JoinHandle<()>,
     }
 
+    /// Refuses one filter, and grants another without QoS 1.
+    struct Miser;
+
+    #[async_trait::async_trait]
+    impl Handler for Miser {
+        async fn hook(&self, question: &Parameter, before: Option<HookResult>) -> ReturnType {
+            let Parameter::ClientSubscribeCheckAcl(_, subscribe) = question else {
+                return (true, before);
+            };
+            let answer = match &*subscribe.topic_filter {
+                "vitalfog/v1/home-1/+/wave" => SubscribeReturn::new_failure(SubscribeAckReason::NotAuthorized),
+                "vitalfog/v1/home-1/+/event" => SubscribeReturn::new_success(rmqtt::types::QoS::AtMostOnce, None),
+                _ => return (true, before),
+            };
+            (false, Some(HookResult::SubscribeAclResult(answer)))
+        }
+    }
+
     async fn outside() -> Outside {
+        outside_that(None).await
+    }
+
+    async fn outside_that(refuses: Option<Miser>) -> Outside {
         let folder = tempfile::tempdir().expect("temporary folder");
         let path = |name: &str| folder.path().join(name);
         let own = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("makes");
         fs::write(path("ca.crt"), own.cert.pem()).expect("writes");
         fs::write(path("ca.key"), own.signing_key.serialize_pem()).expect("writes");
-        fs::write(path("password"), "secret\n").expect("writes");
+        secret::tests::write(&path("password"), "secret\n");
         let listener = Builder::new()
             .name("outside")
             .laddr(SocketAddr::from(([127, 0, 0, 1], 0)))
@@ -425,6 +425,11 @@ mod tests {
             .expect("binds");
         let address = listener.local_addr().expect("bound");
         let context = ServerContext::new().busy_check_enable(false).build().await;
+        if let Some(miser) = refuses {
+            let register = context.extends.hook_mgr().register();
+            register.add(Type::ClientSubscribeCheckAcl, Box::new(miser)).await;
+            register.start().await;
+        }
         let server = MqttServer::new(context).listener_by_id(listener, 1).build();
         let task = tokio::spawn(async move {
             let _ended = server.run().await;
@@ -482,8 +487,6 @@ mod tests {
 
     async fn is_up(subscriber: &Subscriber) {
         until(async || subscriber.link().is_up().then_some(())).await;
-        // The subscription follows the connection.
-        sleep(Duration::from_millis(200)).await;
     }
 
     async fn acknowledged(home: &Home) -> u64 {
@@ -565,5 +568,51 @@ mod tests {
             "also in a session that only the broker remembers: {text}"
         );
         outside.task.abort();
+    }
+
+    #[tokio::test]
+    async fn a_session_that_never_subscribed_is_subscribed_by_the_next_start() {
+        let (home, outside) = (Home::open(), outside().await);
+        let config = outside.config();
+        let access = config.prepare().expect("good");
+        // Killed between CONNACK and SUBSCRIBE: the broker keeps a session that hears nothing.
+        let (_client, mut events) = AsyncClient::builder(config.options(&access)).build();
+        while !matches!(
+            events.poll().await.expect("connects"),
+            Event::Incoming(Packet::ConnAck(_))
+        ) {}
+        drop(events);
+        let subscriber = outside.subscriber(&home.intake);
+        is_up(&subscriber).await;
+        let (device, _packets) = outside.device();
+        let reading = home.oximeter.reading(1, 97).as_bytes().to_vec();
+        device
+            .publish(
+                "vitalfog/v1/home-1/oximeter-1/reading",
+                reading,
+                PublishOptions::at_least_once(),
+            )
+            .await
+            .expect("queued");
+        until(async || (acknowledged(&home).await == 1).then_some(())).await;
+    }
+
+    #[tokio::test]
+    async fn a_password_that_others_can_read_is_refused() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let outside = outside().await;
+        let config = outside.config();
+        fs::set_permissions(&config.password_file, fs::Permissions::from_mode(0o640)).expect("sets");
+        assert!(config.prepare().expect_err("readable")[0].contains("0600"));
+    }
+
+    #[tokio::test]
+    async fn a_refused_filter_is_shown_and_is_not_up() {
+        let (home, outside) = (Home::open(), outside_that(Some(Miser)).await);
+        let subscriber = outside.subscriber(&home.intake);
+        let shown = until(async || Some(subscriber.link().state()).filter(|shown| shown.state == "refused")).await;
+        let refused = ["vitalfog/v1/home-1/+/wave", "vitalfog/v1/home-1/+/event"];
+        assert_eq!(shown.refused_filters, refused);
+        assert!(!subscriber.link().is_up());
     }
 }

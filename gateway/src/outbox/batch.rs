@@ -9,7 +9,7 @@ use record::{
 };
 use tokio::sync::oneshot;
 
-use super::{Answer, Final, Measurement, Rejected, seal::BUNDLE_MESSAGE_BYTES_MAX};
+use super::{Answer, Final, Measurement, Rejected, Why, seal::BUNDLE_MESSAGE_BYTES_MAX};
 
 /// When a reading was measured, if its clock can be trusted, and received.
 pub(super) type Times = (Option<i64>, i64);
@@ -23,7 +23,7 @@ pub(super) struct Batch {
     pub(super) rejected: Vec<Rejected>,
     pub(super) answers: Vec<(Answer, Pending)>,
     pub(super) finals: Vec<Final>,
-    pub(super) refused: Vec<(u64, String)>,
+    pub(super) refused: Vec<(u64, Why)>,
     pub(super) duplicates: u64,
     pub(super) stop: Option<oneshot::Sender<()>>,
 }

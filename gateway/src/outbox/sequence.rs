@@ -18,6 +18,9 @@ pub const DIGESTS_MAX: usize = 256;
 pub const GAPS_MAX: usize = 256;
 /// Starts kept for each device; the one unused for longest is dropped first.
 pub const BOOTS_MAX: usize = 1_024;
+/// Starts kept of all devices together; the one unused for longest is dropped first. With all their digests and gaps they
+/// are less than 200 MB of memory, and far less if most starts are short.
+pub const STREAMS_MAX: usize = 8_192;
 
 /// How far one start of a device has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -79,6 +82,10 @@ pub(super) struct Changes {
 pub(super) struct Sequences {
     numbers: HashMap<(DeviceId, BootId), u64>,
     streams: HashMap<u64, (Stream, Digests)>,
+    /// When each was last used and its number: the first was unused for longest.
+    by_use: BTreeSet<(u64, u64)>,
+    /// The same for the starts of each device.
+    of_device: HashMap<DeviceId, BTreeSet<(u64, u64)>>,
     next: u64,
     clock: u64,
     touched: BTreeSet<u64>,
@@ -92,13 +99,15 @@ impl Sequences {
         for (number, stream) in streams {
             all.next = all.next.max(number + 1);
             all.clock = all.clock.max(stream.used);
-            all.numbers.insert((stream.device.clone(), stream.boot), number);
-            all.streams.insert(number, (stream, Digests::new()));
+            all.insert(number, stream);
         }
         for ((number, seq), digest) in digests {
             if let Some((_, known)) = all.streams.get_mut(&number) {
                 known.insert(seq, digest);
             }
+        }
+        while all.streams.len() > STREAMS_MAX {
+            all.cut(all.by_use.first().copied());
         }
         all
     }
@@ -121,8 +130,16 @@ impl Sequences {
         let number = self.number(id);
         self.clock += 1;
         let (stream, digests) = self.streams.get_mut(&number).expect("a numbered stream exists");
+        let (before, now) = ((stream.used, number), (self.clock, number));
         stream.used = self.clock;
         stream.take(id.seq);
+        for order in [Some(&mut self.by_use), self.of_device.get_mut(&id.device)]
+            .into_iter()
+            .flatten()
+        {
+            order.remove(&before);
+            order.insert(now);
+        }
         digests.insert(id.seq, digest);
         self.changes.digests.push(((number, id.seq), digest));
         while digests.len() > DIGESTS_MAX {
@@ -189,23 +206,42 @@ impl Sequences {
             missing: Vec::new(),
             used: self.clock,
         };
-        self.numbers.insert((id.device.clone(), id.boot), number);
-        self.streams.insert(number, (stream, Digests::new()));
+        self.insert(number, stream);
         number
     }
 
+    fn insert(&mut self, number: u64, stream: Stream) {
+        let use_of = (stream.used, number);
+        self.by_use.insert(use_of);
+        self.of_device.entry(stream.device.clone()).or_default().insert(use_of);
+        self.numbers.insert((stream.device.clone(), stream.boot), number);
+        self.streams.insert(number, (stream, Digests::new()));
+    }
+
     fn make_room(&mut self, device: &DeviceId) {
-        let of_device = || self.streams.iter().filter(|(_, (stream, _))| stream.device == *device);
-        if of_device().count() < BOOTS_MAX {
-            return;
+        let of_device = self.of_device.get(device);
+        if let Some(all) = of_device.filter(|all| all.len() >= BOOTS_MAX) {
+            self.cut(all.first().copied());
         }
-        let oldest = of_device()
-            .min_by_key(|(_, (stream, _))| stream.used)
-            .map(|(number, _)| *number);
-        let Some((number, (stream, digests))) = oldest.and_then(|n| Some((n, self.streams.remove(&n)?))) else {
+        if self.streams.len() >= STREAMS_MAX {
+            self.cut(self.by_use.first().copied());
+        }
+    }
+
+    /// Drops a start, given when it was last used and its number.
+    fn cut(&mut self, oldest: Option<(u64, u64)>) {
+        let Some((use_of, (stream, digests))) = oldest.and_then(|o| Some((o, self.streams.remove(&o.1)?))) else {
             return;
         };
+        self.by_use.remove(&use_of);
+        if let Some(all) = self.of_device.get_mut(&stream.device) {
+            all.remove(&use_of);
+            if all.is_empty() {
+                self.of_device.remove(&stream.device);
+            }
+        }
         self.numbers.remove(&(stream.device, stream.boot));
+        let (_, number) = use_of;
         self.changes.streams_cut.push(number);
         self.changes
             .digests_cut
@@ -330,6 +366,29 @@ mod tests {
         assert_eq!(kept.0.len(), BOOTS_MAX);
         assert_eq!(all.judge(&id(1, 1), &digest("x")), Place::Known);
         assert_eq!(all.judge(&id(2, 1), &digest("x")), Place::New);
+    }
+
+    #[test]
+    fn the_starts_of_all_devices_are_bounded_together() {
+        let (mut all, mut kept) = (Sequences::default(), Default::default());
+        let of = |device: usize, boot| ReadingId {
+            device: format!("scale-{device}").parse().expect("good"),
+            ..id(boot, 1)
+        };
+        let devices = STREAMS_MAX / 100 + 10;
+        for device in 0..devices {
+            for boot in 1..=100 {
+                all.record(&of(device, boot), digest("x"));
+            }
+        }
+        let all = reopened(&mut all, &mut kept);
+        assert_eq!(
+            (all.streams.len(), kept.0.len(), kept.1.len()),
+            (STREAMS_MAX, STREAMS_MAX, STREAMS_MAX)
+        );
+        assert_eq!((all.by_use.len(), all.numbers.len()), (STREAMS_MAX, STREAMS_MAX));
+        assert_eq!(all.judge(&of(0, 1), &digest("x")), Place::New, "the oldest is gone");
+        assert_eq!(all.judge(&of(devices - 1, 100), &digest("x")), Place::Known);
     }
 
     #[test]

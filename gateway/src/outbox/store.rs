@@ -16,6 +16,7 @@ use serde_bytes::ByteBuf;
 use super::{
     Counters, Error,
     quarantine::Kept,
+    refused::Refused,
     seal::Sealer,
     sequence::{self, Stream},
 };
@@ -52,7 +53,7 @@ pub struct Ticket {
     pub bytes: u64,
 }
 
-/// A bundle that the fog refuses for good.
+/// A bundle that is not sent as it is, with its bytes.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct SetAside {
@@ -85,6 +86,7 @@ pub(super) struct Loaded {
     pub(super) next: u64,
     /// Bundles, readings and bytes that are not final.
     pub(super) spooled: (u64, u64, u64),
+    pub(super) refused: Vec<Refused>,
 }
 
 /// The store, open for as long as the writer's thread holds it.
@@ -103,7 +105,10 @@ impl Store {
         let db = Database::builder()
             .set_cache_size(cache_bytes)
             .create(path)
-            .map_err(redb::Error::from)?;
+            .map_err(|error| match error.into() {
+                redb::Error::DatabaseAlreadyOpen => Error::InUse,
+                error => Error::Store(error),
+            })?;
         let store = Self { db: Arc::new(db) };
         let expected = format!("gateway {} on network {}", sealer.gateway, sealer.network);
         match store.claim(&expected)? {
@@ -191,7 +196,44 @@ impl Store {
                 .transpose()?
                 .unwrap_or_default(),
             spooled,
+            refused: self.refused()?,
         })
+    }
+
+    /// What is set aside, the oldest first, without its bytes.
+    pub(super) fn refused(&self) -> Result<Vec<Refused>, redb::Error> {
+        let refused = self.db.begin_read()?.open_table(REFUSED)?;
+        let mut all = Vec::new();
+        for row in refused.iter()? {
+            all.push(Refused::of(&decoded(row?.1.value())?));
+        }
+        Ok(all)
+    }
+
+    /// Gives one bundle that was set aside, or all, its place in the queue back; durable on return, and how many they are.
+    pub(super) fn requeue(&self, only: Option<BundleId>) -> Result<u64, redb::Error> {
+        let mut write = self.db.begin_write()?;
+        write.set_durability(Durability::Immediate)?;
+        let mut requeued = Vec::new();
+        {
+            let mut queue = write.open_table(QUEUE)?;
+            let mut submissions = write.open_table(SUBMISSIONS)?;
+            let mut refused = write.open_table(REFUSED)?;
+            for row in refused.iter()? {
+                let (order, value) = row?;
+                let aside: SetAside = decoded(value.value())?;
+                if only.is_none_or(|bundle| bundle == aside.ticket.bundle) {
+                    queue.insert(order.value(), canonical::encode(&aside.ticket).as_slice())?;
+                    submissions.insert(order.value(), aside.submission.as_slice())?;
+                    requeued.push(order.value());
+                }
+            }
+            for order in &requeued {
+                refused.remove(*order)?;
+            }
+        }
+        write.commit()?;
+        Ok(requeued.len() as u64)
     }
 
     /// The ticket at a place.

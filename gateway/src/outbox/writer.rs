@@ -1,5 +1,7 @@
 //! The one thread that owns the outbox: collects, seals, commits, and only then answers.
 
+mod release;
+
 use std::{
     collections::{BTreeMap, HashMap},
     mem,
@@ -15,16 +17,17 @@ use record::{
 use tokio::sync::watch;
 
 use super::{
-    Answer, Config, Counters, Durable, Error, Final, Measurement, NotTaken, QuarantineConfig, Rejected, Report,
-    Request, Verdict, abort,
+    Answer, Config, Counters, Durable, Error, Measurement, NotTaken, QuarantineConfig, Rejected, Report, Request,
+    Verdict, abort,
     batch::{Batch, Group, Pending, Times, chunks, equivocation},
     latency::Durations,
     now_ms,
     quarantine::{Kept, Quarantine, Summary},
+    refused::Aside,
     seal::Sealer,
     sequence::{Place, Sequences},
     space::Space,
-    store::{Changes, SetAside, Store, Ticket},
+    store::{Changes, Store, Ticket},
 };
 
 /// A commit that only forgets bundles waits this long for readings, so that one sync serves both.
@@ -47,6 +50,7 @@ pub(super) struct Writer {
     counters: Counters,
     next: u64,
     spooled: (u64, u64, u64),
+    aside: Aside,
     times: HashMap<u64, Vec<Times>>,
     timed: usize,
     publish_to_final: Durations,
@@ -75,6 +79,7 @@ impl Writer {
             counters: loaded.counters,
             next: loaded.next,
             spooled: loaded.spooled,
+            aside: Aside::of(loaded.refused),
             times: HashMap::new(),
             timed: 0,
             publish_to_final: Durations::default(),
@@ -123,7 +128,7 @@ impl Writer {
             Request::Append(measurement, answer) => self.accept_reading(*measurement, answer, batch),
             Request::Quarantine(rejected, answer) => self.accept_rejected(*rejected, answer, batch),
             Request::Forget(finals) => batch.finals.extend(finals),
-            Request::SetAside { order, reason } => batch.refused.push((order, reason)),
+            Request::SetAside { order, why } => batch.refused.push((order, why)),
             Request::Stop(done) => batch.stop = Some(done),
             Request::Report(answer) => {
                 // Whoever asked may have given up waiting.
@@ -193,7 +198,7 @@ impl Writer {
     }
 
     fn is_full(&mut self, more_bytes: u64) -> bool {
-        self.spooled.2 + more_bytes > self.config.bytes_max || self.space.is_full()
+        self.spooled.2 + self.aside.bytes() + more_bytes > self.config.bytes_max || self.space.is_full()
     }
 
     /// Seals, commits, and answers.
@@ -291,81 +296,14 @@ impl Writer {
         }
     }
 
-    fn release(
-        &mut self,
-        finals: &[Final],
-        refused: Vec<(u64, String)>,
-        changes: &mut Changes,
-    ) -> Result<(), redb::Error> {
-        for done in finals {
-            let Some(ticket) = self
-                .store
-                .ticket(done.order)?
-                .filter(|t| t.bundle == done.receipt.bundle())
-            else {
-                continue;
-            };
-            if self.drop_from_queue(&ticket, changes) {
-                self.counters.final_bundles += 1;
-                self.counters.final_readings += u64::from(ticket.readings);
-                self.record_latencies(done);
-            }
-        }
-        for (order, reason) in refused {
-            let (Some(ticket), Some(submission)) = (self.store.ticket(order)?, self.store.submission(order)?) else {
-                continue;
-            };
-            if self.drop_from_queue(&ticket, changes) {
-                self.counters.refused_bundles += 1;
-                let submission = submission.into();
-                changes.set_aside.push(SetAside {
-                    ticket,
-                    reason,
-                    at_ms: now_ms(),
-                    submission,
-                });
-            }
-        }
-        Ok(())
-    }
-
-    /// Whether it was still queued: two notes about one bundle in one commit count once.
-    fn drop_from_queue(&mut self, ticket: &Ticket, changes: &mut Changes) -> bool {
-        if changes.gone.contains(&ticket.order) {
-            return false;
-        }
-        changes.gone.push(ticket.order);
-        self.spooled.0 -= 1;
-        self.spooled.1 -= u64::from(ticket.readings);
-        self.spooled.2 -= ticket.bytes;
-        true
-    }
-
-    fn remember_times(&mut self, order: u64, times: Vec<Times>) {
-        if self.timed + times.len() <= TIMED_MAX {
-            self.timed += times.len();
-            self.times.insert(order, times);
-        }
-    }
-
-    fn record_latencies(&mut self, done: &Final) {
-        for (wall_ms, received_ms) in self.times.remove(&done.order).unwrap_or_default() {
-            self.timed -= 1;
-            self.received_to_final.add(received_ms, done.verified_ms);
-            if let Some(wall_ms) = wall_ms {
-                self.publish_to_final.add(wall_ms, done.verified_ms);
-                let seconds = done.verified_ms.saturating_sub(wall_ms).max(0) as f64 / 1_000.0;
-                metrics::histogram!("gateway_outbox_publish_to_final_seconds").record(seconds);
-            }
-        }
-    }
-
     fn report(&self) -> Report {
         Report {
             counters: self.counters.clone(),
             spooled_bundles: self.spooled.0,
             spooled_readings: self.spooled.1,
             spooled_bytes: self.spooled.2,
+            refused_bytes: self.aside.bytes(),
+            refused: self.aside.recent(),
             quarantined: Summary {
                 total: self.counters.quarantined.values().sum(),
                 by_reason: self.counters.quarantined.clone(),

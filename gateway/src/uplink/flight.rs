@@ -9,10 +9,28 @@ use ledger::{
 use tokio::time::Instant;
 
 use super::node::{Node, Nodes, Reply};
-use crate::outbox::{Final, Outbox, Ticket, now_ms};
+use crate::outbox::{Final, Outbox, Stored, Ticket, Why, now_ms};
 
-/// A bundle that no node is ready for is laid by after this many tries, so that it does not hold up the others.
-const TRIES_MAX: u32 = 8;
+/// A bundle on its way: what is known of it from the flights before.
+#[derive(Clone, Debug)]
+pub(super) struct Bundle {
+    pub(super) ticket: Ticket,
+    /// Flights that no node was ready for.
+    pub(super) laid_by: u32,
+    /// The nodes that refuse it for good.
+    refused_by: BTreeSet<usize>,
+}
+
+impl Bundle {
+    /// One that has not flown yet.
+    pub(super) const fn new(ticket: Ticket) -> Self {
+        Self {
+            ticket,
+            laid_by: 0,
+            refused_by: BTreeSet::new(),
+        }
+    }
+}
 
 /// How a flight ended.
 #[derive(Debug)]
@@ -20,9 +38,9 @@ pub(super) enum Landing {
     /// With a verified receipt.
     Final(Box<Final>),
     /// Nothing is wrong with the nodes, but they are not ready for it: its subject's key is not announced, say.
-    LaidBy(Ticket),
-    /// More nodes than may lie refuse it for good.
-    Refused { order: u64, reason: String },
+    LaidBy(Bundle),
+    /// More nodes than may lie refuse it for good, or its bytes are not those that were sealed.
+    SetAside { order: u64, why: Why },
     /// It was not in the outbox any more.
     Gone,
     /// The outbox cannot be read.
@@ -48,46 +66,49 @@ pub(super) struct Flight {
 }
 
 impl Flight {
-    /// Flies until the bundle is final or refused.
-    pub(super) async fn fly(self, ticket: Ticket) -> Landing {
+    /// Flies until the bundle is final or refused, or each node was asked once and none is ready for it: a flight that
+    /// waited for them would hold up the others.
+    pub(super) async fn fly(self, mut bundle: Bundle) -> Landing {
+        let ticket = bundle.ticket;
         // One node's word is not enough to give a bundle up: it takes one more than may lie.
         let refusals_needed = (self.validators.validators.len().saturating_sub(1) / 3 + 1).min(self.nodes.len());
-        let mut refused_by = BTreeSet::new();
-        let (mut turn, mut tries) = (ticket.order, 0);
-        loop {
-            let submission = match self.submission(ticket.order).await {
-                Ok(Some(submission)) => submission,
-                Ok(None) => return Landing::Gone,
+        let (mut turn, mut not_ready) = (ticket.order.wrapping_add(u64::from(bundle.laid_by)), 0);
+        while not_ready < self.nodes.len() {
+            let submission = match self.submission(ticket).await {
+                Ok(Stored::Intact(submission)) => submission,
+                Ok(Stored::Gone) => return Landing::Gone,
+                Ok(Stored::Damaged) => {
+                    tracing::error!(bundle = %ticket.bundle, "the disk has damaged a bundle: set aside, not sent");
+                    return set_aside(&ticket, Why::Damaged);
+                }
                 Err(error) => return Landing::Failed(error),
             };
-            let (index, node) = self.nodes.ready(turn).await;
+            let Some((index, node)) = self.nodes.ready(turn, &bundle.refused_by).await else {
+                break;
+            };
             turn = turn.wrapping_add(1);
             match self.attempt(node, &ticket, submission).await {
                 Ok(done) => return Landing::Final(Box::new(done)),
                 Err(Miss::Node(at_least)) => node.failed(at_least),
-                Err(Miss::Later) if tries == TRIES_MAX => return Landing::LaidBy(ticket),
-                Err(Miss::Later) => {
-                    self.nodes.pause(tries).await;
-                    tries += 1;
-                }
+                Err(Miss::Later) => not_ready += 1,
                 Err(Miss::Refused(reason)) => {
-                    refused_by.insert(index);
-                    if refused_by.len() >= refusals_needed {
+                    // The node is not asked about this bundle again: it would say the same, at once, and for ever.
+                    bundle.refused_by.insert(index);
+                    if bundle.refused_by.len() >= refusals_needed {
                         tracing::error!(bundle = %ticket.bundle, reason, "the fog refuses a bundle for good: set aside");
-                        return Landing::Refused {
-                            order: ticket.order,
-                            reason,
-                        };
+                        return set_aside(&ticket, Why::Refused(reason));
                     }
                 }
             }
             metrics::counter!("gateway_uplink_retries_total").increment(1);
         }
+        bundle.laid_by = bundle.laid_by.saturating_add(1);
+        Landing::LaidBy(bundle)
     }
 
-    async fn submission(&self, order: u64) -> Result<Option<Vec<u8>>, redb::Error> {
+    async fn submission(&self, ticket: Ticket) -> Result<Stored, redb::Error> {
         let outbox = self.outbox.clone();
-        let read = tokio::task::spawn_blocking(move || outbox.submission(order)).await;
+        let read = tokio::task::spawn_blocking(move || outbox.submission(&ticket)).await;
         read.unwrap_or_else(|panicked| std::panic::resume_unwind(panicked.into_panic()))
     }
 
@@ -137,6 +158,11 @@ impl Flight {
             None => Err(lies(node, "receipt")),
         }
     }
+}
+
+const fn set_aside(ticket: &Ticket, why: Why) -> Landing {
+    let order = ticket.order;
+    Landing::SetAside { order, why }
 }
 
 fn lies(node: &Node, what: &'static str) -> Miss {

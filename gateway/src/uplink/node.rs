@@ -1,13 +1,13 @@
 //! The fog nodes over HTTP: what their answers mean, and which of them to leave alone for a while.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use record::ids::BundleId;
 use reqwest::{Client, Method, RequestBuilder, Response, StatusCode, Url, header};
 use serde::Serialize;
 use tokio::{
     sync::watch,
-    time::{Instant, sleep, sleep_until},
+    time::{Instant, sleep_until},
 };
 
 use super::Config;
@@ -78,16 +78,20 @@ struct Patience {
 
 impl Patience {
     fn pause_after(&self, failures: u32) -> Duration {
-        let pause = self.pause.0.saturating_mul(1 << failures.min(16)).min(self.pause.1);
-        pause.mul_f64(rand::random_range(0.5..=1.0))
+        growing(self.pause, failures)
     }
+}
+
+/// A pause that doubles with each failure from the first length to the longest, with jitter.
+pub(super) fn growing((first, longest): (Duration, Duration), failures: u32) -> Duration {
+    let pause = first.saturating_mul(1 << failures.min(16)).min(longest);
+    pause.mul_f64(rand::random_range(0.5..=1.0))
 }
 
 /// The fog nodes.
 #[derive(Debug)]
 pub(super) struct Nodes {
     nodes: Vec<Node>,
-    patience: Patience,
 }
 
 /// A node's address: https, host and port, nothing behind.
@@ -124,21 +128,26 @@ impl Nodes {
             health: watch::Sender::default(),
         };
         let nodes = config.nodes.iter().filter_map(|url| base(url)).map(node).collect();
-        Ok(Self { nodes, patience })
+        Ok(Self { nodes })
     }
 
     pub(super) fn len(&self) -> usize {
         self.nodes.len()
     }
 
-    /// The first node from `turn` on that is not resting; if all are, it waits for the first to have rested.
-    pub(super) async fn ready(&self, turn: u64) -> (usize, &Node) {
+    /// The first node from `turn` on that is not resting and not among those to `skip`; if all are resting, it waits for
+    /// the first to have rested. `None` if only nodes to skip are awake.
+    pub(super) async fn ready(&self, turn: u64, skip: &BTreeSet<usize>) -> Option<(usize, &Node)> {
         let count = self.nodes.len();
         let start = usize::try_from(turn % (count as u64)).expect("smaller than the number of nodes");
         loop {
+            let awake = |index: &usize| !self.nodes[*index].health.borrow().is_resting();
             let mut from_turn = (0..count).map(|offset| (start + offset) % count);
-            if let Some(index) = from_turn.find(|index| !self.nodes[*index].health.borrow().is_resting()) {
-                return (index, &self.nodes[index]);
+            if let Some(index) = from_turn.find(|index| awake(index) && !skip.contains(index)) {
+                return Some((index, &self.nodes[index]));
+            }
+            if (0..count).any(|index| awake(&index)) {
+                return None;
             }
             let soonest = self
                 .nodes
@@ -147,11 +156,6 @@ impl Nodes {
                 .min();
             sleep_until(soonest.unwrap_or_else(Instant::now)).await;
         }
-    }
-
-    /// Waits after so many tries that failed through no node's fault.
-    pub(super) async fn pause(&self, tries: u32) {
-        sleep(self.patience.pause_after(tries)).await;
     }
 
     pub(super) fn states(&self) -> Vec<NodeState> {

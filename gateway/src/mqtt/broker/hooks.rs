@@ -19,12 +19,16 @@ use rmqtt::{
     net::MqttError,
     session::{Session, SessionState},
     types::{
-        AuthResult, CodecPublish, ConnectInfo, From as Origin, LastWill, Publish, PublishAclResult, PublishResult, QoS,
-        Reason, Subscribe, SubscribeReturn,
+        AuthResult, ClientId, CodecPublish, ConnectInfo, From as Origin, Id, LastWill, Publish, PublishAclResult,
+        PublishResult, QoS, Reason, Subscribe, SubscribeReturn,
     },
 };
 
-use super::rights::{Rights, Users};
+use super::{
+    door::Guests,
+    quota::Quota,
+    rights::{Rights, Users},
+};
 use crate::{
     intake::Intake,
     outbox::{NotTaken, Verdict},
@@ -43,20 +47,29 @@ const OVERSIZE: &str = "Max size exceeded: size=";
 pub(super) struct Hooks {
     context: ServerContext,
     users: Users,
+    quota: Quota,
+    guests: Guests,
     intake: Intake,
 }
 
 impl Hooks {
     /// Answers from now on.
-    pub(super) async fn register(context: &ServerContext, users: Users, intake: Intake) {
+    pub(super) async fn register(
+        context: &ServerContext,
+        (users, quota, guests): (Users, Quota, Guests),
+        intake: Intake,
+    ) {
         let hooks = Self {
             context: context.clone(),
             users,
+            quota,
+            guests,
             intake,
         };
         let register = context.extends.hook_mgr().register();
         for question in [
             Type::ClientAuthenticate,
+            Type::ClientConnected,
             Type::ClientSubscribeCheckAcl,
             Type::MessagePublishCheckAcl,
             Type::ClientDisconnected,
@@ -80,15 +93,21 @@ impl Hooks {
             return refused_login("will", AuthResult::NotAuthorized);
         }
         // A session belongs to the user who opened it: whoever takes over its client id would get its messages.
-        let session = self
-            .context
-            .extends
-            .shared()
-            .await
-            .entry(connect.id().clone())
-            .session();
-        if session.is_some_and(|session| session.id.username_ref() != &**name) {
+        let shared = self.context.extends.shared().await;
+        let id = connect.id();
+        let owner = |client_id: ClientId| {
+            let id = Id::new(id.node_id, id.lid, None, None, client_id, None);
+            shared.entry(id).session().map(|session| session.id.clone())
+        };
+        if owner(id.client_id.clone()).is_some_and(|owner| owner.username_ref() != &**name) {
             return refused_login("client-id", AuthResult::NotAuthorized);
+        }
+        let is_theirs = |client_id: &str| owner(client_id.into()).is_some_and(|owner| owner.username_ref() == &**name);
+        if !self.quota.take(name, &id.client_id, is_theirs) {
+            return refused_login("sessions", AuthResult::NotAuthorized);
+        }
+        if !self.guests.admit(connect.ipaddress()) {
+            return refused_login("door", AuthResult::NotAuthorized);
         }
         AuthResult::Allow(false, None)
     }
@@ -264,6 +283,10 @@ impl Handler for Hooks {
                 false,
                 Some(HookResult::PublishAclResult(self.publish(session, publish).await)),
             ),
+            Parameter::ClientConnected(session) => {
+                self.quota.opened(session.id.username_ref(), &session.id.client_id);
+                (true, before)
+            }
             Parameter::ClientDisconnected(session, reason) => {
                 self.disconnected(session, reason).await;
                 (true, before)
