@@ -106,7 +106,8 @@ impl Scene<'_> {
                     |status| format!("spooled {}, in flight {}", status.spooled, status.in_flight),
                 );
                 return Some(format!(
-                    "the gateway was not drained within {} s: {state}",
+                    "the gateway was not drained within limits.drain_s = {}: {state}; what is spooled is not lost, and \
+                     counts as a gap",
                     self.limits.drain_s
                 ));
             }

@@ -15,7 +15,7 @@ use sandbox::{
 use tokio::runtime::Runtime;
 
 /// How long the stormy one runs before everything is checked; what is killed is killed well before.
-const STORM: Duration = Duration::from_secs(75);
+const STORM: Duration = Duration::from_secs(60);
 /// How long readings flow before something is killed.
 const FLOW: Duration = Duration::from_secs(4);
 /// How long one node is cut off at least.

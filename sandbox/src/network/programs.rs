@@ -16,6 +16,13 @@ use crate::{
 
 /// Sessions that the broker keeps besides those of the devices: each client that publishes by hand leaves one behind.
 const SESSIONS_BESIDES: usize = 1_000;
+/// Bundles that the gateway has under way at a time: one for so many devices. What waits for the next block waits together,
+/// so that more bundles in a block, and not more blocks, carry what more devices measure.
+const DEVICES_PER_FLIGHT: usize = 8;
+/// As many as the gateway would have by itself.
+const IN_FLIGHT_MIN: usize = 32;
+/// As many as four nodes admit at a time from one gateway.
+const IN_FLIGHT_MAX: usize = 256;
 
 impl Network {
     /// Seals each node's keyring, writes its configuration, and says how to run it. Each reads all of its disk again every
@@ -119,6 +126,7 @@ impl Network {
                 "certificate": gateway.tls.certificate,
                 "private_key": gateway.tls.private_key,
                 "ca": self.ca_file,
+                "in_flight_max": (devices.len() / DEVICES_PER_FLIGHT).clamp(IN_FLIGHT_MIN, IN_FLIGHT_MAX),
             },
             "quarantine": {"key": hex::encode(&quarantine.public)},
             "http": {"listen": self.ports.gateway_http()},
