@@ -17,7 +17,7 @@ use rustix::{
     process::{Resource, Rlimit, setrlimit, umask},
 };
 
-use crate::{config::Config, node::Node, telemetry::Telemetry};
+use crate::{audit, config::Config, node::Node, telemetry::Telemetry};
 
 /// Bad usage or configuration.
 const EXIT_USAGE: u8 = 64;
@@ -43,6 +43,16 @@ enum Command {
         /// The configuration.
         #[arg(long)]
         config: PathBuf,
+    },
+    /// Compares the whole chain of the running node with every peer's, block by block (the paper's Algorithm 2), and names
+    /// the majority. An audit; exit code 1 if this node is not with the majority.
+    Verify {
+        /// The node's configuration: where it and its peers answer.
+        #[arg(long)]
+        config: PathBuf,
+        /// All of the chain; there is no shorter form, the nodes compare heads by themselves.
+        #[arg(long, required = true)]
+        full: bool,
     },
     /// Checks a receipt with the validators' public keys alone; asks nobody.
     VerifyReceipt {
@@ -80,6 +90,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             }
             Err(code) => code,
         },
+        Command::Verify { config, full: _ } => audit_chain(&config),
         Command::VerifyReceipt { receipt, validators } => match verify(&receipt, &validators) {
             Ok(checked) => {
                 say(checked);
@@ -131,6 +142,32 @@ fn run(path: &Path) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn audit_chain(path: &Path) -> ExitCode {
+    let (_, node) = match prepare(path) {
+        Ok(prepared) => prepared,
+        Err(code) => return code,
+    };
+    let compare = || -> anyhow::Result<audit::Findings> {
+        let (client, nodes, genesis) = node.audited()?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        Ok(runtime.block_on(audit::compare(&client, &nodes, genesis))?)
+    };
+    match compare() {
+        Ok(findings) => {
+            say(&findings);
+            if findings.agrees() {
+                ExitCode::SUCCESS
+            } else {
+                ExitCode::FAILURE
+            }
+        }
+        Err(error) => {
+            complain(format_args!("{error:#}"));
             ExitCode::FAILURE
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! Doors open inwards only. From the street inwards, and along the line of one reading:
 //!
-//! 1. [`command`] the command line; [`node`] the composition, the only file that names every room; [`config`] the one file
+//! 1. [`command`] the command line; [`audit`] a whole chain compared with the others', for people; [`node`] the composition, the only file that names every room; [`config`] the one file
 //!    of settings.
 //! 2. [`http`] the outer door: one file a resource, who asks, how it fails. [`consensus`] the engine room: propose, verify,
 //!    finalize.
@@ -14,6 +14,7 @@
 //!    payloads by content identifier; [`index`] searchable metadata; [`keyring`] the keys this node holds.
 //! 6. [`telemetry`] what an operator sees. [`containment`] the only panics that do not end the process.
 
+pub mod audit;
 pub mod command;
 pub mod config;
 pub mod node;

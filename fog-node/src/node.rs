@@ -13,6 +13,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    audit::Audited,
     chain::{self, Chain},
     config::{Config, Faults},
     consensus::{self, Consensus},
@@ -135,6 +136,21 @@ impl Node {
         })
     }
 
+    /// The nodes that an audit compares, this one first, and the client that asks them.
+    ///
+    /// # Errors
+    /// The client cannot be made.
+    pub fn audited(&self) -> Result<(reqwest::Client, Vec<Audited>, &Genesis), Error> {
+        let own = if self.config.http.public_url.is_empty() {
+            format!("https://{}", self.config.http.listen)
+        } else {
+            self.config.http.public_url.trim_end_matches('/').to_owned()
+        };
+        let peers = self.config.vault.exchange.peers.iter().map(ToString::to_string);
+        let nodes = std::iter::once(own).chain(peers).map(|url| Audited { url });
+        Ok((peers_client(&self.identity)?, nodes.collect(), &self.genesis))
+    }
+
     /// Runs until SIGTERM or SIGINT (a good end), or until a task ends (never a good one).
     ///
     /// # Errors
@@ -235,7 +251,7 @@ impl Stores {
     async fn open(node: &Node) -> Result<Self, Error> {
         let (config, data_dir) = (&node.config, &node.config.data_dir);
         let incidents = Incidents::open(data_dir).map_err(open("incidents"))?;
-        let peers = peers(&node.identity)?;
+        let peers = peers_client(&node.identity)?;
         let vault = Vault::open(&config.vault, data_dir, peers.clone()).await;
         let index = Index::open(&config.index, data_dir).await;
         Ok(Self {
@@ -406,7 +422,7 @@ fn keep_private(what: &str, path: &Path, faults: &mut Faults) {
 }
 
 /// The client for other nodes: TLS 1.3 with our certificate, the network's CA alone, no redirects and no proxy.
-fn peers(identity: &Identity) -> Result<reqwest::Client, Error> {
+fn peers_client(identity: &Identity) -> Result<reqwest::Client, Error> {
     let tls = identity.client().map_err(open("vault"))?;
     let client = reqwest::Client::builder()
         .tls_backend_preconfigured(tls)

@@ -17,7 +17,7 @@ const EMPTY_NAMES: [&str; 14] = [
 /// The rooms of a fog node from the outside in; a room may name rooms further in, and itself.
 const DOORS: [&[&str]; 9] = [
     &["main", "lib", "command"],
-    &["node"],
+    &["node", "audit"],
     &["config"],
     &["http", "consensus"],
     &["recovery"],
