@@ -385,7 +385,7 @@ impl Clinic {
 
     pub(super) fn token(&self, organization: &str, scope: &str) -> String {
         let claims = json!({"iss": organization, "sub": "ward", "aud": self.genesis.network().to_string(),
-            "scope": scope, "exp": now_ms() / 1_000 + 300});
+            "scope": scope, "iat": now_ms() / 1_000, "exp": now_ms() / 1_000 + 300});
         let header = TokenHeader {
             typ: Some("at+jwt".to_owned()),
             ..TokenHeader::new(Algorithm::EdDSA)

@@ -85,14 +85,26 @@ async fn what_is_wrong_for_good_is_said_so() {
 #[tokio::test(flavor = "multi_thread")]
 async fn payloads_are_for_nodes_alone() {
     let clinic = Clinic::open().await;
-    let payload = {
-        let (_, submission) = clinic.submission(1);
-        Submission::decode(&submission).expect("matches").into_parts().1
-    };
+    let (_, submission) = clinic.submission(1);
+    let payload = Submission::decode(&submission).expect("matches").into_parts().1;
     let cid = record::canonical::cid_of(&payload);
-    let push = |by: &Client| by.post(clinic.url("/api/v1/payloads")).body(payload.clone()).send();
-    assert_eq!(push(&clinic.anybody).await.expect("answers").status(), 403);
-    assert_eq!(push(&clinic.node).await.expect("answers").status(), 204);
+    let push = |by: &Client, body: Vec<u8>| {
+        let post = by.post(clinic.url("/api/v1/payloads")).body(body);
+        post.header("content-type", super::bundles::DAG_CBOR).send()
+    };
+    assert_eq!(
+        push(&clinic.anybody, submission.clone())
+            .await
+            .expect("answers")
+            .status(),
+        403
+    );
+    let early = push(&clinic.node, submission.clone()).await.expect("answers");
+    assert_eq!(early.status(), 409, "what no enrolled gateway committed to is not kept");
+    let bare = push(&clinic.node, payload.clone()).await.expect("answers");
+    assert_eq!(bare.status(), 422, "a payload comes with its commitment");
+    clinic.enrol().await;
+    assert_eq!(push(&clinic.node, submission).await.expect("answers").status(), 204);
     let pull = |by: &Client| by.get(clinic.url(&format!("/ipfs/{cid}?format=raw"))).send();
     assert_eq!(pull(&clinic.anybody).await.expect("answers").status(), 403);
     let pulled = pull(&clinic.node).await.expect("answers");

@@ -165,7 +165,7 @@ const fn sentence(kind: &ErrorKind) -> &'static str {
         ErrorKind::InvalidAlgorithm | ErrorKind::InvalidAlgorithmName => "its alg must be EdDSA",
         ErrorKind::InvalidSignature => "its issuer's key did not sign it",
         ErrorKind::MissingRequiredClaim(_) => "it needs the claims iss, sub, aud, iat, exp and scope",
-        _ => "it is not a well-formed access token with iss, sub, aud, iat, exp and scope",
+        _ => "it is not a well-formed access token with the claims iss, sub, aud, iat, exp and scope",
     }
 }
 

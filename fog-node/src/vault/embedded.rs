@@ -5,8 +5,10 @@
 //! so its panics are caught here: a read finds nothing then, and a write sets the file aside as evidence and begins a new
 //! one; what the old one held is fetched from peers again when it is needed.
 
+mod trouble;
+
 use std::{
-    fs, io,
+    fs,
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
     sync::{Arc, PoisonError, RwLock},
@@ -24,7 +26,7 @@ use tokio::{
 };
 
 use super::{Config, Error, wanted::Message};
-use crate::containment::contained;
+use trouble::{guarded, is_corrupt, is_full};
 
 /// The file in the data folder.
 const FILE: &str = "vault.redb";
@@ -361,34 +363,6 @@ impl Writer {
             written => written,
         }
     }
-}
-
-/// No space, or the file has to be opened anew since there was none, or since redb panicked in another thread.
-fn is_full(error: &redb::Error) -> bool {
-    match error {
-        redb::Error::Io(e) => matches!(e.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded),
-        redb::Error::PreviousIo | redb::Error::LockPoisoned(_) => true,
-        _ => false,
-    }
-}
-
-/// The file is not what redb wrote: it says so, or it misses a table or a type that we made.
-fn is_corrupt(error: &redb::Error) -> bool {
-    match error {
-        redb::Error::Io(e) => e.kind() == io::ErrorKind::InvalidData,
-        redb::Error::Corrupted(_)
-        | redb::Error::UpgradeRequired(_)
-        | redb::Error::TableTypeMismatch { .. }
-        | redb::Error::TableIsMultimap(_)
-        | redb::Error::TypeDefinitionChanged { .. }
-        | redb::Error::TableDoesNotExist(_) => true,
-        _ => false,
-    }
-}
-
-/// Calls into redb; a panic of it is a corrupt file.
-fn guarded<T>(work: impl FnOnce() -> Result<T, redb::Error>) -> Result<T, redb::Error> {
-    contained(work).unwrap_or_else(|| Err(redb::Error::Corrupted("redb panicked over the file".to_owned())))
 }
 
 /// The SHA-256 inside a CID. CIDs with other hashes never get past `canonical::parse_cid`; were one to come, nothing

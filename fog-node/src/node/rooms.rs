@@ -1,0 +1,129 @@
+//! The rooms of a node, opened from the innermost outwards: what keeps, then what works on it.
+
+use ledger::{genesis::Genesis, proof::ValidatorSet};
+use record::signature::SigningKey;
+
+use super::{Error, Node, open, peers_client};
+use crate::{
+    chain::{self, Chain},
+    config::Config,
+    containment::contained,
+    index::Index,
+    intake::Intake,
+    keyring::Keyring,
+    mempool::Mempool,
+    projection::Projection,
+    query::{self, Query},
+    recovery::{self, FoundBy, Incidents, Kind, Recovery},
+    retention::Retention,
+    vault::Vault,
+};
+
+/// What keeps: on the disk, or in memory until it is on the disk.
+pub(super) struct Stores {
+    pub(super) incidents: Incidents,
+    pub(super) keyring: Keyring,
+    pub(super) chain: Chain,
+    pub(super) vault: Vault,
+    pub(super) index: Index,
+    pub(super) mempool: Mempool,
+    /// The client for other nodes.
+    pub(super) peers: reqwest::Client,
+}
+
+impl Stores {
+    pub(super) async fn open(node: &Node) -> Result<Self, Error> {
+        let (config, data_dir) = (&node.config, &node.config.data_dir);
+        let incidents = Incidents::open(data_dir).map_err(open("incidents"))?;
+        let peers = peers_client(&node.identity)?;
+        let vault = Vault::open(&config.vault, data_dir, peers.clone()).await;
+        let index = Index::open(&config.index, data_dir).await;
+        Ok(Self {
+            keyring: Keyring::load(&config.keyring, data_dir).map_err(open("keyring"))?,
+            chain: open_chain(config, &node.genesis, &incidents)?,
+            vault: vault.map_err(open("vault"))?,
+            index: index.map_err(open("index"))?,
+            mempool: Mempool::new(&config.mempool),
+            incidents,
+            peers,
+        })
+    }
+}
+
+/// What works on the stores.
+pub(super) struct Work {
+    pub(super) intake: Intake,
+    pub(super) query: Query,
+    pub(super) projection: Projection,
+    pub(super) retention: Retention,
+    pub(super) recovery: Recovery,
+}
+
+impl Work {
+    pub(super) fn on(stores: &Stores, config: &Config, genesis: &Genesis, key: SigningKey) -> Self {
+        let (chain, vault, index) = (&stores.chain, &stores.vault, &stores.index);
+        let readable = query::Rooms {
+            chain: chain.clone(),
+            vault: vault.clone(),
+            index: index.clone(),
+            keyring: stores.keyring.clone(),
+        };
+        let projection = Projection::new(chain.clone(), vault.clone(), index.clone(), stores.keyring.clone());
+        let looked_after = recovery::Rooms {
+            chain: chain.clone(),
+            vault: vault.clone(),
+            projection: projection.clone(),
+        };
+        let validators = ValidatorSet {
+            network: genesis.network(),
+            validators: genesis.committee(),
+        };
+        Self {
+            intake: Intake::new(
+                &config.intake,
+                key.clone(),
+                chain.clone(),
+                stores.mempool.clone(),
+                vault.clone(),
+            ),
+            query: Query::new(&config.query, config.organization.clone(), readable),
+            retention: Retention::new(chain.clone(), vault.clone()),
+            recovery: Recovery::new(
+                config.recovery.clone(),
+                (key, validators),
+                looked_after,
+                (stores.peers.clone(), &config.vault.exchange.peers),
+                stores.incidents.clone(),
+            ),
+            projection,
+        }
+    }
+}
+
+/// Opens the chain. A file that is damaged is set aside, once, and begun anew: the engine delivers the blocks again from its
+/// own store or from the peers, and each is checked on its way in.
+fn open_chain(config: &Config, genesis: &Genesis, incidents: &Incidents) -> Result<Chain, Error> {
+    let open_it = || {
+        let opened = contained(|| Chain::open(&config.chain, &config.data_dir, genesis));
+        opened.unwrap_or_else(|| Err(chain::Error::Damaged("its library panicked over it".to_owned())))
+    };
+    let error = match open_it() {
+        Ok(chain) => return Ok(chain),
+        Err(error) if error.is_damage() => error,
+        Err(error) => return Err(open("chain")(error)),
+    };
+    let incident = incidents.found(
+        Kind::ChainDamaged,
+        FoundBy::Start,
+        "chain.redb".to_owned(),
+        error.to_string(),
+    );
+    let evidence = chain::set_aside(&config.data_dir).map_err(open("chain"))?;
+    let chain = open_it().map_err(open("chain"))?;
+    tracing::warn!(evidence = %evidence.display(), "the damaged chain was set aside; its blocks are applied again");
+    incidents.mended(
+        incident,
+        vec!["the engine's store, and peers for what it lacks".to_owned()],
+    );
+    Ok(chain)
+}
