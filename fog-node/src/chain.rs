@@ -85,6 +85,7 @@ impl Error {
             Self::Store(error) => match **error {
                 redb::Error::Io(ref e) => e.kind() == std::io::ErrorKind::InvalidData,
                 redb::Error::Corrupted(_)
+                | redb::Error::UpgradeRequired(_)
                 | redb::Error::TableTypeMismatch { .. }
                 | redb::Error::TableIsMultimap(_)
                 | redb::Error::TypeDefinitionChanged { .. }
@@ -169,6 +170,11 @@ impl Chain {
         })))
     }
 
+    /// Asks the file. Its library may panic over a page that was altered: that is damage, and no reason to stop.
+    fn ask<T>(&self, question: impl FnOnce(&Store) -> Result<T, Error>) -> Result<T, Error> {
+        repair::guarded(|| question(&self.store()))
+    }
+
     fn store(&self) -> RwLockReadGuard<'_, Store> {
         self.0.store.read().expect("nobody panics while it holds the file")
     }
@@ -239,7 +245,7 @@ impl Chain {
         question: impl FnOnce(&Store) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
         let chain = self.clone();
-        tokio::task::spawn_blocking(move || question(&chain.store()))
+        tokio::task::spawn_blocking(move || chain.ask(question))
             .await
             .expect("reading the chain does not panic")
     }
@@ -249,7 +255,7 @@ impl Chain {
     /// # Errors
     /// [`Error`].
     pub fn took_effect_at(&self, identifier: &Digest) -> Result<Option<Height>, Error> {
-        self.store().took_effect_at(identifier)
+        self.ask(|store| store.took_effect_at(identifier))
     }
 
     /// The digest of the block at a height. A short lookup on the caller's thread.
@@ -257,7 +263,7 @@ impl Chain {
     /// # Errors
     /// [`Error`].
     pub fn digest_at(&self, height: Height) -> Result<Option<Digest>, Error> {
-        self.store().digest_at(height)
+        self.ask(|store| store.digest_at(height))
     }
 
     /// What this chain is at a height; `None` above the head. A short lookup on the caller's thread.
@@ -265,7 +271,7 @@ impl Chain {
     /// # Errors
     /// [`Error`].
     pub fn position_at(&self, height: Height) -> Result<Option<Position>, Error> {
-        self.store().position_at(height)
+        self.ask(|store| store.position_at(height))
     }
 
     /// The block at a height with its votes, as it is handed to another node.
@@ -300,7 +306,8 @@ impl Chain {
     pub fn append_all(&self, blocks: &[FinalizedBlock]) -> Result<Vec<Vec<Outcome>>, Error> {
         let _turn = self.0.writer.lock().expect("a writer does not panic");
         let mut state = State::clone(&self.state());
-        let (head, outcomes) = self.store().append(&mut state, self.head(), blocks)?;
+        let before = self.head();
+        let (head, outcomes) = self.ask(|store| store.append(&mut state, before, blocks))?;
         self.0.state.send_replace(Arc::new(state));
         self.0.head.send_replace(head);
         metrics::gauge!("fog_chain_height").set(head.height.0 as f64);
@@ -318,7 +325,7 @@ impl Chain {
     /// Never, unless another writer panicked.
     pub fn attach(&self, height: Height, finalization: &Finalization) -> Result<(), Error> {
         let _turn = self.0.writer.lock().expect("a writer does not panic");
-        self.store().attach(height, finalization)?;
+        self.ask(|store| store.attach(height, finalization))?;
         self.0.head.send_modify(|_| {});
         Ok(())
     }

@@ -131,6 +131,9 @@ impl Config {
             // A caller who may wait this long must get its answer.
             ("answer_timeout_ms", self.answer_timeout_ms, WAIT_MS_MAX + 1_000),
             ("idle_timeout_ms", self.idle_timeout_ms, self.header_timeout_ms),
+            // Blocks come about once a second: less would flap.
+            ("stale_after_ms", self.stale_after_ms, 5_000),
+            ("head_age_ms_max", self.head_age_ms_max, 5_000),
         ];
         let too_small = least.iter().filter(|(_, value, least)| value < least);
         let mut faults: Vec<_> = too_small

@@ -322,16 +322,25 @@ impl Index {
         store.pending(reasons, count).await
     }
 
-    /// The rows of a block, whatever they say now; rows that cannot be read are left out.
+    /// The rows of a block that queries see, whatever they say now, and how many cannot be read or are hidden.
     ///
     /// # Errors
     /// [`Error::Database`].
-    pub async fn rows_at(&self, height: Height) -> Result<Vec<Row>, Error> {
+    pub async fn rows_at(&self, height: Height) -> Result<(Vec<Row>, u64), Error> {
         let Store::Sqlite(store) = &self.0;
         store.rows_at(height).await
     }
 
-    /// Whether this very row is in the index.
+    /// Whether something of a block was rejected for one of these reasons, and may yet be settled.
+    ///
+    /// # Errors
+    /// [`Error::Database`].
+    pub async fn is_pending(&self, height: Height, reasons: &[&'static str]) -> Result<bool, Error> {
+        let Store::Sqlite(store) = &self.0;
+        store.is_pending(height, reasons).await
+    }
+
+    /// Whether an observation stands in the index at another height.
     ///
     /// # Errors
     /// [`Error::Database`].

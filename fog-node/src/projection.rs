@@ -54,6 +54,9 @@ const NOT_OPENED: &str = "not-opened";
 /// Root or count of what was opened are not those that were committed.
 const NOT_AS_COMMITTED: &str = "not-as-committed";
 
+/// Reasons that may pass: the payload comes, the device is enrolled.
+const RETRYABLE: [&str; 2] = [PAYLOAD_MISSING, Reason::UnknownDevice.as_str()];
+
 /// Why a step could not be made; it is made again.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
@@ -194,8 +197,7 @@ impl Projection {
 
     /// Tries again bundles whose payload was missing, and bundles with a device that was not enrolled then.
     async fn retry(&self) -> Result<(), Failure> {
-        let reasons = [PAYLOAD_MISSING, Reason::UnknownDevice.as_str()];
-        let pending = self.index.pending(&reasons, RETRY_BUNDLES_MAX).await?;
+        let pending = self.index.pending(&RETRYABLE, RETRY_BUNDLES_MAX).await?;
         let deadline = Instant::now() + PAYLOADS_WAIT_AGAIN;
         stream::iter(pending)
             .map(|pending| self.settle(pending, deadline))
@@ -652,7 +654,7 @@ mod tests {
         let task = tokio::spawn(fog.projection.clone().run());
         in_time(fog.projected(2)).await;
         let (index, height) = (&fog.projection.index, Height(2));
-        let good = index.rows_at(height).await.expect("reads");
+        let good = index.rows_at(height).await.expect("reads").0;
         assert_eq!(
             (good.len(), fog.projection.verify(height).await.expect("verifies")),
             (3, 0)
@@ -663,13 +665,16 @@ mod tests {
             "DELETE FROM observation WHERE seq = 3",
             "UPDATE observation SET height = 1 WHERE seq = 1",
             "UPDATE observation SET subject_key = zeroblob(32)",
+            "UPDATE observation SET visible_from = 9000000000000000000",
+            "UPDATE observation SET cid = 'nonsense' WHERE seq = 2",
         ];
         for alteration in alterations {
             index.execute(alteration).await;
             let found = fog.projection.verify(Height(1)).await.expect("verifies")
                 + fog.projection.verify(height).await.expect("verifies");
             assert!(found > 0, "{alteration}");
-            let mut rows = index.rows_at(height).await.expect("reads");
+            let (mut rows, unread) = index.rows_at(height).await.expect("reads");
+            assert_eq!(unread, 0);
             rows.sort_by_key(|row| row.entry);
             assert_eq!(rows, good, "{alteration}");
             assert_eq!(fog.projection.verify(height).await.expect("verifies"), 0);

@@ -9,7 +9,10 @@
 mod incident;
 mod peers;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex, MutexGuard},
+    time::Duration,
+};
 
 use ledger::{
     agreement::{self, SignedHead, Verdict},
@@ -31,6 +34,8 @@ use peers::{FromPeers, Peers};
 
 /// Heads are compared this far below our own, so that peers that are a moment behind can answer.
 const LAG_BLOCKS: u64 = 8;
+/// The longest pause between two comparisons while something cannot be mended.
+const PAUSE_MAX: Duration = Duration::from_secs(60);
 /// Blocks whose payloads and rows are looked at before the scrub lets others have the disk.
 const SCRUB_BLOCKS: u64 = 64;
 /// That pause.
@@ -117,6 +122,18 @@ struct Shared {
     peers: Peers,
     incidents: Incidents,
     standing: watch::Sender<Standing>,
+    /// The comparison and the scrub mend one after the other.
+    mending: tokio::sync::Mutex<()>,
+    // The divergence that is open, and what it was mended from; a lock for a moment, held by one task.
+    outside: Mutex<Option<(Open, Vec<String>)>>,
+}
+
+/// What a comparison came to.
+enum Compared {
+    /// Nothing is known to be wrong.
+    Sound,
+    /// Something was, and was mended.
+    Mended,
 }
 
 /// The room; clones share it.
@@ -141,6 +158,8 @@ impl Recovery {
             rooms,
             incidents,
             standing: watch::Sender::new(Standing::Answering),
+            mending: tokio::sync::Mutex::default(),
+            outside: Mutex::default(),
         }))
     }
 
@@ -172,59 +191,85 @@ impl Recovery {
     }
 
     async fn compare(&self) {
+        let every = Duration::from_millis(self.0.config.compare_every_ms);
+        let mut pause = every;
         loop {
-            sleep(Duration::from_millis(self.0.config.compare_every_ms)).await;
-            if let Err(error) = self.compare_once().await {
-                tracing::warn!(%error, "the comparison with the peers found what could not be mended now");
-            }
+            sleep(pause).await;
+            // What cannot be mended now, or was mended in vain, is looked at ever more rarely.
+            pause = match self.compare_once().await {
+                Ok(Compared::Sound) => every,
+                Ok(Compared::Mended) => (pause * 2).min(PAUSE_MAX),
+                Err(error) => {
+                    tracing::warn!(%error, "the comparison with the peers found what cannot be mended now");
+                    (pause * 2).min(PAUSE_MAX)
+                }
+            };
         }
     }
 
     /// Algorithm 2, once.
-    async fn compare_once(&self) -> Result<(), Error> {
+    async fn compare_once(&self) -> Result<Compared, Error> {
         let chain = &self.0.rooms.chain;
         let height = Height(chain.head().height.0.saturating_sub(LAG_BLOCKS));
         let heads = self.0.peers.heads(height).await;
         let own = match chain.position_at(height) {
             Ok(Some(own)) => own,
-            Ok(None) => return Ok(()),
+            Ok(None) => return Ok(Compared::Sound),
             Err(chain::Error::Damaged(what)) => {
-                return self
-                    .mend_chain(FoundBy::Comparison, format!("height {height}"), what)
-                    .await;
+                self.mend_chain(FoundBy::Comparison, "chain.redb".to_owned(), what)
+                    .await?;
+                return Ok(Compared::Mended);
             }
             Err(error) => return Err(error.into()),
         };
-        let verdict = agreement::compare((&self.0.key.public(), &own), &heads, self.0.peers.validators());
-        metrics::gauge!("fog_recovery_compared_height").set(height.0 as f64);
-        match verdict {
+        match agreement::compare((&self.0.key.public(), &own), &heads, self.0.peers.validators()) {
+            Verdict::Undecided => Ok(Compared::Sound),
             Verdict::Agrees => {
-                self.0.standing.send_if_modified(|standing| {
-                    let was_outside = *standing == Standing::Diverged;
-                    if was_outside {
-                        *standing = Standing::Answering;
-                    }
-                    was_outside
-                });
-                Ok(())
+                metrics::gauge!("fog_recovery_compared_height").set(height.0 as f64);
+                self.agrees();
+                Ok(Compared::Sound)
             }
-            Verdict::Undecided => Ok(()),
             Verdict::Diverges { majority, holders } => {
-                self.0.standing.send_replace(Standing::Diverged);
                 let what = format!(
-                    "{} validators have block {} and state {}, this node block {} and state {}",
+                    "{} validators have block {} and state {} at height {height}, this node block {} and state {}",
                     holders.len(),
                     majority.digest,
                     majority.state_digest,
                     own.digest,
                     own.state_digest
                 );
-                let incidents = &self.0.incidents;
-                let open = incidents.found(Kind::Diverged, FoundBy::Comparison, format!("height {height}"), what);
+                self.0.standing.send_replace(Standing::Diverged);
+                let open = self
+                    .0
+                    .incidents
+                    .found(Kind::Diverged, FoundBy::Comparison, "the head".to_owned(), what);
                 let from = self.rebuild().await?;
-                incidents.mended(open, from);
-                Ok(())
+                // Mended it is when the comparison says so.
+                self.0.standing.send_replace(Standing::Diverged);
+                *self.outside() = Some((open, from));
+                Ok(Compared::Mended)
             }
+        }
+    }
+
+    fn outside(&self) -> MutexGuard<'_, Option<(Open, Vec<String>)>> {
+        self.0
+            .outside
+            .lock()
+            .expect("nobody panics while it holds the divergence")
+    }
+
+    /// The majority has what this node has: it answers (again).
+    fn agrees(&self) {
+        self.0.standing.send_if_modified(|standing| {
+            let was_outside = *standing == Standing::Diverged;
+            if was_outside {
+                *standing = Standing::Answering;
+            }
+            was_outside
+        });
+        if let Some((open, from)) = self.outside().take() {
+            self.0.incidents.mended(open, from);
         }
     }
 
@@ -239,42 +284,60 @@ impl Recovery {
         }
     }
 
+    /// Everything is looked at, whatever cannot be mended; the first of those errors is given, and its incident stays open.
     async fn scrub_once(&self) -> Result<(), Error> {
-        let chain = self.0.rooms.chain.clone();
-        let damage = spawn_blocking(move || chain.scrub())
-            .await
-            .expect("a scrub contains panics");
-        if let Some(damage) = damage {
-            self.mend_chain(FoundBy::Scrub, damage.place, damage.what).await?;
-        }
-        self.0.rooms.vault.refresh().await?;
+        let mut first = None;
+        keep(&mut first, self.scrub_chain().await);
+        keep(&mut first, self.0.rooms.vault.refresh().await.map_err(Error::from));
         let head = self.0.rooms.chain.head().height;
+        let mut open = None;
         for height in (1..=head.0).map(Height) {
-            self.scrub_payloads(height).await?;
-            self.scrub_rows(height).await?;
+            keep(&mut first, self.scrub_payloads(height, &mut open).await);
+            keep(&mut first, self.scrub_rows(height).await);
             if height.0.is_multiple_of(SCRUB_BLOCKS) {
                 sleep(SCRUB_PAUSE).await;
             }
         }
-        self.scrub_strays(head).await
+        keep(&mut first, self.scrub_strays(head).await);
+        match (first, open) {
+            (Some(error), _) => Err(error),
+            (None, Some(open)) => {
+                self.0.incidents.mended(open, vec!["peers".to_owned()]);
+                Ok(())
+            }
+            (None, None) => Ok(()),
+        }
     }
 
-    /// The payloads of the bundles of one block.
-    async fn scrub_payloads(&self, height: Height) -> Result<(), Error> {
+    async fn scrub_chain(&self) -> Result<(), Error> {
+        let chain = self.0.rooms.chain.clone();
+        let damage = spawn_blocking(move || chain.scrub())
+            .await
+            .expect("a scrub contains panics");
+        match damage {
+            None => Ok(()),
+            Some(damage) => self.mend_chain(FoundBy::Scrub, damage.place, damage.what).await,
+        }
+    }
+
+    /// The payloads of the bundles of one block. All that one scrub finds is one incident; it stays open if one of them
+    /// cannot be had.
+    async fn scrub_payloads(&self, height: Height, open: &mut Option<Open>) -> Result<(), Error> {
         let Rooms { chain, vault, .. } = &self.0.rooms;
         for commitment in chain.commitments(height).await?.unwrap_or_default() {
             if vault.local(&commitment.cid).await?.is_some() {
                 continue;
             }
             // One that never came is what retention looks for; one that was here is an incident.
-            if vault.retained().await? < height.0 {
-                continue;
+            if vault.retained().await? >= height.0 && open.is_none() {
+                let what = format!(
+                    "payloads are gone or are not what their identifiers say; the first is {} of block {height}",
+                    commitment.cid
+                );
+                let incidents = &self.0.incidents;
+                *open = Some(incidents.found(Kind::PayloadDamaged, FoundBy::Scrub, "vault.redb".to_owned(), what));
             }
-            let incidents = &self.0.incidents;
-            let what = format!("a payload of block {height} is gone or is not what its identifier says");
-            let open = incidents.found(Kind::PayloadDamaged, FoundBy::Scrub, commitment.cid.to_string(), what);
             vault.get(&commitment.cid).await?;
-            incidents.mended(open, vec!["a peer".to_owned()]);
         }
         Ok(())
     }
@@ -311,6 +374,7 @@ impl Recovery {
         incidents.mended(open, vec!["this node".to_owned()]);
     }
 
+    /// Records damage and makes the chain's file anew.
     async fn mend_chain(&self, found_by: FoundBy, place: String, what: String) -> Result<(), Error> {
         let open = self.0.incidents.found(Kind::ChainDamaged, found_by, place, what);
         let from = self.rebuild().await?;
@@ -318,9 +382,10 @@ impl Recovery {
         Ok(())
     }
 
-    /// Makes the chain's file anew; this node does not answer meanwhile. Gives whom blocks came from.
+    /// Makes the chain's file anew, one at a time; this node does not answer meanwhile. Gives whom blocks came from.
     async fn rebuild(&self) -> Result<Vec<String>, Error> {
-        let before = self.0.standing.send_replace(Standing::Repairing);
+        let _alone = self.0.mending.lock().await;
+        self.0.standing.send_replace(Standing::Repairing);
         let chain = self.0.rooms.chain.clone();
         let source = FromPeers {
             peers: self.0.peers.clone(),
@@ -330,8 +395,8 @@ impl Recovery {
         let rebuilt = rebuilt.expect("a rebuilding contains panics").inspect_err(|_| {
             self.0.standing.send_replace(Standing::Diverged);
         })?;
-        // Who was outside the majority answers again when the next comparison says so.
-        self.0.standing.send_replace(before);
+        // Each of its blocks was agreed on, and the state is what they make.
+        self.0.standing.send_replace(Standing::Answering);
         tracing::warn!(
             blocks = rebuilt.fetched.len(),
             evidence = %rebuilt.evidence.display(),
@@ -342,5 +407,12 @@ impl Recovery {
             from.push("this node".to_owned());
         }
         Ok(from)
+    }
+}
+
+/// Keeps the first error.
+fn keep(first: &mut Option<Error>, result: Result<(), Error>) {
+    if let Err(error) = result {
+        first.get_or_insert(error);
     }
 }

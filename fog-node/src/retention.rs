@@ -40,6 +40,8 @@ enum Failure {
     Chain(#[from] chain::Error),
     #[error(transparent)]
     Vault(#[from] vault::Error),
+    #[error("the vault has begun anew: everything is looked for again")]
+    BegunAnew,
 }
 
 /// The task that follows the chain.
@@ -153,6 +155,10 @@ impl Retention {
         let (held, (noted, at)) = (search.held(), search.noted);
         metrics::gauge!("fog_retention_height").set(held.0 as f64);
         if held > noted && at.elapsed() >= NOTE_EVERY {
+            // A vault whose file was set aside knows nothing of what the old one held.
+            if self.vault.retained().await? < noted.0 {
+                return Err(Failure::BegunAnew);
+            }
             self.vault.note_retained(held.0).await?;
             search.noted = (held, Instant::now());
         }

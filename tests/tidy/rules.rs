@@ -15,9 +15,10 @@ const EMPTY_NAMES: [&str; 14] = [
     "handler", "handlers", "misc",
 ];
 /// The rooms of a fog node from the outside in; a room may name rooms further in, and itself.
-const DOORS: [&[&str]; 9] = [
+const DOORS: [&[&str]; 10] = [
     &["main", "lib", "command"],
-    &["node", "audit"],
+    &["node"],
+    &["audit"],
     &["config"],
     &["http", "consensus"],
     &["recovery"],

@@ -77,9 +77,9 @@ impl Finals for Below<'_> {
 }
 
 impl Chain {
-    /// Looks at all of the file as it is on the disk: each page's checksum, each block's digest and parent, each vote, each
-    /// outcome, place and state digest by applying the blocks again, and the register. The first damage that is found;
-    /// `None` if everything holds. Blocks; readers and the writer wait while pages are checked.
+    /// Looks at all of the file as it is on the disk, past everything in memory: each block's digest and parent, each vote,
+    /// each outcome, place and state digest by applying the blocks again, and the register. The first damage that is found;
+    /// `None` if everything holds. Blocks; readers and the writer wait only while the file is opened anew.
     ///
     /// # Panics
     /// Never, unless a reader panicked.
@@ -91,12 +91,13 @@ impl Chain {
                 what: error.to_string(),
             })
         };
-        let pages = {
+        let opened = {
+            let _turn = self.0.writer.lock().expect("a writer does not panic");
             let mut store = self.0.store.write().expect("nobody panics while it holds the file");
-            guarded(|| store.check_pages())
+            guarded(|| store.reopen(&self.0.path, self.0.cache_bytes_max))
         };
-        if let Err(error) = pages {
-            return damage("the pages of chain.redb", &error);
+        if let Err(error) = opened {
+            return damage("chain.redb", &error);
         }
         let mut replay = Replay {
             state: State::genesis(&self.0.genesis),
@@ -197,7 +198,9 @@ impl Chain {
         let new = self.0.path.with_extension("redb.new");
         remove(&new)?;
         let mut rebuilt = Rebuilt::default();
-        let (state, head) = self.write(&new, &digests, source, &mut rebuilt)?;
+        let written = self.write(&new, &digests, source, &mut rebuilt);
+        // Half a file would only fill the disk.
+        let (state, head) = written.inspect_err(|_| drop(remove(&new)))?;
         let mut store = self.0.store.write().expect("nobody panics while it holds the file");
         rebuilt.evidence = exchange(&self.0.path, &new)?;
         let opened = Store::open(&self.0.path, self.0.cache_bytes_max)?;
@@ -332,6 +335,6 @@ fn remove(path: &Path) -> Result<(), Error> {
 }
 
 /// A call into redb over a file that may be damaged: it may panic, and that is damage too.
-fn guarded<T>(work: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
+pub(super) fn guarded<T>(work: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
     contained(work).unwrap_or_else(|| Err(Error::Damaged("redb panicked over the file".to_owned())))
 }

@@ -42,19 +42,34 @@ struct Applied {
     outcomes: Vec<Outcome>,
 }
 
+/// The open file; closed only while it is opened anew, or when that has failed.
 #[derive(Debug)]
-pub(super) struct Store(Database);
+pub(super) struct Store(Option<Database>);
 
 impl Store {
     pub(super) fn open(path: &Path, cache_bytes_max: usize) -> Result<Self, Error> {
-        Ok(Self(Database::builder().set_cache_size(cache_bytes_max).create(path)?))
+        Ok(Self(Some(
+            Database::builder().set_cache_size(cache_bytes_max).create(path)?,
+        )))
+    }
+
+    /// Lets go of everything in memory: what is read next comes from the disk.
+    pub(super) fn reopen(&mut self, path: &Path, cache_bytes_max: usize) -> Result<(), Error> {
+        self.0 = None;
+        *self = Self::open(path, cache_bytes_max)?;
+        Ok(())
+    }
+
+    fn database(&self) -> Result<&Database, Error> {
+        let closed = || Error::Damaged("it could not be opened again".to_owned());
+        self.0.as_ref().ok_or_else(closed)
     }
 
     /// Writes the genesis block and the state before the first block.
     pub(super) fn found(&self, genesis: &Genesis) -> Result<(State, Head), Error> {
         let (block, state) = (Block::genesis(genesis), State::genesis(genesis));
         let head = head_after(&block, &state);
-        let transaction = self.0.begin_write()?;
+        let transaction = self.database()?.begin_write()?;
         let finalized = FinalizedBlock {
             digest: head.digest,
             block,
@@ -71,15 +86,19 @@ impl Store {
 
     /// The state and the head as they were written last; `None` if nothing was.
     pub(super) fn last(&self, genesis: &Genesis) -> Result<Option<(State, Head)>, Error> {
-        let transaction = self.0.begin_read()?;
+        let transaction = self.database()?.begin_read()?;
         let snapshots = match transaction.open_table(SNAPSHOTS) {
             Err(redb::TableError::TableDoesNotExist(_)) => return Ok(None),
             table => table?,
         };
         drop(snapshots);
         let register = self.snapshot()?;
-        if register.network != genesis.network() {
+        let first = self.block(Height(0))?.map(|block| block.digest);
+        if first != Some(Block::genesis(genesis).header.digest()) {
             return Err(Error::OtherNetwork);
+        }
+        if register.network != genesis.network() {
+            return Err(Error::Damaged("the register names another network".to_owned()));
         }
         let height = transaction
             .open_table(BLOCKS)?
@@ -111,7 +130,7 @@ impl Store {
 
     /// Who may do what, as it was written last.
     pub(super) fn snapshot(&self) -> Result<Register, Error> {
-        let table = self.0.begin_read()?.open_table(SNAPSHOTS)?;
+        let table = self.database()?.begin_read()?.open_table(SNAPSHOTS)?;
         let snapshot = table
             .get(NEWEST)?
             .ok_or_else(|| Error::Damaged("no snapshot of the state".to_owned()))?;
@@ -119,7 +138,7 @@ impl Store {
     }
 
     pub(super) fn block(&self, height: Height) -> Result<Option<FinalizedBlock>, Error> {
-        let transaction = self.0.begin_read()?;
+        let transaction = self.database()?.begin_read()?;
         let Some(bytes) = transaction.open_table(BLOCKS)?.get(height.0)? else {
             return Ok(None);
         };
@@ -151,7 +170,7 @@ impl Store {
     }
 
     fn applied(&self, height: Height) -> Result<Option<Applied>, Error> {
-        let table = self.0.begin_read()?.open_table(APPLIED)?;
+        let table = self.database()?.begin_read()?.open_table(APPLIED)?;
         let bytes = table.get(height.0)?;
         bytes
             .map(|bytes| decode(bytes.value(), "the record of an applied block"))
@@ -172,7 +191,7 @@ impl Store {
 
     /// The bytes of a block and of its votes, believed by nobody yet.
     pub(super) fn raw(&self, height: Height) -> Result<Option<CarriedBlock>, Error> {
-        let transaction = self.0.begin_read()?;
+        let transaction = self.database()?.begin_read()?;
         let Some(bytes) = transaction.open_table(BLOCKS)?.get(height.0)? else {
             return Ok(None);
         };
@@ -183,17 +202,8 @@ impl Store {
         Ok(Some(CarriedBlock { block, finalization }))
     }
 
-    /// Reads the file from the disk again, past everything in memory, and checks the checksum of each of its pages.
-    pub(super) fn check_pages(&mut self) -> Result<(), Error> {
-        match self.0.check_integrity() {
-            Ok(true) => Ok(()),
-            Ok(false) => Err(Error::Damaged("the file's own book-keeping was wrong".to_owned())),
-            Err(error) => Err(error.into()),
-        }
-    }
-
     pub(super) fn placed(&self, identifier: &Digest) -> Result<Option<Placed>, Error> {
-        let table = self.0.begin_read()?.open_table(PLACES)?;
+        let table = self.database()?.begin_read()?.open_table(PLACES)?;
         let Some(place) = table.get(identifier.as_bytes())? else {
             return Ok(None);
         };
@@ -210,7 +220,7 @@ impl Store {
     }
 
     pub(super) fn took_effect_at(&self, identifier: &Digest) -> Result<Option<Height>, Error> {
-        let table = self.0.begin_read()?.open_table(PLACES)?;
+        let table = self.database()?.begin_read()?.open_table(PLACES)?;
         let place = table.get(identifier.as_bytes())?.map(|place| place.value());
         Ok(place.and_then(|(height, _, effect)| effect.then_some(Height(height))))
     }
@@ -221,7 +231,7 @@ impl Store {
         mut head: Head,
         blocks: &[FinalizedBlock],
     ) -> Result<(Head, Vec<Vec<Outcome>>), Error> {
-        let transaction = self.0.begin_write()?;
+        let transaction = self.database()?.begin_write()?;
         let mut all = Vec::with_capacity(blocks.len());
         let mut changed = false;
         for finalized in blocks {
@@ -249,7 +259,7 @@ impl Store {
     }
 
     pub(super) fn attach(&self, height: Height, finalization: &Finalization) -> Result<(), Error> {
-        let transaction = self.0.begin_write()?;
+        let transaction = self.database()?.begin_write()?;
         transaction
             .open_table(FINALIZATIONS)?
             .insert(height.0, canonical::encode(finalization).as_slice())?;
@@ -375,7 +385,7 @@ pub(super) mod tests {
     impl Store {
         /// Changes the open file behind the chain's back.
         pub(in crate::chain) fn change(&self, change: impl Fn(&WriteTransaction)) {
-            let transaction = self.0.begin_write().expect("begins");
+            let transaction = self.database().expect("open").begin_write().expect("begins");
             change(&transaction);
             transaction.commit().expect("commits");
         }

@@ -33,6 +33,8 @@ use crate::{
 
 /// Votes that may wait to be attached; more are let go, since a descendant's votes prove a block as well.
 pub(super) const VOTES_MAX: usize = 64;
+/// Blocks that are applied in one commit when the chain was set back.
+const CATCH_UP_BLOCKS: usize = 256;
 /// Blocks without votes of their own that are remembered in case their votes still come.
 const UNPROVEN_MAX: usize = 256;
 
@@ -157,13 +159,12 @@ impl Applier {
             if next > acknowledged {
                 return Ok(());
             }
-            let block = self
-                .marshal
-                .get_block(types::Height::new(next.0))
-                .await
-                .ok_or(Error::Lost(next))?;
-            let block = self.finalized(&block).await;
-            self.chain.append_all(&[block])?;
+            let mut batch = Vec::new();
+            for height in (next.0..=acknowledged.0).take(CATCH_UP_BLOCKS).map(Height) {
+                let block = self.marshal.get_block(types::Height::new(height.0)).await;
+                batch.push(self.finalized(&block.ok_or(Error::Lost(height))?).await);
+            }
+            self.chain.append_all(&batch)?;
         }
     }
 

@@ -80,16 +80,25 @@ impl Caller {
         }))
     }
 
+    /// The bearer of a token.
+    ///
+    /// # Errors
+    /// 401 for everybody else.
+    pub fn client(self) -> Result<Client, Fault> {
+        match self {
+            Self::Client(client) => Ok(client),
+            _ => Err(Fault::unauthenticated(
+                "send an access token of your organization as Authorization: Bearer ..",
+            )),
+        }
+    }
+
     /// The organisation to read for, if its token includes this right.
     ///
     /// # Errors
     /// 401 without a token, 403 without the scope.
     pub fn reader(self, resource: &str, right: Right) -> Result<OrganizationId, Fault> {
-        let Self::Client(client) = self else {
-            return Err(Fault::unauthenticated(
-                "send an access token of your organization as Authorization: Bearer ..",
-            ));
-        };
+        let client = self.client()?;
         if !client.scopes.allow(resource, right) {
             return Err(Fault::forbidden(format!(
                 "the access token needs the scope system/{resource}.rs"

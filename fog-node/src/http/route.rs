@@ -48,6 +48,8 @@ pub type Guard<C> = fn(&C, &Peer, &HeaderMap) -> Result<(), Fault>;
 
 /// Bytes of all bodies that are being read or answered, at most.
 const BODIES_BYTES_MAX: u32 = 64 << 20;
+/// Bytes of all bodies that anybody may send, at most: apart, so that nobody in particular keeps no gateway out.
+const OPEN_BODIES_BYTES_MAX: u32 = 2 << 20;
 
 /// One address, one method, one handler.
 #[derive(Debug)]
@@ -58,8 +60,8 @@ pub struct Route<C> {
     pub path: &'static str,
     /// Who answers.
     pub handler: Handler<C>,
-    /// Who may send a body.
-    guard: Guard<C>,
+    /// Who may send a body; `None` is anybody.
+    guard: Option<Guard<C>>,
     /// Bytes of a body, at most.
     body_bytes_max: u32,
     /// Whether it answers for the network, and so only while this node may.
@@ -75,7 +77,7 @@ impl<C> Route<C> {
             method: Method::GET,
             path,
             handler,
-            guard: |_, _, _| Ok(()),
+            guard: None,
             body_bytes_max: 0,
             speaks_for_all: false,
             interaction: None,
@@ -88,7 +90,7 @@ impl<C> Route<C> {
             method: Method::POST,
             path,
             handler,
-            guard: |_, _, _| Ok(()),
+            guard: None,
             body_bytes_max,
             speaks_for_all: false,
             interaction: None,
@@ -98,7 +100,7 @@ impl<C> Route<C> {
     /// Reads the bodies of those alone whom the guard lets pass.
     #[must_use]
     pub fn from(mut self, guard: Guard<C>) -> Self {
-        self.guard = guard;
+        self.guard = Some(guard);
         self
     }
 
@@ -153,6 +155,7 @@ pub struct Table<C> {
     context: Arc<C>,
     bounds: Bounds,
     bodies: Semaphore,
+    open_bodies: Semaphore,
     may_answer: fn(&C) -> Result<(), Fault>,
 }
 
@@ -174,6 +177,7 @@ impl<C: Send + Sync + 'static> Table<C> {
             context,
             bounds,
             bodies: Semaphore::new(BODIES_BYTES_MAX as usize),
+            open_bodies: Semaphore::new(OPEN_BODIES_BYTES_MAX as usize),
             may_answer: |_| Ok(()),
         }
     }
@@ -231,10 +235,10 @@ impl<C: Send + Sync + 'static> Table<C> {
             (self.may_answer)(&self.context)?;
         }
         let announced = self.announced(route, &head.headers)?;
-        if announced != Some(0) {
-            (route.guard)(&self.context, &peer, &head.headers)?;
+        if let Some(guard) = route.guard.filter(|_| announced != Some(0)) {
+            guard(&self.context, &peer, &head.headers)?;
         }
-        let _share = self.share(announced.unwrap_or(route.body_bytes_max))?;
+        let _share = self.share(route, announced.unwrap_or(route.body_bytes_max))?;
         let body = collect(announced.unwrap_or(route.body_bytes_max) as usize, body);
         let body = tokio::time::timeout(self.bounds.body_timeout, body).await;
         let body = body.map_err(|_| Fault::too_slow("the body did not arrive in time"))??;
@@ -291,8 +295,13 @@ impl<C: Send + Sync + 'static> Table<C> {
     }
 
     /// A share of the memory for bodies.
-    fn share(&self, bytes: u32) -> Result<SemaphorePermit<'_>, Fault> {
-        self.bodies
+    fn share(&self, route: &Route<C>, bytes: u32) -> Result<SemaphorePermit<'_>, Fault> {
+        let memory = if route.guard.is_some() {
+            &self.bodies
+        } else {
+            &self.open_bodies
+        };
+        memory
             .try_acquire_many(bytes)
             .map_err(|_| Fault::unavailable("too many bodies are on their way; send yours again"))
     }
@@ -451,7 +460,7 @@ mod tests {
     #[tokio::test]
     async fn who_may_not_send_a_body_is_refused_before_it_is_read() {
         let mut table = table();
-        table.routes[2].guard = |(), _, _| Err(Fault::forbidden("not you"));
+        table.routes[2].guard = Some(|(), _, _| Err(Fault::forbidden("not you")));
         // A body that never comes: reading it would last until the timeout.
         let never = futures::stream::pending::<Result<Bytes, ()>>();
         assert_eq!(
@@ -479,7 +488,9 @@ mod tests {
     #[tokio::test]
     async fn bodies_share_a_bounded_memory() {
         let table = table();
-        let all = table.share(BODIES_BYTES_MAX).expect("nothing else");
+        let all = table
+            .share(&table.routes[2], OPEN_BODIES_BYTES_MAX)
+            .expect("nothing else");
         let body = futures::stream::iter([Ok::<_, ()>("abcd".as_bytes())]);
         assert_eq!(
             table

@@ -165,12 +165,32 @@ impl Sqlite {
             .collect()
     }
 
-    pub(super) async fn rows_at(&self, at: Height) -> Result<Vec<Row>, Error> {
+    pub(super) async fn rows_at(&self, at: Height) -> Result<(Vec<Row>, u64), Error> {
         let rows = sqlx::query("SELECT * FROM observation WHERE height = ?")
             .bind(at.0.cast_signed())
             .fetch_all(&self.pool)
             .await?;
-        Ok(rows.iter().filter_map(|of| row(of).ok()).collect())
+        // A bundle that is settled later becomes visible with the next height.
+        let visible = self.projected().await?.next();
+        let is_seen = |of: &&SqliteRow| column(of, "visible_from").is_ok_and(|from| height(from) <= visible);
+        let read: Vec<_> = rows.iter().filter(is_seen).filter_map(|of| row(of).ok()).collect();
+        let unread = (rows.len() - read.len()) as u64;
+        Ok((read, unread))
+    }
+
+    pub(super) async fn is_pending(&self, at: Height, reasons: &[&'static str]) -> Result<bool, Error> {
+        let mut query = QueryBuilder::new("SELECT EXISTS (SELECT 1 FROM rejected WHERE height = ");
+        query.push_bind(at.0.cast_signed()).push(" AND reason IN (");
+        let mut list = query.separated(", ");
+        for reason in reasons {
+            list.push_bind(*reason);
+        }
+        query.push("))");
+        Ok(query
+            .build_query_scalar()
+            .persistent(false)
+            .fetch_one(&self.pool)
+            .await?)
     }
 
     pub(super) async fn has_elsewhere(&self, row: &Row) -> Result<bool, Error> {

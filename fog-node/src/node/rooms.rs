@@ -123,7 +123,7 @@ fn open_chain(config: &Config, genesis: &Genesis, incidents: &Incidents) -> Resu
     tracing::warn!(evidence = %evidence.display(), "the damaged chain was set aside; its blocks are applied again");
     incidents.mended(
         incident,
-        vec!["the engine's store, and peers for what it lacks".to_owned()],
+        vec!["begun anew; the engine delivers its blocks again".to_owned()],
     );
     Ok(chain)
 }

@@ -1,9 +1,11 @@
 //! The index compared with what chain and payloads give, and made so: for the scrub.
 
+use std::collections::HashSet;
+
 use ledger::block::Height;
 use tokio::time::Instant;
 
-use super::{Failure, PAYLOAD_MISSING, PAYLOADS_WAIT_AGAIN, Projection};
+use super::{Failure, PAYLOADS_WAIT_AGAIN, Projection, RETRYABLE};
 
 impl Projection {
     /// Compares the rows of a block with what the block and its payloads give, and makes them so. How many were altered,
@@ -15,33 +17,38 @@ impl Projection {
         if height > self.index.projected().await? {
             return Ok(0);
         }
+        // What may yet be settled is not expected here.
+        if self.index.is_pending(height, &RETRYABLE).await? {
+            return Ok(0);
+        }
         let deadline = Instant::now() + PAYLOADS_WAIT_AGAIN;
-        let mut expected = Vec::new();
+        let (mut expected, mut ids) = (Vec::new(), HashSet::new());
         for commitment in self.ours(height).await? {
             let opened = self.open(commitment, height, deadline).await?;
-            // What could not be projected yet is settled later; its rows are not expected here.
             if opened
                 .rejections
                 .iter()
-                .any(|rejection| rejection.reason == PAYLOAD_MISSING)
+                .any(|rejection| RETRYABLE.contains(&rejection.reason))
             {
                 return Ok(0);
             }
-            expected.extend(opened.rows);
+            // An observation that stands twice in a block is in the index once, where it came first.
+            expected.extend(opened.rows.into_iter().filter(|row| ids.insert(row.id.clone())));
         }
-        let there = self.index.rows_at(height).await?;
-        let invented = there.iter().filter(|row| !expected.contains(row)).count();
+        let (there, unread) = self.index.rows_at(height).await?;
+        let invented = unread + there.iter().filter(|row| !expected.contains(row)).count() as u64;
         let (mut rows, mut missing) = (Vec::new(), 0);
         for row in expected {
-            let is_there = there.contains(&row);
-            // An observation that is final in two bundles stands in the index once, where it came first.
-            let is_repetition = !is_there && invented == 0 && self.index.has_elsewhere(&row).await?;
-            missing += u64::from(!is_there && !is_repetition);
-            if !is_repetition {
-                rows.push(row);
+            // Nor does one that was final before stand here again.
+            if !there.contains(&row) {
+                if self.index.has_elsewhere(&row).await? {
+                    continue;
+                }
+                missing += 1;
             }
+            rows.push(row);
         }
-        let altered = missing.max(invented as u64);
+        let altered = invented.max(missing);
         if altered > 0 {
             self.index.replace(height, &rows).await?;
         }

@@ -11,6 +11,8 @@ use serde::{Deserialize, Serialize};
 
 /// Incidents that are kept, at most; the oldest go first.
 const INCIDENTS_MAX: usize = 1_000;
+/// Incidents that anybody is shown, at most: the newest.
+const SHOWN_MAX: usize = 100;
 /// The folder in the data folder.
 const FOLDER: &str = "incidents";
 
@@ -26,8 +28,6 @@ pub enum Kind {
     IndexAltered,
     /// A majority of the validators has another chain or state than this node.
     Diverged,
-    /// A peer gave bytes that are not what it was asked for.
-    PeerLied,
 }
 
 /// Who noticed.
@@ -91,7 +91,11 @@ impl Incidents {
         fs::create_dir_all(&folder)?;
         let mut all = Vec::new();
         for entry in fs::read_dir(&folder)? {
-            let text = fs::read_to_string(entry?.path());
+            let path = entry?.path();
+            if path.extension().is_none_or(|ending| ending != "json") {
+                continue;
+            }
+            let text = fs::read_to_string(path);
             // A file that is no incident is in nobody's way.
             all.extend(text.ok().and_then(|text| serde_json::from_str::<Incident>(&text).ok()));
         }
@@ -106,15 +110,19 @@ impl Incidents {
         self.0.all.lock().expect("nobody panics while it holds the incidents")
     }
 
-    /// All of them, the newest first.
+    /// The newest ones, the newest first.
     #[must_use]
     pub fn list(&self) -> Vec<Incident> {
-        self.all().iter().rev().cloned().collect()
+        self.all().iter().rev().take(SHOWN_MAX).cloned().collect()
     }
 
-    /// Records what was found.
+    /// Records what was found; what was found before and is not mended yet is not recorded again.
     pub fn found(&self, kind: Kind, found_by: FoundBy, place: String, what: String) -> Open {
         let mut all = self.all();
+        let is_same = |known: &&Incident| known.took_ms.is_none() && known.kind == kind && known.place == place;
+        if let Some(known) = all.iter().rev().find(is_same) {
+            return Open(known.id);
+        }
         let incident = Incident {
             id: all.last().map_or(1, |last| last.id + 1),
             kind,
@@ -127,14 +135,15 @@ impl Incidents {
         };
         tracing::error!(id = incident.id, ?kind, ?found_by, place = %incident.place, what = %incident.what, "incident");
         metrics::counter!("fog_recovery_incidents_total", "kind" => name(kind)).increment(1);
+        all.push(incident.clone());
+        let oldest = (all.len() > INCIDENTS_MAX).then(|| all.remove(0));
+        // Whoever reads the list does not wait for the disk.
+        drop(all);
         self.write(&incident);
-        let open = Open(incident.id);
-        all.push(incident);
-        if all.len() > INCIDENTS_MAX {
-            let oldest = all.remove(0);
+        if let Some(oldest) = oldest {
             let _removed = fs::remove_file(self.path(oldest.id));
         }
-        open
+        Open(incident.id)
     }
 
     /// Records that it is mended, and from whom.
@@ -147,7 +156,9 @@ impl Incidents {
         incident.repaired_from = repaired_from;
         incident.took_ms = Some(took_ms);
         tracing::warn!(id, took_ms, from = ?incident.repaired_from, "mended");
-        self.write(incident);
+        let incident = incident.clone();
+        drop(all);
+        self.write(&incident);
     }
 
     /// Whole or not at all. An incident that cannot be written stays in the list and in the log.
@@ -177,7 +188,6 @@ const fn name(kind: Kind) -> &'static str {
         Kind::PayloadDamaged => "payload-damaged",
         Kind::IndexAltered => "index-altered",
         Kind::Diverged => "diverged",
-        Kind::PeerLied => "peer-lied",
     }
 }
 
@@ -218,10 +228,31 @@ mod tests {
     fn the_oldest_go_when_there_are_too_many() {
         let dir = tempfile::tempdir().expect("a folder");
         let incidents = Incidents::open(dir.path()).expect("opens");
-        for _ in 0..INCIDENTS_MAX + 3 {
-            let _open = incidents.found(Kind::PeerLied, FoundBy::Scrub, String::new(), String::new());
+        for at in 0..INCIDENTS_MAX + 3 {
+            let _open = incidents.found(Kind::PayloadDamaged, FoundBy::Scrub, at.to_string(), String::new());
         }
-        assert_eq!(incidents.list().len(), INCIDENTS_MAX);
-        assert_eq!(incidents.list().last().expect("many").id, 4);
+        assert_eq!(
+            (incidents.list().len(), incidents.all().len()),
+            (SHOWN_MAX, INCIDENTS_MAX)
+        );
+        assert_eq!(incidents.all().first().expect("many").id, 4);
+    }
+
+    #[test]
+    fn what_is_not_mended_yet_is_recorded_once() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let incidents = Incidents::open(dir.path()).expect("opens");
+        let find = || {
+            incidents.found(
+                Kind::Diverged,
+                FoundBy::Comparison,
+                "the head".to_owned(),
+                String::new(),
+            )
+        };
+        let first = find();
+        assert_eq!(find(), first);
+        incidents.mended(first, vec![]);
+        assert_ne!(find(), first, "it happened again");
     }
 }

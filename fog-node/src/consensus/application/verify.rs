@@ -150,11 +150,14 @@ impl<P: Payloads> Application<P> {
         }
     }
 
-    /// Waits until every payload that the block commits to is durable here, for as long as that takes.
+    /// Waits until every payload that the block commits to is durable here; the engine ends the wait when it moves on.
     pub(in crate::consensus) async fn until_held(&self, clock: &impl Clock, block: &Block) {
+        if self.holds_all(block).await {
+            return;
+        }
+        metrics::counter!("fog_consensus_votes_withheld_total").increment(1);
+        tracing::info!(height = %block.header.height, "a vote to finalize waits: a payload is not held here");
         while !self.holds_all(block).await {
-            metrics::counter!("fog_consensus_votes_withheld_total").increment(1);
-            tracing::info!(height = %block.header.height, "withheld a vote to finalize: a payload is not held here");
             clock.sleep(HOLD_PAUSE).await;
         }
     }

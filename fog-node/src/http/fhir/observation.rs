@@ -67,7 +67,8 @@ pub fn routes() -> Vec<Route<Context>> {
             .is("Observation", "search-type"),
         Route::post("/fhir/Observation/_search", FORM_BYTES_MAX, |context, request| {
             Box::pin(find(context, request))
-        }),
+        })
+        .from(|context, peer, headers| context.caller_of(peer, headers)?.client().map(|_| ())),
         Route::get("/fhir/Observation/{id}", |context, request| {
             Box::pin(read(context, request))
         })

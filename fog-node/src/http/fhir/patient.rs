@@ -42,7 +42,8 @@ pub fn routes() -> Vec<Route<Context>> {
         Route::get("/fhir/Patient", |context, request| Box::pin(find(context, request))).is("Patient", "search-type"),
         Route::post("/fhir/Patient/_search", FORM_BYTES_MAX, |context, request| {
             Box::pin(find(context, request))
-        }),
+        })
+        .from(|context, peer, headers| context.caller_of(peer, headers)?.client().map(|_| ())),
         Route::get("/fhir/Patient/{id}", |context, request| {
             Box::pin(read(context, request))
         })
