@@ -381,14 +381,6 @@ impl Index {
         store.find(&keys, search).await
     }
 
-    /// How often an observation occurred again.
-    ///
-    /// # Errors
-    /// [`Error::Database`].
-    pub async fn duplicates(&self) -> Result<u64, Error> {
-        self.counts().await.map(|counts| counts.duplicates)
-    }
-
     /// How much is in the index.
     ///
     /// # Errors
@@ -565,7 +557,7 @@ mod tests {
             index.project(Height(1), &rows, &[]).await.expect("projects"),
             Projected::default()
         );
-        assert_eq!(index.duplicates().await.expect("counts"), 0);
+        assert_eq!(index.counts().await.expect("counts").duplicates, 0);
         let again = Row {
             bundle: BundleId(Digest::ZERO),
             height: Height(2),
