@@ -24,8 +24,8 @@ use crate::{
 
 /// Connections at a time, at most.
 const CONNECTIONS_MAX: usize = 64;
-/// A request's head must have arrived within this time.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// A request's head must have arrived within this time; on loopback it takes no longer, and idle connections give way.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(2);
 /// A connection ends after this time, whatever it does.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(300);
 /// The outbox must answer within this time to be healthy.

@@ -19,6 +19,10 @@ pub const LAG_FLAG_MS: i64 = 30 * 86_400_000;
 /// measure for us yet.
 pub const WALL_MS_MIN: i64 = 1_577_836_800_000;
 
+/// Wall clocks that can be written as a date at all, in milliseconds since 1970: the years 1 to 9998. Another one is no time
+/// that anybody could look for.
+const WALL_MS_WRITABLE: std::ops::RangeInclusive<i64> = -62_135_596_800_000..=253_370_764_799_999;
+
 /// A number with its unit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Quantity {
@@ -89,6 +93,10 @@ impl Observation {
     /// # Errors
     /// [`Reason::UnknownCode`], [`Reason::WrongUnit`], [`Reason::Implausible`] or [`Reason::Malformed`].
     pub fn of(reading: &Reading, received_ms: i64) -> Result<Vec<Self>, Refusal> {
+        if reading.wall.is_some_and(|wall| !WALL_MS_WRITABLE.contains(&wall)) {
+            let detail = "wall is no time between the years 1 and 9998; a device without a clock leaves it out";
+            return Err(Refusal::new(Reason::Implausible, detail));
+        }
         let mut components = Vec::new();
         let mut observations: Vec<(&'static Sign, Value, bool)> = Vec::new();
         for measured in &reading.observations {
@@ -325,8 +333,20 @@ mod tests {
         assert_eq!(clock(later, now), (later, TimeQuality::Unknown));
         // Device and gateway both without a date agree, and are both wrong.
         assert_eq!(clock(1_000, 2_000), (1_000, TimeQuality::Unknown));
-        assert_eq!(clock(i64::MIN, i64::MIN).1, TimeQuality::Unknown);
-        assert_eq!(clock(i64::MAX, i64::MIN).1, TimeQuality::Unknown);
+        assert_eq!(clock(1_000, i64::MIN).1, TimeQuality::Unknown);
+        assert_eq!(clock(1_000, i64::MAX).1, TimeQuality::Unknown);
+    }
+
+    #[test]
+    fn a_time_that_nobody_can_write_is_refused() {
+        for wall in [i64::MIN, i64::MAX, 253_402_300_799_000, -62_135_596_800_001] {
+            let reading = Reading {
+                wall: Some(wall),
+                ..reading()
+            };
+            let refusal = Observation::of(&reading, 1_790_000_000_000).expect_err("no date");
+            assert_eq!(refusal.reason, Reason::Implausible, "{wall}");
+        }
     }
 
     fn wave(origin: &str, factor: &str, data: &[i32]) -> Result<Value, Refusal> {

@@ -151,6 +151,12 @@ impl Library {
                 .map_err(unreadable)?;
             files.retain(|file| stem(file).is_some());
             files.sort();
+            if files.is_empty() {
+                return Err(unreadable(io::Error::new(
+                    io::ErrorKind::NotFound,
+                    "the folder holds no recording (see firmware-sim/recordings/README.md for their names)",
+                )));
+            }
             for file in files {
                 library.add_file(&file)?;
             }
