@@ -21,6 +21,9 @@ use world::{Disks, Node, World, settled};
 /// Simulated time after which a run has failed to make progress.
 const TIMEOUT: Duration = Duration::from_secs(600);
 
+/// Simulated time in which both sides of a mended cut agree again: the timeouts of a few views.
+const HEALED_MAX: Duration = Duration::from_secs(30);
+
 const STEADY: Link = Link {
     latency: Duration::from_millis(5),
     jitter: Duration::from_millis(1),
@@ -173,6 +176,78 @@ fn who_lacks_a_payload_votes_for_no_block_that_names_it() {
         voted_again |= by_fourth;
     }
     assert!(voted_again, "with the payloads it votes again");
+}
+
+/// Two validators on each side of a cut are no quorum: nothing becomes final on either side, nothing forks, and both sides
+/// agree again by themselves when the cut is mended (fault F14).
+#[test]
+fn two_and_two_stand_still_without_a_fork_and_heal() {
+    for seed in 30..34 {
+        let disks = Disks::of(4);
+        let (chains, submitted, healed_in) = seeded(seed).start(|context| {
+            let disks = &disks;
+            async move {
+                let world = World::new(&context, &disks.clinic, STEADY).await;
+                let nodes = start_all(&context, &world, disks, 4).await;
+                let mut submitted = enrol(disks, &nodes);
+                settled(&context, &nodes, 1, &submitted).await;
+                submitted.extend(submit(&context, disks, &nodes, 0..8).await);
+                settled(&context, &nodes, 3, &submitted).await;
+                world.part(2).await;
+                // What is on its way may still end; after that nothing may move.
+                context.sleep(Duration::from_secs(2)).await;
+                let heights = || nodes.iter().map(|node| node.chain.head().height).collect::<Vec<_>>();
+                let before = heights();
+                submitted.extend(submit(&context, disks, &nodes, 8..12).await);
+                context.sleep(Duration::from_secs(30)).await;
+                assert_eq!(heights(), before, "seed {seed}: two of four are no quorum");
+                world.heal(2).await;
+                let healed = context.current();
+                submitted.extend(submit(&context, disks, &nodes, 12..16).await);
+                settled(&context, &nodes, before[0].0 + 2, &submitted).await;
+                let healed_in = context.current().duration_since(healed).expect("time goes on");
+                (
+                    nodes.iter().map(|node| node.chain.clone()).collect::<Vec<_>>(),
+                    submitted,
+                    healed_in,
+                )
+            }
+        });
+        assert_all(&disks, &chains, &submitted);
+        println!("seed {seed}: agreed again {healed_in:?} after the cut was mended");
+        assert!(healed_in < HEALED_MAX, "seed {seed}: {healed_in:?}");
+    }
+}
+
+/// Three of four go on while the fourth is cut off; it catches up when it is back (fault F15).
+#[test]
+fn three_go_on_without_the_fourth_which_catches_up() {
+    for seed in 40..44 {
+        let disks = Disks::of(4);
+        let (chains, submitted) = seeded(seed).start(|context| {
+            let disks = &disks;
+            async move {
+                let world = World::new(&context, &disks.clinic, STEADY).await;
+                let nodes = start_all(&context, &world, disks, 4).await;
+                let mut submitted = enrol(disks, &nodes);
+                settled(&context, &nodes, 1, &submitted).await;
+                world.part(3).await;
+                context.sleep(Duration::from_secs(2)).await;
+                let alone = nodes[3].chain.head().height;
+                submitted.extend(submit(&context, disks, &nodes[..3], 0..12).await);
+                settled(&context, &nodes[..3], alone.0 + 5, &submitted).await;
+                assert_eq!(nodes[3].chain.head().height, alone, "seed {seed}: it hears of nothing");
+                world.heal(3).await;
+                submitted.extend(submit(&context, disks, &nodes[..3], 12..16).await);
+                settled(&context, &nodes, alone.0 + 6, &submitted).await;
+                (
+                    nodes.iter().map(|node| node.chain.clone()).collect::<Vec<_>>(),
+                    submitted,
+                )
+            }
+        });
+        assert_all(&disks, &chains, &submitted);
+    }
 }
 
 /// Every validator loses power at the same instant, with whatever it had not synced; then all start again.

@@ -171,6 +171,8 @@ impl Node {
 /// The network between the validators.
 pub(crate) struct World {
     oracle: Oracle<PublicKey, Context>,
+    peers: Vec<PublicKey>,
+    link: Link,
 }
 
 impl World {
@@ -192,7 +194,32 @@ impl World {
                     .expect("a new link");
             }
         }
-        Self { oracle }
+        Self { oracle, peers, link }
+    }
+
+    /// Cuts every link between the first `first` validators and the others, both ways.
+    pub(crate) async fn part(&self, first: usize) {
+        for (from, to) in self.across(first) {
+            self.oracle.remove_link(from, to).await.expect("a link");
+        }
+    }
+
+    /// Joins them again.
+    pub(crate) async fn heal(&self, first: usize) {
+        for (from, to) in self.across(first) {
+            self.oracle
+                .add_link(from, to, self.link.clone())
+                .await
+                .expect("a new link");
+        }
+    }
+
+    fn across(&self, first: usize) -> Vec<(PublicKey, PublicKey)> {
+        let (here, there) = self.peers.split_at(first);
+        let pairs = here
+            .iter()
+            .flat_map(|a| there.iter().map(move |b| (a.clone(), b.clone())));
+        pairs.flat_map(|(a, b)| [(a.clone(), b.clone()), (b, a)]).collect()
     }
 
     /// Starts a validator on its disks.
