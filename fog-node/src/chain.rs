@@ -26,6 +26,7 @@ use record::{canonical::Digest, ids::BundleId};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
+use crate::containment::is_corrupt;
 use store::Store;
 
 pub use repair::{Damage, Rebuilt, Source, set_aside};
@@ -82,16 +83,7 @@ impl Error {
     pub fn is_damage(&self) -> bool {
         match self {
             Self::Damaged(_) => true,
-            Self::Store(error) => match **error {
-                redb::Error::Io(ref e) => e.kind() == std::io::ErrorKind::InvalidData,
-                redb::Error::Corrupted(_)
-                | redb::Error::UpgradeRequired(_)
-                | redb::Error::TableTypeMismatch { .. }
-                | redb::Error::TableIsMultimap(_)
-                | redb::Error::TypeDefinitionChanged { .. }
-                | redb::Error::TableDoesNotExist(_) => true,
-                _ => false,
-            },
+            Self::Store(error) => is_corrupt(error),
             _ => false,
         }
     }

@@ -1,4 +1,5 @@
-//! Panics that do not end the process: those of a store's library over a file that was altered outside of it.
+//! What a store's library says or does over a file that was altered outside of it: errors that mean damage, and panics that
+//! do not end the process.
 //!
 //! Everywhere else a panic is a broken invariant of ours, and the process stops (`command`).
 
@@ -24,6 +25,21 @@ pub fn contained<T>(work: impl FnOnce() -> T) -> Option<T> {
     let done = panic::catch_unwind(AssertUnwindSafe(work));
     CONTAINED.set(before);
     done.ok()
+}
+
+/// The file is not what redb wrote: it says so, or it misses a table or a type that we made.
+#[must_use]
+pub fn is_corrupt(error: &redb::Error) -> bool {
+    match error {
+        redb::Error::Io(e) => e.kind() == std::io::ErrorKind::InvalidData,
+        redb::Error::Corrupted(_)
+        | redb::Error::UpgradeRequired(_)
+        | redb::Error::TableTypeMismatch { .. }
+        | redb::Error::TableIsMultimap(_)
+        | redb::Error::TypeDefinitionChanged { .. }
+        | redb::Error::TableDoesNotExist(_) => true,
+        _ => false,
+    }
 }
 
 #[cfg(test)]

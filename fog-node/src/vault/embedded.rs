@@ -26,7 +26,8 @@ use tokio::{
 };
 
 use super::{Config, Error, wanted::Message};
-use trouble::{guarded, is_corrupt, is_full};
+use crate::containment::is_corrupt;
+use trouble::{guarded, is_full};
 
 /// The file in the data folder.
 const FILE: &str = "vault.redb";
