@@ -97,13 +97,9 @@ async fn find(context: Arc<Context>, request: Request) -> Answered {
     let reader = context.caller(&request)?.reader("Observation", Right::Search)?;
     let mut parameters = parameters(&request)?;
     parameters.remove(NEWEST_FIRST);
-    let count = search::count(&parameters)?;
+    let question = question(&context.fhir_base, &parameters)?;
     parameters.remove(search::SUMMARY);
     search::check(PARAMETERS, &parameters, is_strict(&request.headers))?;
-    let question = Question {
-        count,
-        ..question(&context.fhir_base, &parameters)?
-    };
     let answer = context.query.observations(&reader, question).await?;
     let page = Page {
         base: &context.fhir_base,
@@ -141,8 +137,8 @@ fn question(base: &str, parameters: &Parameters) -> Result<Question, Fault> {
         codes: codes(parameters),
         dates: dates?,
         ids,
+        count: search::count(parameters)?,
         cursor: cursor.map_err(|error: crate::index::BadCursor| Fault::invalid(error.to_string()))?,
-        ..Question::default()
     })
 }
 
@@ -239,7 +235,7 @@ mod tests {
 
     #[test]
     fn a_bad_date_or_cursor_is_the_callers_fault() {
-        for query in ["date=soon", "_cursor=x"] {
+        for query in ["date=soon", "_cursor=x", "_count=x"] {
             assert_eq!(question("", &Parameters::parse(query)).expect_err(query).status(), 400);
         }
     }
