@@ -121,6 +121,12 @@ impl Block {
         merkle::root(&self.leaves())
     }
 
+    /// Whether its transactions are those that its header names.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        self.transactions_root() == self.header.transactions_root
+    }
+
     /// The leaves of its Merkle tree.
     #[must_use]
     pub fn leaves(&self) -> Vec<Digest> {

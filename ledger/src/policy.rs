@@ -124,7 +124,7 @@ impl ValidityPolicy {
         if too_many || ids.len() != block.transactions.len() {
             return Err(Violation::Transactions);
         }
-        if block.transactions_root() != header.transactions_root {
+        if !block.is_whole() {
             return Err(Violation::Root);
         }
         Ok(VerifiedBlock::new(block, digest))

@@ -94,7 +94,7 @@ impl Read for EngineBlock {
         let block = Block::decode(&bytes).map_err(|e| Error::Wrapped("block", e.into()))?;
         // The engine keeps and compares blocks by digest alone; without this check a liar could send other transactions
         // under the digest of an honest header.
-        if block.transactions_root() != block.header.transactions_root {
+        if !block.is_whole() {
             return Err(Error::Invalid("block", "its transactions are not those of its root"));
         }
         let digest = engine_digest(&block.header.digest());
