@@ -18,7 +18,7 @@ use ledger::{
     agreement::Position,
     block::{FinalizedBlock, Height},
     genesis::Genesis,
-    proof::{CarriedBlock, DESCENT_MAX, Finalization, Receipt},
+    proof::{CarriedBlock, DESCENT_MAX, Finalization, Receipt, ValidatorSet},
     state::{Outcome, State},
     transaction::{Commitment, TransactionId},
 };
@@ -122,9 +122,10 @@ pub struct Placed {
 #[derive(Debug)]
 struct Shared {
     genesis: Genesis,
+    validators: ValidatorSet,
     path: PathBuf,
     cache_bytes_max: usize,
-    // Readers share it; it is taken exclusively only to look at the whole file, and to put a new one in its place.
+    // Readers share it; it is taken exclusively only to open the file anew, and to put a new one in its place.
     store: RwLock<Store>,
     // The one writer's turn; it is held while a commit is synced, by the engine's delivery alone.
     writer: Mutex<()>,
@@ -153,6 +154,7 @@ impl Chain {
         let (state, head) = (watch::Sender::new(Arc::new(state)), watch::Sender::new(head));
         Ok(Self(Arc::new(Shared {
             genesis: genesis.clone(),
+            validators: ValidatorSet::of(genesis),
             path,
             cache_bytes_max: config.cache_bytes_max,
             store: RwLock::new(store),
@@ -355,7 +357,7 @@ mod tests {
     use crate::consensus::codec::tests::{child, commitment, enrolments_of, founded};
     use ledger::{
         block::Block,
-        proof::{ValidatorSet, Vote, vote_message},
+        proof::{Vote, vote_message},
         state::Refused,
     };
     use record::signature::SigningKey;
@@ -404,10 +406,7 @@ mod tests {
         }
 
         fn verify(&self, receipt: &str) -> BundleId {
-            let validators = ValidatorSet {
-                network: self.genesis.network(),
-                validators: self.genesis.committee(),
-            };
+            let validators = ValidatorSet::of(&self.genesis);
             Receipt::verify(receipt, &validators).expect("holds").bundle()
         }
     }

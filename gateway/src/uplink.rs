@@ -119,10 +119,7 @@ impl Config {
         let client = client.map_err(|fault| faults.push(format!("uplink {fault}")));
         match client {
             Ok(client) if faults.is_empty() => {
-                let validators = ValidatorSet {
-                    network: genesis.network(),
-                    validators: genesis.committee(),
-                };
+                let validators = ValidatorSet::of(genesis);
                 Ok(Network { validators, client })
             }
             _ => Err(faults),

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     block::{BLOCK_BYTES_MAX, Block, FinalizedBlock, Header},
+    genesis::Genesis,
     transaction::SignedTransaction,
 };
 
@@ -35,6 +36,15 @@ pub struct ValidatorSet {
 }
 
 impl ValidatorSet {
+    /// The founding committee.
+    #[must_use]
+    pub fn of(genesis: &Genesis) -> Self {
+        Self {
+            network: genesis.network(),
+            validators: genesis.committee(),
+        }
+    }
+
     /// The votes that finalize: n - f of n = 3f + 1 (the engine's rule).
     #[must_use]
     pub fn quorum(&self) -> usize {
@@ -325,10 +335,7 @@ mod tests {
                 signature: k.sign_raw(&message),
             })
             .collect();
-        let set = ValidatorSet {
-            network: genesis.network(),
-            validators: genesis.committee(),
-        };
+        let set = ValidatorSet::of(&genesis);
         (
             Receipt::of(&block, 2, vec![next.header], Finalization { votes }).expect("index 2 of 5"),
             set,

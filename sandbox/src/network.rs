@@ -133,10 +133,7 @@ impl Network {
             .collect::<Result<_, _>>()?;
         let genesis = genesis(&members, &nodes);
         let genesis_file = folder.write("genesis.json", pretty(&genesis))?;
-        let validators = ValidatorSet {
-            network: genesis.network(),
-            validators: genesis.committee(),
-        };
+        let validators = ValidatorSet::of(&genesis);
         Ok(Self {
             ports,
             gateway: gateway(&folder, &authority)?,

@@ -154,10 +154,7 @@ fn receipt() -> Receipt {
 }
 
 fn validators() -> ValidatorSet {
-    ValidatorSet {
-        network: genesis().network(),
-        validators: genesis().committee(),
-    }
+    ValidatorSet::of(&genesis())
 }
 
 fn admission() -> Admission {

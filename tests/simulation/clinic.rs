@@ -91,10 +91,7 @@ impl Clinic {
     }
 
     pub(crate) fn validator_set(&self) -> ValidatorSet {
-        ValidatorSet {
-            network: self.genesis.network(),
-            validators: self.genesis.committee(),
-        }
+        ValidatorSet::of(&self.genesis)
     }
 
     /// What the gateway's commitments need to find on the chain.

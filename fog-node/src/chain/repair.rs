@@ -15,7 +15,6 @@ use std::{
 
 use ledger::{
     block::{Block, FinalizedBlock, Height},
-    proof::ValidatorSet,
     state::{Finals, State, identifiers},
 };
 use record::canonical::Digest;
@@ -148,7 +147,7 @@ impl Chain {
             return wrong("it is not the child of the one below it");
         }
         if let Some(votes) = &finalized.finalization
-            && votes.check(header, &self.validators()).is_err()
+            && votes.check(header, &self.0.validators).is_err()
         {
             return wrong("its votes do not hold");
         }
@@ -174,13 +173,6 @@ impl Chain {
         }
         replay.parent = finalized.digest;
         Ok(())
-    }
-
-    fn validators(&self) -> ValidatorSet {
-        ValidatorSet {
-            network: self.0.genesis.network(),
-            validators: self.0.genesis.committee(),
-        }
     }
 
     /// Makes the file anew, up to the block with the digest of `head`, and puts the damaged one aside. The writer waits
@@ -238,7 +230,7 @@ impl Chain {
     /// Our own block, if it is good.
     fn own(&self, height: Height, expected: &Digest) -> Option<FinalizedBlock> {
         let carried = guarded(|| self.store().raw(height)).ok().flatten()?;
-        carried.expected(expected, &self.validators())
+        carried.expected(expected, &self.0.validators)
     }
 
     fn write(

@@ -84,10 +84,7 @@ mod tests {
         Voted {
             block,
             finalization,
-            validators: ValidatorSet {
-                network: genesis.network(),
-                validators: genesis.committee(),
-            },
+            validators: ValidatorSet::of(&genesis),
         }
     }
 

@@ -80,10 +80,7 @@ fn page(block: &Block, digest: &record::canonical::Digest) -> Json {
 }
 
 async fn validators(context: Arc<Context>) -> Answered {
-    let set = ValidatorSet {
-        network: context.genesis.network(),
-        validators: context.genesis.committee(),
-    };
+    let set = ValidatorSet::of(&context.genesis);
     Ok(answer::json(StatusCode::OK, &set))
 }
 

@@ -184,10 +184,7 @@ async fn rooms(dir: &Path, genesis: &Genesis, key: &SigningKey, (peers, holding)
         vault: vault.clone(),
         projection,
     };
-    let validators = ValidatorSet {
-        network: genesis.network(),
-        validators: genesis.committee(),
-    };
+    let validators = ValidatorSet::of(genesis);
     let recovery = Recovery::new(
         recovery::Config::default(),
         (key.clone(), validators),

@@ -74,10 +74,7 @@ impl Work {
             vault: vault.clone(),
             projection: projection.clone(),
         };
-        let validators = ValidatorSet {
-            network: genesis.network(),
-            validators: genesis.committee(),
-        };
+        let validators = ValidatorSet::of(genesis);
         Self {
             intake: Intake::new(
                 &config.intake,

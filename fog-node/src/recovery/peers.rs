@@ -170,10 +170,7 @@ mod tests {
 
     fn peers(genesis: &Genesis, peers: &[Peer]) -> Peers {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-        let validators = ValidatorSet {
-            network: genesis.network(),
-            validators: genesis.committee(),
-        };
+        let validators = ValidatorSet::of(genesis);
         Peers::new(reqwest::Client::new(), peers, Duration::from_secs(5), validators)
     }
 
