@@ -342,6 +342,16 @@ mod tests {
         reached.expect("in time").expect("the supervisor lives").clone()
     }
 
+    /// A process that is up and does this when it is asked to end.
+    async fn trapping(on_term: &str, dir: &Path, grace: Duration) -> Supervised {
+        let script = format!("trap '{on_term}' TERM; echo up; while true; do sleep 0.1; done");
+        let child = Supervised::start(shell(&script, dir), grace);
+        let up = || async { child.program().log_tail().contains("up") };
+        let came = child.wait_until("up", Duration::from_secs(20), up).await;
+        came.expect("comes up");
+        child
+    }
+
     #[tokio::test]
     async fn a_killed_process_is_started_again() {
         let dir = tempfile::tempdir().expect("a temporary folder");
@@ -380,13 +390,7 @@ mod tests {
     #[tokio::test]
     async fn to_fail_when_asked_to_end_is_a_breakdown() {
         let dir = tempfile::tempdir().expect("a temporary folder");
-        let script = "trap 'exit 7' TERM; echo up; while true; do sleep 0.1; done";
-        let child = Supervised::start(shell(script, dir.path()), Duration::from_secs(20));
-        let up = || async { child.program().log_tail().contains("up") };
-        child
-            .wait_until("up", Duration::from_secs(20), up)
-            .await
-            .expect("comes up");
+        let child = trapping("exit 7", dir.path(), Duration::from_secs(20)).await;
         let failures = child.stop().await;
         assert!(
             failures.len() == 1 && failures[0].contains("exit status: 7"),
@@ -421,13 +425,7 @@ mod tests {
     #[tokio::test]
     async fn a_process_that_ignores_sigterm_is_killed() {
         let dir = tempfile::tempdir().expect("a temporary folder");
-        let script = "trap '' TERM; echo up; while true; do sleep 0.1; done";
-        let child = Supervised::start(shell(script, dir.path()), Duration::from_millis(300));
-        let up = || async { child.program().log_tail().contains("up") };
-        child
-            .wait_until("up", Duration::from_secs(20), up)
-            .await
-            .expect("comes up");
+        let child = trapping("", dir.path(), Duration::from_millis(300)).await;
         let failures = child.stop().await;
         assert!(
             failures.len() == 1 && failures[0].contains("was killed"),
