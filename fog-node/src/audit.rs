@@ -11,7 +11,7 @@ use ledger::{
     genesis::Genesis,
     proof::{CARRIED_BYTES_MAX, CarriedBlock},
 };
-use record::canonical::Digest;
+use record::canonical::{Digest, MEDIA_TYPE};
 use reqwest::{StatusCode, header};
 use serde::Deserialize;
 
@@ -177,7 +177,7 @@ async fn head(client: &reqwest::Client, node: &Audited) -> Option<Height> {
 async fn digest(client: &reqwest::Client, node: &Audited, height: Height, genesis: &Genesis) -> Option<Digest> {
     let request = client
         .get(format!("{}/api/v1/chain/blocks/{height}", node.url))
-        .header(header::ACCEPT, "application/vnd.ipld.dag-cbor")
+        .header(header::ACCEPT, MEDIA_TYPE)
         .timeout(ANSWER_TIMEOUT);
     let answer = request
         .send()

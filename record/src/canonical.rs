@@ -11,6 +11,8 @@ use sha2::{Digest as _, Sha256};
 pub const SHA2_256: u64 = 0x12;
 /// Multicodec of DAG-CBOR blocks.
 pub const DAG_CBOR: u64 = 0x71;
+/// The media type of these bytes, as registered with IANA.
+pub const MEDIA_TYPE: &str = "application/vnd.ipld.dag-cbor";
 /// Multicodec of raw blocks.
 pub const RAW: u64 = 0x55;
 

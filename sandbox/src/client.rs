@@ -8,7 +8,7 @@ use ledger::{
     transaction::{SignedTransaction, TransactionId},
 };
 use record::{
-    canonical::Digest,
+    canonical::{Digest, MEDIA_TYPE},
     ids::{BundleId, SubjectId},
 };
 use reqwest::{Certificate, Identity, RequestBuilder, Response, StatusCode};
@@ -223,9 +223,7 @@ impl Node {
     /// [`CallError`].
     pub async fn submit(&self, transaction: &SignedTransaction) -> Result<(), CallError> {
         let request = self.http.post(format!("{}/api/v1/transactions", self.base));
-        let request = request
-            .header("content-type", "application/vnd.ipld.dag-cbor")
-            .body(transaction.encode());
+        let request = request.header("content-type", MEDIA_TYPE).body(transaction.encode());
         checked(request.send().await?).await.map(|_| ())
     }
 

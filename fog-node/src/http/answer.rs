@@ -14,7 +14,7 @@ pub const TEXT: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.
 pub const RAW: HeaderValue = HeaderValue::from_static("application/vnd.ipld.raw");
 
 /// The media type of a block as one node hands it to another.
-pub const DAG_CBOR: HeaderValue = HeaderValue::from_static("application/vnd.ipld.dag-cbor");
+pub const DAG_CBOR: HeaderValue = HeaderValue::from_static(record::canonical::MEDIA_TYPE);
 
 /// An answer of these bytes.
 #[must_use]

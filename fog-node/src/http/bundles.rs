@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use http::StatusCode;
 use ledger::admission::Submission;
-use record::ids::BundleId;
+use record::{canonical::MEDIA_TYPE, ids::BundleId};
 use serde_json::json;
 
 use super::{
@@ -13,9 +13,6 @@ use super::{
     route::{Answered, Request, Route},
 };
 use crate::intake::Progress;
-
-/// The media type of a submission and of a transaction.
-pub const DAG_CBOR: &str = "application/vnd.ipld.dag-cbor";
 
 /// What is served here.
 #[must_use]
@@ -34,7 +31,7 @@ pub fn routes() -> Vec<Route<Context>> {
 
 async fn submit(context: Arc<Context>, request: Request) -> Answered {
     let gateway = context.caller(&request)?.gateway()?;
-    request.expect_media_type(DAG_CBOR)?;
+    request.expect_media_type(MEDIA_TYPE)?;
     let submission = Submission::decode(&request.body).map_err(|error| Fault::unprocessable(error.to_string()))?;
     let admission = context.intake.admit(&gateway, submission).await?;
     Ok(answer::json(StatusCode::ACCEPTED, &admission))

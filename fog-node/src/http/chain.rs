@@ -7,11 +7,11 @@ use ledger::{
     block::{Block, FinalizedBlock, Height},
     proof::ValidatorSet,
 };
+use record::canonical::MEDIA_TYPE;
 use serde_json::{Value as Json, json};
 
 use super::{
     Context, answer,
-    bundles::DAG_CBOR,
     fault::Fault,
     route::{Answered, Request, Route},
 };
@@ -40,7 +40,7 @@ async fn block(context: Arc<Context>, request: Request) -> Answered {
         .place()
         .parse()
         .map_err(|_| Fault::invalid("a height is a whole number, from 0"))?;
-    if request.accepts(DAG_CBOR) && !request.accepts("application/json") {
+    if request.accepts(MEDIA_TYPE) && !request.accepts("application/json") {
         // For another node: the exact bytes, with the votes.
         let carried = context.chain.carried(Height(height)).await?;
         let carried = carried.ok_or_else(|| Fault::not_found("this node has no block of this height yet"))?;

@@ -274,7 +274,7 @@ impl Clinic {
         let request = self
             .anybody
             .post(self.url("/api/v1/transactions"))
-            .header("content-type", super::bundles::DAG_CBOR);
+            .header("content-type", record::canonical::MEDIA_TYPE);
         let answer = request.body(transaction.encode()).send().await.expect("answers");
         assert_eq!(answer.status(), 202);
         let id = body(answer).await["id"].as_str().expect("text").to_owned();
@@ -361,7 +361,7 @@ impl Clinic {
     pub(super) async fn submit(&self, by: &Client, body: Vec<u8>) -> Response {
         let request = by
             .post(self.url("/api/v1/bundles"))
-            .header("content-type", super::bundles::DAG_CBOR);
+            .header("content-type", record::canonical::MEDIA_TYPE);
         request.body(body).send().await.expect("answers")
     }
 

@@ -90,7 +90,7 @@ async fn payloads_are_for_nodes_alone() {
     let cid = record::canonical::cid_of(&payload);
     let push = |by: &Client, body: Vec<u8>| {
         let post = by.post(clinic.url("/api/v1/payloads")).body(body);
-        post.header("content-type", super::bundles::DAG_CBOR).send()
+        post.header("content-type", record::canonical::MEDIA_TYPE).send()
     };
     assert_eq!(
         push(&clinic.anybody, submission.clone())

@@ -9,7 +9,6 @@ use record::canonical;
 
 use super::{
     BODY_BYTES_MAX, Context, answer,
-    bundles::DAG_CBOR,
     fault::Fault,
     route::{Answered, Request, Route},
 };
@@ -30,7 +29,7 @@ pub fn routes() -> Vec<Route<Context>> {
 /// was committed to by an enrolled gateway.
 async fn keep(context: Arc<Context>, request: Request) -> Answered {
     context.caller(&request)?.validator()?;
-    request.expect_media_type(DAG_CBOR)?;
+    request.expect_media_type(canonical::MEDIA_TYPE)?;
     let submission = Submission::decode(&request.body).map_err(|error| Fault::unprocessable(error.to_string()))?;
     context.intake.keep(submission).await?;
     Ok(answer::nothing())

@@ -4,13 +4,12 @@ use std::sync::Arc;
 
 use http::StatusCode;
 use ledger::transaction::{SignedTransaction, TRANSACTION_BYTES_MAX, TransactionId};
-use record::canonical::Digest;
+use record::canonical::{Digest, MEDIA_TYPE};
 use serde_json::json;
 use tokio::time::{Instant, timeout_at};
 
 use super::{
     Context, answer,
-    bundles::DAG_CBOR,
     fault::Fault,
     route::{Answered, Request, Route},
 };
@@ -32,7 +31,7 @@ pub fn routes() -> Vec<Route<Context>> {
 
 /// No token is asked for: the organisation's signature is in the transaction, and the state decides what it may do.
 async fn submit(context: Arc<Context>, request: Request) -> Answered {
-    request.expect_media_type(DAG_CBOR)?;
+    request.expect_media_type(MEDIA_TYPE)?;
     let transaction =
         SignedTransaction::decode(&request.body).map_err(|error| Fault::unprocessable(error.to_string()))?;
     if transaction.commitment().is_some() {

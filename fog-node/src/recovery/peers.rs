@@ -9,14 +9,12 @@ use ledger::{
     block::{FinalizedBlock, Height},
     proof::{CARRIED_BYTES_MAX, CarriedBlock, ValidatorSet},
 };
-use record::canonical::Digest;
+use record::canonical::{Digest, MEDIA_TYPE};
 use reqwest::{Response, StatusCode, header};
 use tokio::runtime::Handle;
 
 use crate::{chain::Source, vault::Peer};
 
-/// Media type of a carried block.
-const DAG_CBOR: &str = "application/vnd.ipld.dag-cbor";
 /// A signed head has at most this many bytes of JSON.
 const HEAD_BYTES_MAX: usize = 4_096;
 
@@ -97,7 +95,7 @@ impl Peers {
         let request = self
             .client
             .get(format!("{peer}/api/v1/chain/blocks/{height}"))
-            .header(header::ACCEPT, DAG_CBOR)
+            .header(header::ACCEPT, MEDIA_TYPE)
             .timeout(self.timeout);
         let answer = match request.send().await {
             Ok(answer) if answer.status() == StatusCode::OK => answer,

@@ -14,8 +14,6 @@ use tokio::{
     task::JoinSet,
 };
 
-/// Media type of a pushed submission.
-const DAG_CBOR: &str = "application/vnd.ipld.dag-cbor";
 /// Media type of a payload's bytes.
 const RAW: &str = "application/vnd.ipld.raw";
 /// Payloads queued for one peer, at most, whatever their size.
@@ -327,7 +325,7 @@ impl Pusher {
             .client
             .post(format!("{}/api/v1/payloads", self.peer))
             .timeout(Duration::from_millis(self.config.push_timeout_ms))
-            .header(header::CONTENT_TYPE, DAG_CBOR)
+            .header(header::CONTENT_TYPE, canonical::MEDIA_TYPE)
             .body(submission);
         let response = request.send().await;
         match response.map(|answer| answer.status()) {

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use record::ids::BundleId;
+use record::{canonical::MEDIA_TYPE, ids::BundleId};
 use reqwest::{Client, Method, RequestBuilder, Response, StatusCode, Url, header};
 use serde::Serialize;
 use tokio::{
@@ -220,7 +220,7 @@ impl Node {
         let request = self
             .request(Method::POST, "/api/v1/bundles")
             .timeout(self.patience.submit)
-            .header(header::CONTENT_TYPE, "application/vnd.ipld.dag-cbor")
+            .header(header::CONTENT_TYPE, MEDIA_TYPE)
             .body(submission);
         match request.send().await {
             Ok(response) if response.status() == StatusCode::ACCEPTED => body(response, ADMISSION_BYTES_MAX).await,
