@@ -59,6 +59,15 @@ fn enrol(disks: &Disks, nodes: &[Node]) -> Vec<SignedTransaction> {
     enrolments.to_vec()
 }
 
+/// Four validators in a steady network, with the gateway enrolled and the subject's key announced at each of them.
+async fn enrolled(context: &deterministic::Context, disks: &Disks) -> (World, Vec<Node>, Vec<SignedTransaction>) {
+    let world = World::new(context, &disks.clinic, STEADY).await;
+    let nodes = start_all(context, &world, disks, 4).await;
+    let submitted = enrol(disks, &nodes);
+    settled(context, &nodes, 1, &submitted).await;
+    (world, nodes, submitted)
+}
+
 /// Submits bundles one by one at the nodes in turn, each at two nodes, as a gateway that fails over does.
 async fn submit(
     context: &deterministic::Context,
@@ -137,10 +146,7 @@ fn who_lacks_a_payload_votes_for_no_block_that_names_it() {
     let (chain, submitted) = seeded(21).start(|context| {
         let disks = &disks;
         async move {
-            let world = World::new(&context, &disks.clinic, STEADY).await;
-            let nodes = start_all(&context, &world, disks, 4).await;
-            let mut submitted = enrol(disks, &nodes);
-            settled(&context, &nodes, 1, &submitted).await;
+            let (_world, nodes, mut submitted) = enrolled(&context, disks).await;
             disks.cut_off(Some(3));
             submitted.extend(submit(&context, disks, &nodes[..3], 0..12).await);
             settled(&context, &nodes, 12, &submitted).await;
@@ -187,10 +193,7 @@ fn two_and_two_stand_still_without_a_fork_and_heal() {
         let (chains, submitted, healed_in) = seeded(seed).start(|context| {
             let disks = &disks;
             async move {
-                let world = World::new(&context, &disks.clinic, STEADY).await;
-                let nodes = start_all(&context, &world, disks, 4).await;
-                let mut submitted = enrol(disks, &nodes);
-                settled(&context, &nodes, 1, &submitted).await;
+                let (world, nodes, mut submitted) = enrolled(&context, disks).await;
                 submitted.extend(submit(&context, disks, &nodes, 0..8).await);
                 settled(&context, &nodes, 3, &submitted).await;
                 world.part(2).await;
@@ -227,10 +230,7 @@ fn three_go_on_without_the_fourth_which_catches_up() {
         let (chains, submitted) = seeded(seed).start(|context| {
             let disks = &disks;
             async move {
-                let world = World::new(&context, &disks.clinic, STEADY).await;
-                let nodes = start_all(&context, &world, disks, 4).await;
-                let mut submitted = enrol(disks, &nodes);
-                settled(&context, &nodes, 1, &submitted).await;
+                let (world, nodes, mut submitted) = enrolled(&context, disks).await;
                 world.part(3).await;
                 context.sleep(Duration::from_secs(2)).await;
                 let alone = nodes[3].chain.head().height;
@@ -258,10 +258,7 @@ fn a_power_cut_everywhere_loses_nothing_that_was_final() {
         let (mut submitted, checkpoint) = seeded(seed).start_and_recover(|context| {
             let disks = &disks;
             async move {
-                let world = World::new(&context, &disks.clinic, STEADY).await;
-                let nodes = start_all(&context, &world, disks, 4).await;
-                let mut submitted = enrol(disks, &nodes);
-                settled(&context, &nodes, 1, &submitted).await;
+                let (_world, nodes, mut submitted) = enrolled(&context, disks).await;
                 submitted.extend(submit(&context, disks, &nodes, 0..10).await);
                 settled(&context, &nodes, 5, &submitted).await;
                 // Under way when the power goes.
