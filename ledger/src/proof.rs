@@ -273,17 +273,22 @@ impl CarriedBlock {
         canonical::decode(bytes, CARRIED_BYTES_MAX)
     }
 
+    /// Whether the block is the one with this digest, and its transactions are those of its root.
+    #[must_use]
+    pub fn is(&self, digest: &Digest) -> bool {
+        self.block.header.digest() == *digest && self.block.is_whole()
+    }
+
     /// The block, if it is the one with this digest and its transactions are those of its root. Votes that do not hold are
     /// left out.
     #[must_use]
     pub fn expected(self, digest: &Digest, validators: &ValidatorSet) -> Option<FinalizedBlock> {
-        let header = &self.block.header;
-        if header.digest() != *digest || !self.block.is_whole() {
+        if !self.is(digest) {
             return None;
         }
         let finalization = self
             .finalization
-            .filter(|votes| votes.check(header, validators).is_ok());
+            .filter(|votes| votes.check(&self.block.header, validators).is_ok());
         Some(FinalizedBlock {
             digest: *digest,
             block: self.block,

@@ -15,6 +15,7 @@ use std::{
 
 use ledger::{
     block::{Block, FinalizedBlock, Height},
+    proof::CarriedBlock,
     state::{Finals, State, identifiers},
 };
 use record::canonical::Digest;
@@ -213,11 +214,13 @@ impl Chain {
         let mut digests = vec![head.digest];
         let mut expected = head.digest;
         for height in (1..=head.height.0).rev().map(Height) {
-            let block = match self.own(height, &expected) {
-                Some(block) => block,
-                None => fetched(source, height, &expected)?.0,
+            // Votes do not matter here; what is written is checked for them.
+            let own = self.kept(height).filter(|carried| carried.is(&expected));
+            let block = match own {
+                Some(carried) => carried.block,
+                None => fetched(source, height, &expected)?.0.block,
             };
-            expected = block.block.header.parent;
+            expected = block.header.parent;
             digests.push(expected);
         }
         if expected != Block::genesis(&self.0.genesis).header.digest() && head.height > Height(0) {
@@ -227,10 +230,14 @@ impl Chain {
         Ok(digests)
     }
 
+    /// Our own block as it stands in the file, if that can be read.
+    fn kept(&self, height: Height) -> Option<CarriedBlock> {
+        guarded(|| self.store().raw(height)).ok().flatten()
+    }
+
     /// Our own block, if it is good.
     fn own(&self, height: Height, expected: &Digest) -> Option<FinalizedBlock> {
-        let carried = guarded(|| self.store().raw(height)).ok().flatten()?;
-        carried.expected(expected, &self.0.validators)
+        self.kept(height)?.expected(expected, &self.0.validators)
     }
 
     fn write(
