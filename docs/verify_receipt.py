@@ -16,7 +16,8 @@ DESCENT_MAX = 256
 RECEIPT = ["bundle", "transaction", "path", "headers", "finalization"]
 PATH = ["index", "leaves", "siblings"]
 HEADER = ["version", "network", "epoch", "view", "leader", "parent_view", "height", "parent", "timestamp_ms",
-          "transactions_root", "policy", "nonce"]
+          "transactions_root", "policy", "next_validators", "nonce"]
+HANDOVER = ["header", "finalization", "validators"]
 VOTE = ["validator", "signature"]
 # The points of small order of edwards25519: a signature by or with one of them proves nothing.
 SMALL_ORDER = {bytes.fromhex(point) for point in (
@@ -146,7 +147,8 @@ def header_digest(header):
     h = header
     number = lambda name: whole(h[name], 8 if name == "version" else 64)
     first = [number("version"), multihash(h["network"]), number("epoch"), number("view"), unhex(h["leader"], 32), number("parent_view")]
-    second = [number("height"), multihash(h["parent"]), number("timestamp_ms"), multihash(h["transactions_root"]), multihash(h["policy"])]
+    second = [number("height"), multihash(h["parent"]), number("timestamp_ms"), multihash(h["transactions_root"]), multihash(h["policy"]),
+              multihash(h["next_validators"])]
     return digest("vitalfog/header/v1", cbor([first, second]), number("nonce").to_bytes(8, "big"))
 
 
@@ -175,8 +177,39 @@ def is_signed(key, signature, message):
         return False
 
 
+def counted(votes, header, members):
+    """How many of a committee voted for a header; `Forged` if a vote is wrong or there are too few."""
+    demand(isinstance(votes, list), "votes: not a list")
+    keys = [unhex(fields(vote, VOTE)["validator"], 32) for vote in votes]
+    demand(all(a < b for a, b in zip(keys, keys[1:])), "votes: not ordered by validator, or one validator twice")
+    message = vote_message(header)
+    for key, vote in zip(keys, votes):
+        demand(key in members, "votes: one is by a key that is no validator of this network")
+        demand(is_signed(key, unhex(vote["signature"], 64), message), "votes: a signature is wrong")
+    needed = len(members) - (len(members) - 1) // 3
+    demand(members and len(votes) >= needed, f"votes: {len(votes)} of {len(members)}, {needed} are needed")
+    return len(votes)
+
+
+def committees(validators):
+    """The first epoch and the keys of each committee, the newest first; `Forged` if one was not handed over to."""
+    known = [(0, [unhex(key, 32) for key in validators["validators"]])]
+    for handover in validators.get("handovers", []):
+        header, keys = fields(fields(handover, HANDOVER)["header"], HEADER), [unhex(key, 32) for key in handover["validators"]]
+        demand(header["network"] == validators["network"] and header["epoch"] + 1 > known[0][0], "the handovers are not in order")
+        named = digest("vitalfog/committee/v1", cbor(keys)) == raw(header["next_validators"])
+        demand(named and keys and keys == sorted(set(keys)), "a handover names another committee")
+        counted(handover["finalization"], header, sitting(known, header["epoch"]))
+        known.insert(0, (header["epoch"] + 1, keys))
+    return known
+
+
+def sitting(known, epoch):
+    return next(keys for since, keys in known if since <= epoch)
+
+
 def check(text, validators):
-    """How many validators voted for the block that holds the bundle's commitment; `Forged` if any part does not hold."""
+    """How many validators voted for the block that holds the bundle's commitment, and of how many; `Forged` if any part does not hold."""
     demand(len(text.encode()) <= RECEIPT_BYTES_MAX, "not a receipt: too long")
     try:
         receipt = json.loads(text)
@@ -196,15 +229,8 @@ def check(text, validators):
     demand(same and linked, "the headers are not one chain of this network")
     leaf = digest("vitalfog/transaction/v1", transaction)
     demand(root(path, leaf) == raw(headers[0]["transactions_root"]), "the Merkle path does not lead to the block's root")
-    keys = [unhex(fields(vote, VOTE)["validator"], 32) for vote in votes]
-    demand(all(a < b for a, b in zip(keys, keys[1:])), "votes: not ordered by validator, or one validator twice")
-    message, members = vote_message(headers[-1]), set(validators["validators"])
-    for key, vote in zip(keys, votes):
-        demand(key.hex() in members, "votes: one is by a key that is no validator of this network")
-        demand(is_signed(key, unhex(vote["signature"], 64), message), "votes: a signature is wrong")
-    needed = len(members) - (len(members) - 1) // 3
-    demand(members and len(votes) >= needed, f"votes: {len(votes)} of {len(members)}, {needed} are needed")
-    return len(votes)
+    members = sitting(committees(validators), headers[-1]["epoch"])
+    return counted(votes, headers[-1], members), len(members)
 
 
 def main(arguments):
@@ -216,11 +242,11 @@ def main(arguments):
             text = file.read(RECEIPT_BYTES_MAX + 1)
         with open(arguments[1], encoding="utf-8") as file:
             validators = json.load(file)
-        votes = check(text, validators)
+        votes, of = check(text, validators)
     except (Forged, OSError, ValueError) as error:
         print(f"{arguments[0]}: {error}", file=sys.stderr)
         return 1
-    print(f"the receipt holds: {votes} of {len(validators['validators'])} validators voted for it")
+    print(f"the receipt holds: {votes} of {of} validators voted for it")
     return 0
 
 

@@ -16,9 +16,10 @@ use std::{
 
 use ledger::{
     agreement::Position,
-    block::{FinalizedBlock, Height},
+    block::{FinalizedBlock, Header, Height},
     genesis::Genesis,
-    proof::{CarriedBlock, DESCENT_MAX, Finalization, Receipt, ValidatorSet},
+    handover::{Handover, Handovers},
+    proof::{CarriedBlock, DESCENT_MAX, Finalization, Receipt},
     state::{Outcome, State},
     transaction::{Commitment, TransactionId},
 };
@@ -122,7 +123,6 @@ pub struct Placed {
 #[derive(Debug)]
 struct Shared {
     genesis: Genesis,
-    validators: ValidatorSet,
     path: PathBuf,
     cache_bytes_max: usize,
     // Readers share it; it is taken exclusively only to open the file anew, and to put a new one in its place.
@@ -154,7 +154,6 @@ impl Chain {
         let (state, head) = (watch::Sender::new(Arc::new(state)), watch::Sender::new(head));
         Ok(Self(Arc::new(Shared {
             genesis: genesis.clone(),
-            validators: ValidatorSet::of(genesis),
             path,
             cache_bytes_max: config.cache_bytes_max,
             store: RwLock::new(store),
@@ -199,6 +198,14 @@ impl Chain {
         self.read(move |store| store.block(height)).await
     }
 
+    /// The block at a height, read on the caller's thread: for the engine's own threads.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn block_now(&self, height: Height) -> Result<Option<FinalizedBlock>, Error> {
+        self.ask(|store| store.block(height))
+    }
+
     /// The commitments of the block at a height that took effect, in its order; `None` above the head.
     ///
     /// # Errors
@@ -232,6 +239,30 @@ impl Chain {
     pub async fn receipt(&self, bundle: &BundleId) -> Result<Option<String>, Error> {
         let bundle = *bundle;
         self.read(move |store| receipt(store, &bundle)).await
+    }
+
+    /// The committees from the founders on, each with the votes that handed over to it, as far as there are such votes yet.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn handovers(&self) -> Result<Handovers, Error> {
+        let (genesis, state) = (self.0.genesis.clone(), self.state());
+        let founders = Handovers::none(&genesis);
+        self.read(move |store| {
+            let mut handovers = Vec::new();
+            for era in state.seats().eras().iter().skip(1) {
+                let Some((header, finalization)) = voted_header(store, &genesis, era.from - 1)? else {
+                    break;
+                };
+                handovers.push(Handover {
+                    header,
+                    finalization,
+                    validators: era.validators.clone(),
+                });
+            }
+            Ok(Handovers { handovers, ..founders })
+        })
+        .await
     }
 
     async fn read<T: Send + 'static>(
@@ -325,6 +356,23 @@ impl Chain {
     }
 }
 
+/// The first header of an epoch that has votes of its own.
+fn voted_header(store: &Store, genesis: &Genesis, epoch: u64) -> Result<Option<(Header, Finalization)>, Error> {
+    let policy = &genesis.policy;
+    let first = epoch
+        .checked_sub(1)
+        .map_or(Height(1), |before| policy.last_of(before).next());
+    for height in (first.0..=policy.last_of(epoch).0).map(Height) {
+        let Some(block) = store.block(height)? else {
+            return Ok(None);
+        };
+        if let Some(finalization) = block.finalization {
+            return Ok(Some((block.block.header, finalization)));
+        }
+    }
+    Ok(None)
+}
+
 fn receipt(store: &Store, bundle: &BundleId) -> Result<Option<String>, Error> {
     // A commitment that was ordered but refused is in a block too: it gets no receipt.
     let Some(placed) = store
@@ -357,6 +405,7 @@ mod tests {
     use crate::consensus::codec::tests::{child, commitment, enrolments_of, founded};
     use ledger::{
         block::Block,
+        handover::Committees,
         proof::{Vote, vote_message},
         state::Refused,
     };
@@ -406,8 +455,8 @@ mod tests {
         }
 
         fn verify(&self, receipt: &str) -> BundleId {
-            let validators = ValidatorSet::of(&self.genesis);
-            Receipt::verify(receipt, &validators).expect("holds").bundle()
+            let committees = Committees::founding(&self.genesis);
+            Receipt::verify(receipt, &committees).expect("holds").bundle()
         }
     }
 
@@ -567,9 +616,13 @@ mod tests {
     struct Copies(Vec<Block>);
 
     impl Source for Copies {
-        fn fetch(&self, height: Height, digest: &Digest) -> Option<(FinalizedBlock, String)> {
+        fn fetch(&self, height: Height, digest: &Digest) -> Option<(CarriedBlock, String)> {
             let block = self.0.iter().find(|block| block.header.height == height)?;
-            (block.header.digest() == *digest).then(|| (unproven(block), "a peer".to_owned()))
+            let carried = CarriedBlock {
+                block: block.clone(),
+                finalization: None,
+            };
+            (block.header.digest() == *digest).then(|| (carried, "a peer".to_owned()))
         }
     }
 

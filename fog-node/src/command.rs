@@ -11,13 +11,21 @@ use std::{
 };
 
 use clap::{Parser, Subcommand};
-use ledger::proof::{RECEIPT_BYTES_MAX, Receipt, ValidatorSet};
+use ledger::{
+    committee::Change,
+    handover::{Committees, Handovers},
+    proof::{RECEIPT_BYTES_MAX, Receipt},
+};
+use record::{
+    ids::OrganizationId,
+    signature::{PublicKey, SigningKey},
+};
 use rustix::{
     fs::Mode,
     process::{Resource, Rlimit, setrlimit, umask},
 };
 
-use crate::{audit, config::Config, node::Node, telemetry::Telemetry};
+use crate::{audit, config::Config, members, node::Node, telemetry::Telemetry};
 
 /// Bad usage or configuration.
 const EXIT_USAGE: u8 = 64;
@@ -54,6 +62,25 @@ enum Command {
         #[arg(long, required = true)]
         full: bool,
     },
+    /// Raises the organisation's voice for a change of the members; it counts in this epoch and the next. With the voices of
+    /// more than two thirds of the organisations that vote, a change of the seats takes effect with the epoch after the
+    /// next.
+    Voice {
+        /// The configuration of the organisation's node, which must run.
+        #[arg(long)]
+        config: PathBuf,
+        /// The organisation's private key, PKCS#8 PEM.
+        #[arg(long)]
+        organization_key: PathBuf,
+        #[command(subcommand)]
+        change: For,
+    },
+    /// Prints what `voice seat` takes: this node's organisation, keys and addresses, as its configuration has them.
+    Seat {
+        /// The node's configuration.
+        #[arg(long)]
+        config: PathBuf,
+    },
     /// Checks a receipt with the validators' public keys alone; asks nobody.
     VerifyReceipt {
         /// The receipt, exactly as /api/v1/receipts/{bundle} gave it.
@@ -62,6 +89,42 @@ enum Command {
         #[arg(long)]
         validators: PathBuf,
     },
+}
+
+/// A change of the members.
+#[derive(Debug, Subcommand)]
+enum For {
+    /// An organisation becomes a member.
+    Admit {
+        /// Its entry as in the genesis: id, name, role and key, JSON.
+        file: PathBuf,
+    },
+    /// A member without a validator leaves.
+    Dismiss {
+        /// Its id.
+        organization: OrganizationId,
+    },
+    /// A node gets a vote.
+    Seat {
+        /// What `fog-node seat` printed there, JSON.
+        file: PathBuf,
+    },
+    /// A node loses its vote.
+    Unseat {
+        /// Its validator key.
+        key: PublicKey,
+    },
+}
+
+impl For {
+    fn change(self) -> anyhow::Result<Change> {
+        Ok(match self {
+            Self::Admit { file } => Change::Admit(serde_json::from_str(&read(&file)?)?),
+            Self::Dismiss { organization } => Change::Dismiss(organization),
+            Self::Seat { file } => Change::Seat(serde_json::from_str(&read(&file)?)?),
+            Self::Unseat { key } => Change::Unseat(key),
+        })
+    }
 }
 
 /// Runs the command line; exit codes 0 done, 1 failed, 64 bad usage or configuration.
@@ -91,6 +154,18 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             Err(code) => code,
         },
         Command::Verify { config, full: _ } => audit_chain(&config),
+        Command::Voice {
+            config,
+            organization_key,
+            change,
+        } => match prepare(&config) {
+            Ok((_, node)) => ended(raise(&node, &organization_key, change)),
+            Err(code) => code,
+        },
+        Command::Seat { config } => match prepare(&config) {
+            Ok((_, node)) => ended(serde_json::to_string_pretty(&node.seat()).map_err(anyhow::Error::from)),
+            Err(code) => code,
+        },
         Command::VerifyReceipt { receipt, validators } => match verify(&receipt, &validators) {
             Ok(checked) => {
                 say(checked);
@@ -142,6 +217,29 @@ fn run(path: &Path) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn raise(node: &Node, key: &Path, change: For) -> anyhow::Result<String> {
+    use anyhow::Context as _;
+    let key = SigningKey::from_pem(&zeroize::Zeroizing::new(read(key)?)).context("--organization-key")?;
+    let (client, url, organization, genesis) = node.member()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let raised = members::raise((&client, &url), genesis, (organization.clone(), &key), change.change()?);
+    Ok(runtime.block_on(raised)?)
+}
+
+/// Says what came of it.
+fn ended(result: anyhow::Result<String>) -> ExitCode {
+    match result {
+        Ok(text) => {
+            say(text);
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            complain(format_args!("{error:#}"));
             ExitCode::FAILURE
         }
     }
@@ -203,14 +301,16 @@ fn harden() {
 /// Checks a receipt and says what was checked.
 fn verify(receipt: &Path, validators: &Path) -> anyhow::Result<String> {
     let text = read(receipt)?;
-    let set: ValidatorSet = serde_json::from_str(&read(validators)?).map_err(|error| {
+    let handovers: Handovers = serde_json::from_str(&read(validators)?).map_err(|error| {
         anyhow::anyhow!(
             "{} is not what /api/v1/chain/validators gives: {error}",
             validators.display()
         )
     })?;
-    let verified = Receipt::verify(&text, &set)?;
+    let committees = Committees::of(handovers)?;
+    let verified = Receipt::verify(&text, &committees)?;
     let header = verified.header();
+    let set = committees.at(verified.voted_in());
     let (votes, of, quorum) = (verified.votes(), set.validators.len(), set.quorum());
     Ok(format!(
         "the receipt holds\n\

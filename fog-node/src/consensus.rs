@@ -12,21 +12,30 @@ mod ballot;
 pub mod codec;
 mod delivery;
 pub mod engine;
+mod epochs;
+pub mod fence;
 pub mod finalization;
 mod gossip;
 mod network;
+mod opening;
+mod recall;
 pub mod scheme;
+pub mod schemes;
+mod stores;
+mod votes;
 
 use std::{
     future::Future,
     net::{SocketAddr, TcpListener},
     path::PathBuf,
+    pin::pin,
     time::Duration,
 };
 
 use cid::Cid;
+use commonware_macros::select;
 use commonware_p2p::Address;
-use commonware_runtime::{Runner as _, Supervisor as _, tokio as runtime};
+use commonware_runtime::{Clock as _, Runner as _, Spawner as _, Supervisor as _, tokio as runtime};
 use futures::{StreamExt as _, stream::FuturesUnordered};
 use ledger::{admission, genesis::Genesis, transaction::SignedTransaction};
 use record::signature::{PublicKey, SigningKey};
@@ -36,7 +45,10 @@ use tokio::sync::{oneshot, watch};
 use application::{Patience, Rooms};
 use codec::{engine_key, engine_signer};
 use engine::{Settings, Timeouts};
+use fence::Fence;
 use network::{Connected, Peers};
+
+pub use opening::set_aside_what_does_not_open;
 
 use crate::{
     chain::Chain,
@@ -65,6 +77,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// The other validators; this node itself may be among them.
     pub peers: Vec<Peer>,
+    /// This node is none of the founders: it follows, and votes when the members have given it a seat.
+    pub newcomer: bool,
     /// An idle leader waits for work this long, then proposes an empty block: the heartbeat.
     pub idle_ms: u64,
     /// A leader that has proposed nothing for this long is skipped; longer than `idle_ms`.
@@ -84,6 +98,7 @@ impl Default for Config {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 8501)),
             peers: Vec::new(),
+            newcomer: false,
             idle_ms: 1_000,
             leader_timeout_ms: 2_000,
             certification_timeout_ms: 3_000,
@@ -187,6 +202,9 @@ pub enum Error {
         /// Why not.
         source: std::io::Error,
     },
+    /// The data folder cannot be written.
+    #[error("the engine's folder: {0}")]
+    Folder(#[source] std::io::Error),
     /// The system gives no thread.
     #[error("the engine's thread: {0}")]
     Thread(#[source] std::io::Error),
@@ -272,6 +290,7 @@ pub fn start(config: Config, parts: Parts) -> Result<Consensus, Error> {
         source,
     })?);
 
+    opening::begin(&parts.data_dir).map_err(Error::Folder)?;
     let (stop, stop_requested) = oneshot::channel();
     let (reason, stopped) = watch::channel(None);
     let thread = std::thread::Builder::new().name("consensus".to_owned());
@@ -280,7 +299,7 @@ pub fn start(config: Config, parts: Parts) -> Result<Consensus, Error> {
             .with_worker_threads(config.worker_threads)
             .with_max_blocking_threads(BLOCKING_THREADS_MAX)
             .with_tcp_nodelay(Some(true))
-            .with_storage_directory(parts.data_dir.join("consensus"));
+            .with_storage_directory(opening::stores(&parts.data_dir));
         let why = runtime::Runner::new(runtime).start(|context| run(context, config, parts, stop_requested));
         reason.send_replace(Some(why));
     };
@@ -290,13 +309,15 @@ pub fn start(config: Config, parts: Parts) -> Result<Consensus, Error> {
 
 async fn run(context: runtime::Context, config: Config, parts: Parts, stop_requested: oneshot::Receiver<()>) -> String {
     let (me, network) = (parts.key.public(), parts.genesis.network());
+    let (peers, chain) = (config.addresses(&me), parts.chain.clone());
     let Connected { channels, oracle, task } = network::connect(
         &context,
         engine_signer(&parts.key),
         &network,
         config.listen,
-        config.addresses(&me),
+        peers.clone(),
     );
+    let data_dir = parts.data_dir;
     let settings = Settings {
         genesis: parts.genesis,
         key: parts.key,
@@ -307,17 +328,32 @@ async fn run(context: runtime::Context, config: Config, parts: Parts, stop_reque
         },
         patience: config.patience(),
         timeouts: config.timeouts(),
+        fence: Fence::shut(),
         partition: "fog".to_owned(),
     };
+    let seats = network::follow_seats(chain, peers, oracle.clone());
+    let seats = context.child("seats").spawn(move |_| seats);
     let mut running = match engine::start(context.child("engine"), settings, channels, oracle.clone(), oracle).await {
         Ok(running) => running,
         Err(error) => return error.to_string(),
     };
     running.watch("network", task);
+    running.watch("seats", seats);
     tracing::info!(listen = %config.listen, %network, "consensus started");
-    commonware_macros::select! {
+    let (stopped, mut stop_requested) = (pin!(running.stopped()), stop_requested);
+    let mut stopped = stopped;
+    let end = select! {
+        _ = &mut stop_requested => Some("stopped on request".to_owned()),
+        reason = &mut stopped => return reason,
+        () = context.sleep(opening::OPENED_AFTER) => None,
+    };
+    opening::done(&data_dir);
+    if let Some(end) = end {
+        return end;
+    }
+    select! {
         _ = stop_requested => "stopped on request".to_owned(),
-        reason = running.stopped() => reason,
+        reason = stopped => reason,
     }
 }
 

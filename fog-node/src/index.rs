@@ -455,6 +455,7 @@ mod tests {
                 organization: hospital(),
                 key: key.public(),
                 tls: Digest::ZERO,
+                address: None,
             }],
             policy: ValidityPolicy::default(),
         };

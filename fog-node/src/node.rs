@@ -1,11 +1,12 @@
 //! The composition: the only file that names every room. It opens them, joins them, and stops them together.
 
 mod rooms;
+mod seats;
 
 use std::{fs, io, net::SocketAddr, path::Path, time::Duration};
 
-use ledger::genesis::Genesis;
-use record::signature::SigningKey;
+use ledger::genesis::{Address, Genesis, Validator};
+use record::{ids::OrganizationId, signature::SigningKey};
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
@@ -105,8 +106,9 @@ impl Node {
             .iter()
             .find(|validator| validator.key == key.public())
         {
+            None if config.consensus.newcomer => {}
             None => faults.add(format_args!(
-                "key: {} is no validator of this network's genesis",
+                "key: {} is no validator of this network's genesis; a node that joins later sets consensus.newcomer",
                 key.public()
             )),
             Some(validator) => {
@@ -129,16 +131,49 @@ impl Node {
         })
     }
 
+    /// What the members are asked to give a seat to: this node, as its configuration describes it. The others reach it where
+    /// `consensus.listen` and `http.public_url` say.
+    #[must_use]
+    pub fn seat(&self) -> Validator {
+        Validator {
+            organization: self.config.organization.clone(),
+            key: self.key.public(),
+            tls: self
+                .identity
+                .chain
+                .first()
+                .and_then(Peer::identity)
+                .expect("a certificate that was read has a key"),
+            address: Some(Address {
+                consensus: self.config.consensus.listen.to_string(),
+                http: self.own_url(),
+            }),
+        }
+    }
+
+    /// Where this node answers, its organisation, and a client that it lets in.
+    ///
+    /// # Errors
+    /// The client cannot be made.
+    pub fn member(&self) -> Result<(reqwest::Client, String, &OrganizationId, &Genesis), Error> {
+        let client = peers_client(&self.identity)?;
+        Ok((client, self.own_url(), &self.config.organization, &self.genesis))
+    }
+
+    fn own_url(&self) -> String {
+        if self.config.http.public_url.is_empty() {
+            format!("https://{}", self.config.http.listen)
+        } else {
+            self.config.http.public_url.trim_end_matches('/').to_owned()
+        }
+    }
+
     /// The nodes that an audit compares, this one first, and the client that asks them.
     ///
     /// # Errors
     /// The client cannot be made.
     pub fn audited(&self) -> Result<(reqwest::Client, Vec<Audited>, &Genesis), Error> {
-        let own = if self.config.http.public_url.is_empty() {
-            format!("https://{}", self.config.http.listen)
-        } else {
-            self.config.http.public_url.trim_end_matches('/').to_owned()
-        };
+        let own = self.own_url();
         let peers = self.config.vault.exchange.peers.iter().map(ToString::to_string);
         let nodes = std::iter::once(own).chain(peers).map(|url| Audited { url });
         Ok((peers_client(&self.identity)?, nodes.collect(), &self.genesis))
@@ -198,7 +233,8 @@ impl Node {
         let consensus = consensus::start(config.consensus.clone(), consensus).map_err(open("consensus"))?;
         let (runs, consensus_runs) = watch::channel(true);
         let validator = key.public();
-        let work = Work::on(&stores, &config, &genesis, key);
+        let (chain, vault) = (stores.chain.clone(), stores.vault.clone());
+        let work = Work::on(&stores, &config, key);
         let rooms = Rooms {
             chain: stores.chain,
             mempool: stores.mempool,
@@ -214,6 +250,8 @@ impl Node {
         let mut tasks = JoinSet::new();
         tasks.spawn(named("telemetry", telemetry.keep_up()));
         tasks.spawn(named("projection", work.projection.run()));
+        let seats = seats::meet(chain, validator, vault, work.recovery.clone());
+        tasks.spawn(named("seats", seats));
         tasks.spawn(named("retention", work.retention.run()));
         tasks.spawn(named("recovery", work.recovery.run()));
         let shutdown = shutdown.clone();

@@ -441,6 +441,7 @@ mod tests {
                     organization: member(),
                     key: key.public(),
                     tls: Digest::ZERO,
+                    address: None,
                 }],
                 policy: ValidityPolicy::default(),
             };

@@ -18,7 +18,6 @@ use std::{
 use ledger::{
     agreement::{self, SignedHead, Verdict},
     block::Height,
-    proof::ValidatorSet,
 };
 use record::signature::SigningKey;
 use serde::{Deserialize, Serialize};
@@ -142,14 +141,14 @@ impl Recovery {
     #[must_use]
     pub fn new(
         config: Config,
-        (key, validators): (SigningKey, ValidatorSet),
+        key: SigningKey,
         rooms: Rooms,
         (client, peers): (reqwest::Client, &[vault::Peer]),
         incidents: Incidents,
     ) -> Self {
         let timeout = Duration::from_millis(config.answer_timeout_ms);
         Self(Arc::new(Shared {
-            peers: Peers::new(client, peers, timeout, validators),
+            peers: Peers::new(client, peers, timeout),
             config,
             key,
             rooms,
@@ -158,6 +157,11 @@ impl Recovery {
             mending: tokio::sync::Mutex::default(),
             outside: Mutex::default(),
         }))
+    }
+
+    /// Compares with one more peer from now on.
+    pub fn meet(&self, peer: &vault::Peer) {
+        self.0.peers.meet(peer);
     }
 
     /// Whether this node may answer.
@@ -178,7 +182,7 @@ impl Recovery {
     /// [`chain::Error`].
     pub fn signed_head(&self, height: Height) -> Result<Option<SignedHead>, chain::Error> {
         let position = self.0.rooms.chain.position_at(height)?;
-        let network = self.0.peers.validators().network;
+        let network = self.0.rooms.chain.state().network;
         Ok(position.map(|position| SignedHead::sign(network, position, &self.0.key)))
     }
 
@@ -219,7 +223,8 @@ impl Recovery {
             }
             Err(error) => return Err(error.into()),
         };
-        match agreement::compare((&self.0.key.public(), &own), &heads, self.0.peers.validators()) {
+        let committees = chain.state().committees();
+        match agreement::compare((&self.0.key.public(), &own), &heads, committees.newest()) {
             Verdict::Undecided => Ok(Compared::Sound),
             Verdict::Agrees => {
                 metrics::gauge!("fog_recovery_compared_height").set(height.0 as f64);

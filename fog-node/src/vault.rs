@@ -163,6 +163,11 @@ impl Vault {
         })
     }
 
+    /// Exchanges payloads with one more peer from now on.
+    pub fn meet(&self, peer: &Peer) {
+        self.exchange.meet(peer);
+    }
+
     /// Keeps a payload; on return it is on the disk. Many concurrent calls share one commit.
     ///
     /// # Errors

@@ -401,7 +401,8 @@ pub(crate) mod tests {
     use ledger::{
         admission::Submission,
         block::{Block, Header, Height},
-        proof::{Finalization, Receipt, ValidatorSet, Vote, vote_message},
+        handover::{Committees, Handovers},
+        proof::{Finalization, Receipt, Vote, vote_message},
         transaction::SignedTransaction,
     };
     use record::{
@@ -624,11 +625,13 @@ pub(crate) mod tests {
 
     fn verified(network: &NetworkId, transaction: SignedTransaction) -> VerifiedReceipt {
         let validator = SigningKey::random();
-        let set = ValidatorSet {
+        let founders = Committees::of(Handovers {
             network: *network,
             validators: vec![validator.public()],
-        };
-        Receipt::verify(&receipt_text(network, transaction, &[validator]), &set).expect("genuine")
+            handovers: Vec::new(),
+        });
+        let text = receipt_text(network, transaction, &[validator]);
+        Receipt::verify(&text, &founders.expect("one founder")).expect("genuine")
     }
 
     #[tokio::test]
@@ -956,6 +959,7 @@ pub(crate) mod tests {
             timestamp_ms: 1,
             transactions_root: Digest::ZERO,
             policy: Digest::ZERO,
+            next_validators: Digest::ZERO,
             nonce: 0,
         }
     }

@@ -8,6 +8,7 @@
 
 mod flight;
 mod node;
+mod voters;
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -16,7 +17,8 @@ use std::{
     time::Duration,
 };
 
-use ledger::{genesis::Genesis, proof::ValidatorSet};
+use ledger::{genesis::Genesis, handover::Committees};
+use record::canonical::Digest;
 use serde::{Deserialize, Serialize};
 use tokio::{
     sync::watch,
@@ -27,6 +29,7 @@ use tokio::{
 use self::{
     flight::{Bundle, Flight, Landing},
     node::Nodes,
+    voters::Voters,
 };
 use crate::{
     outbox::{Final, Outbox, Ticket},
@@ -57,6 +60,8 @@ pub struct Config {
     pub in_flight_max: usize,
     /// A node that does not connect within this time is passed over, in milliseconds.
     pub connect_timeout_ms: u64,
+    /// TLS keys (`1220..`) of nodes that joined after the founders, of whom the genesis names the keys.
+    pub pins: Vec<Digest>,
     /// A submission must be answered within this time, in milliseconds.
     pub submit_timeout_ms: u64,
     /// How long one question for a receipt may wait at the node, in milliseconds; at most 30,000.
@@ -79,6 +84,7 @@ impl Default for Config {
             certificate: "gateway.crt".into(),
             private_key: "gateway.key".into(),
             ca: "ca.crt".into(),
+            pins: Vec::new(),
             in_flight_max: 32,
             connect_timeout_ms: 2_000,
             submit_timeout_ms: 10_000,
@@ -94,7 +100,7 @@ impl Default for Config {
 /// The network as the gateway knows it: who votes, and a client that talks to its nodes only.
 #[derive(Clone, Debug)]
 pub struct Network {
-    validators: ValidatorSet,
+    committees: Committees,
     client: rustls::ClientConfig,
 }
 
@@ -114,13 +120,14 @@ impl Config {
             let rule = "in_flight_max at least 1, receipt_wait_ms at most 30000, pause_min_ms at most pause_max_ms";
             faults.push(format!("uplink: {rule}"));
         }
-        let pinned: HashSet<_> = genesis.validators.iter().map(|v| v.tls).collect();
+        let founders = genesis.validators.iter().map(|v| v.tls);
+        let pinned: HashSet<_> = founders.chain(self.pins.iter().copied()).collect();
         let client = tls::client_of_nodes(&self.ca, (&self.certificate, &self.private_key), pinned);
         let client = client.map_err(|fault| faults.push(format!("uplink {fault}")));
         match client {
             Ok(client) if faults.is_empty() => {
-                let validators = ValidatorSet::of(genesis);
-                Ok(Network { validators, client })
+                let committees = Committees::founding(genesis);
+                Ok(Network { committees, client })
             }
             _ => Err(faults),
         }
@@ -184,7 +191,7 @@ impl Uplink {
         let flight = Flight {
             nodes,
             outbox,
-            validators: Arc::new(network.validators),
+            voters: Voters::new(network.committees),
         };
         let traffic = Traffic {
             flight,
@@ -344,7 +351,10 @@ mod tests {
     use http_body_util::{BodyExt as _, Full};
     use hyper::{Request, Response, StatusCode, body::Incoming, server::conn::http1, service::service_fn};
     use hyper_util::rt::TokioIo;
-    use ledger::admission::{Admission, Submission};
+    use ledger::{
+        admission::{Admission, Submission},
+        handover::Handovers,
+    };
     use rcgen::PublicKeyData as _;
     use record::{
         canonical::Domain,
@@ -422,10 +432,12 @@ mod tests {
         fn network(&self, config: &Config, pin: bool) -> Network {
             let mut keys: Vec<PublicKey> = self.validators.iter().map(SigningKey::public).collect();
             keys.sort();
-            let validators = ValidatorSet {
+            let founders = Handovers {
                 network: self.network,
                 validators: keys,
+                handovers: Vec::new(),
             };
+            let committees = Committees::of(founders).expect("founders");
             let key = self.certificate.signing_key.subject_public_key_info();
             let pinned = pin
                 .then(|| record::canonical::Digest::of(Domain::TLS_KEY, &[&key]))
@@ -433,7 +445,7 @@ mod tests {
                 .collect();
             let identity: (&Path, &Path) = (&config.certificate, &config.private_key);
             Network {
-                validators,
+                committees,
                 client: tls::client_of_nodes(&config.ca, identity, pinned).expect("good"),
             }
         }

@@ -66,6 +66,8 @@ pub struct Header {
     pub transactions_root: Digest,
     /// Identifier of the validity policy.
     pub policy: Digest,
+    /// Who votes in the next epoch: the digest of their keys.
+    pub next_validators: Digest,
     /// Found by mining until the policy holds.
     pub nonce: u64,
 }
@@ -94,6 +96,7 @@ impl Header {
                 self.timestamp_ms,
                 &self.transactions_root,
                 &self.policy,
+                &self.next_validators,
             ),
         );
         Digest::hasher(Domain::HEADER).chain_update(canonical::encode(&fields))
@@ -188,6 +191,7 @@ pub struct FinalizedBlock {
 pub(crate) mod tests {
     use super::*;
     use crate::{
+        committee::Sitting,
         genesis::{Genesis, Organization, Role, Validator},
         policy::{ValidityPolicy, Violation},
     };
@@ -212,6 +216,7 @@ pub(crate) mod tests {
                     organization: organization(i),
                     key: keys[i].public(),
                     tls: Digest::ZERO,
+                    address: None,
                 })
                 .collect(),
             policy: ValidityPolicy::default(),
@@ -242,7 +247,7 @@ pub(crate) mod tests {
         assert_eq!(Block::decode(&block.encode()).expect("canonical"), block);
         let verified = genesis
             .policy
-            .verify(block.clone(), &parent.header, &genesis.committee())
+            .verify(block.clone(), &parent.header, &Sitting::founding(&genesis))
             .expect("valid");
         assert!(verified.digest().leading_zero_bits() >= 8);
         assert_eq!(verified.block(), &block);
@@ -260,7 +265,7 @@ pub(crate) mod tests {
             block.header = genesis.policy.mine(block.header).0;
             genesis
                 .policy
-                .verify(block, &parent.header, &genesis.committee())
+                .verify(block, &parent.header, &Sitting::founding(&genesis))
                 .expect_err("violates")
         };
         assert_eq!(refused(&|h| h.network = NetworkId(Digest::ZERO)), Violation::Network);
@@ -280,7 +285,9 @@ pub(crate) mod tests {
             unmined.header.nonce += 1;
         }
         assert_eq!(
-            genesis.policy.verify(unmined, &parent.header, &genesis.committee()),
+            genesis
+                .policy
+                .verify(unmined, &parent.header, &Sitting::founding(&genesis)),
             Err(Violation::Nonce)
         );
     }

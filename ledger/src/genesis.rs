@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     block::{Block, Header, Height, VERSION},
+    committee::{digest_of, keys_of},
     policy::ValidityPolicy,
 };
 
@@ -56,6 +57,19 @@ pub struct Validator {
     pub key: PublicKey,
     /// Its TLS public key: SHA-256 of the SubjectPublicKeyInfo.
     pub tls: Digest,
+    /// Where the others reach it; founders give their addresses to each other by their configurations.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<Address>,
+}
+
+/// Where a validator is reached.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Address {
+    /// For votes: an IP address and a port.
+    pub consensus: String,
+    /// For payloads and comparisons: an `https://` URL without a path.
+    pub http: String,
 }
 
 /// The founding document.
@@ -132,9 +146,7 @@ impl Genesis {
     /// The committee's keys, sorted: the order in which the engine numbers them.
     #[must_use]
     pub fn committee(&self) -> Vec<PublicKey> {
-        let mut keys: Vec<_> = self.validators.iter().map(|v| v.key).collect();
-        keys.sort();
-        keys
+        keys_of(&self.validators)
     }
 }
 
@@ -155,6 +167,7 @@ impl Block {
             timestamp_ms: genesis.founded_ms,
             transactions_root: merkle::root(&[]),
             policy: genesis.policy.id(),
+            next_validators: digest_of(&genesis.committee()),
             nonce: 0,
         };
         Self {

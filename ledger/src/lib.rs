@@ -6,9 +6,10 @@
 //! 2. [`admission`] how a gateway hands over a bundle; [`policy`] the hash validation policy P and the nonce
 //!    search (Algorithm 3).
 //! 3. [`block`] Block -> VerifiedBlock -> FinalizedBlock, by its [`votes`].
-//! 4. [`register`] who may do what; [`state`] a finalized block applied to it, equally on every node.
+//! 4. [`committee`] who votes in which epoch; [`register`] who may do what; [`state`] a finalized block applied to it, equally
+//!    on every node.
 //! 5. [`consent`] grants in force -> Permit.
-//! 6. [`proof`] what a third party checks: Merkle inclusion and two thirds of the votes.
+//! 6. [`proof`] what a third party checks: Merkle inclusion and two thirds of the votes; [`handover`] whose votes count.
 //! 7. [`agreement`] what nodes say of their chains, compared: the majority, and who stands outside it (Algorithm 2).
 
 pub mod genesis;
@@ -21,11 +22,13 @@ pub mod policy;
 pub mod block;
 pub mod votes;
 
+pub mod committee;
 pub mod register;
 pub mod state;
 
 pub mod consent;
 
+pub mod handover;
 pub mod proof;
 
 pub mod agreement;

@@ -1,12 +1,12 @@
 //! The hash validation policy P of the paper's Algorithm 3: named rules a block must meet, and the search for its nonce.
 
-use record::{
-    canonical::{self, Digest, Domain},
-    signature::PublicKey,
-};
+use record::canonical::{self, Digest, Domain};
 use serde::{Deserialize, Serialize};
 
-use crate::block::{Block, Header, VerifiedBlock};
+use crate::{
+    block::{Block, Header, Height, VerifiedBlock},
+    committee::Sitting,
+};
 
 /// The rules of a network, fixed in its genesis. Safety never rests on them: it rests on the votes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -18,6 +18,8 @@ pub struct ValidityPolicy {
     pub transactions_max: u32,
     /// A block may be stamped this much ahead of a voter's clock, in milliseconds.
     pub skew_ms_max: u64,
+    /// Blocks of an epoch: the committee may change at its end.
+    pub epoch_blocks: u64,
 }
 
 impl Default for ValidityPolicy {
@@ -26,6 +28,7 @@ impl Default for ValidityPolicy {
             leading_zero_bits: 8,
             transactions_max: 512,
             skew_ms_max: 2_000,
+            epoch_blocks: 1_000,
         }
     }
 }
@@ -51,10 +54,16 @@ pub enum Violation {
     /// The leader is no validator.
     #[error("proposer: the leader is not in the committee")]
     Proposer,
+    /// Another epoch than the height's, or another next committee than was decided.
+    #[error("committee: the epoch is not the height's, or the next committee not the one that was decided")]
+    Committee,
 }
 
 /// More leading zero bits than these would keep a leader searching for seconds.
 pub const LEADING_ZERO_BITS_MAX: u8 = 24;
+/// In a shorter epoch a committee would do little else than hand over, and a node that catches up could not know who votes in
+/// all the epochs whose blocks it asks for at a time.
+pub const EPOCH_BLOCKS_MIN: u64 = 64;
 /// More transactions than these do not fit in a block of [`crate::block::BLOCK_BYTES_MAX`].
 pub const TRANSACTIONS_MAX: u32 = 512;
 
@@ -67,7 +76,22 @@ impl ValidityPolicy {
         if !(1..=TRANSACTIONS_MAX).contains(&self.transactions_max) {
             return Err(format!("policy.transactions_max is from 1 to {TRANSACTIONS_MAX}"));
         }
+        if self.epoch_blocks < EPOCH_BLOCKS_MIN {
+            return Err(format!("policy.epoch_blocks is at least {EPOCH_BLOCKS_MIN}"));
+        }
         Ok(())
+    }
+
+    /// The epoch of a height.
+    #[must_use]
+    pub const fn epoch_of(&self, height: Height) -> u64 {
+        height.0 / self.epoch_blocks
+    }
+
+    /// The last height of an epoch.
+    #[must_use]
+    pub const fn last_of(&self, epoch: u64) -> Height {
+        Height((epoch + 1).saturating_mul(self.epoch_blocks) - 1)
     }
 
     /// The policy's identifier, named in every header.
@@ -95,7 +119,7 @@ impl ValidityPolicy {
     ///
     /// # Errors
     /// The first [`Violation`].
-    pub fn verify(&self, block: Block, parent: &Header, committee: &[PublicKey]) -> Result<VerifiedBlock, Violation> {
+    pub fn verify(&self, block: Block, parent: &Header, sitting: &Sitting) -> Result<VerifiedBlock, Violation> {
         let header = &block.header;
         let digest = header.digest();
         if header.version != parent.version || header.network != parent.network || header.policy != self.id() {
@@ -110,7 +134,11 @@ impl ValidityPolicy {
         {
             return Err(Violation::Parent);
         }
-        if !committee.contains(&header.leader) {
+        let epoch = self.epoch_of(header.height);
+        if header.epoch != epoch || sitting.epoch != epoch || header.next_validators != sitting.next {
+            return Err(Violation::Committee);
+        }
+        if !sitting.voting.contains(&header.leader) {
             return Err(Violation::Proposer);
         }
         let mut ids: Vec<_> = block

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     block::{BLOCK_BYTES_MAX, Block, FinalizedBlock, Header},
     genesis::Genesis,
+    handover::Committees,
     transaction::SignedTransaction,
 };
 
@@ -25,7 +26,7 @@ pub const RECEIPT_BYTES_MAX: usize = 1_048_576;
 /// A block that became final through a descendant is at most this many headers below it.
 pub const DESCENT_MAX: usize = 256;
 
-/// The validators of a network: what `--validators` reads and `/api/v1/chain/validators` serves.
+/// One committee of a network; who votes in which epoch is for [`Committees`] to say.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ValidatorSet {
@@ -124,6 +125,7 @@ pub enum ReceiptError {
 pub struct VerifiedReceipt {
     bundle: BundleId,
     header: Header,
+    voted_in: u64,
     votes: usize,
 }
 
@@ -138,6 +140,12 @@ impl VerifiedReceipt {
     #[must_use]
     pub const fn header(&self) -> &Header {
         &self.header
+    }
+
+    /// The epoch whose committee voted.
+    #[must_use]
+    pub const fn voted_in(&self) -> u64 {
+        self.voted_in
     }
 
     /// How many validators' votes were checked.
@@ -174,7 +182,7 @@ impl Receipt {
     ///
     /// # Errors
     /// [`ReceiptError`] says which part does not hold.
-    pub fn verify(text: &str, validators: &ValidatorSet) -> Result<VerifiedReceipt, ReceiptError> {
+    pub fn verify(text: &str, committees: &Committees) -> Result<VerifiedReceipt, ReceiptError> {
         if text.len() > RECEIPT_BYTES_MAX {
             return Err(ReceiptError::Malformed(format!("more than {RECEIPT_BYTES_MAX} bytes")));
         }
@@ -184,14 +192,15 @@ impl Receipt {
                 "the text differs from the one canonical text of its content".to_owned(),
             ));
         }
-        receipt.check(validators)
+        receipt.check(committees)
     }
 
-    fn check(self, validators: &ValidatorSet) -> Result<VerifiedReceipt, ReceiptError> {
+    fn check(self, committees: &Committees) -> Result<VerifiedReceipt, ReceiptError> {
         if self.transaction.commitment().is_none_or(|c| c.bundle != self.bundle) {
             return Err(ReceiptError::OtherBundle);
         }
-        if self.headers.len() > DESCENT_MAX || self.headers.iter().any(|h| h.network != validators.network) {
+        let network = committees.network();
+        if self.headers.len() > DESCENT_MAX || self.headers.iter().any(|h| h.network != network) {
             return Err(ReceiptError::BrokenChain);
         }
         if self.headers.windows(2).any(|pair| pair[1].parent != pair[0].digest()) {
@@ -205,10 +214,11 @@ impl Receipt {
         if self.path.root(self.transaction.leaf()) != Some(first.transactions_root) {
             return Err(ReceiptError::NotIncluded);
         }
-        let votes = self.finalization.check(last, validators)?;
+        let votes = self.finalization.check(last, committees.at(last.epoch))?;
         Ok(VerifiedReceipt {
             bundle: self.bundle,
             header: first.clone(),
+            voted_in: last.epoch,
             votes,
         })
     }
@@ -279,21 +289,17 @@ impl CarriedBlock {
         self.block.header.digest() == *digest && self.block.is_whole()
     }
 
-    /// The block, if it is the one with this digest and its transactions are those of its root. Votes that do not hold are
-    /// left out.
+    /// As a block whose digest was found to be the agreed one. Votes that do not hold are left out.
     #[must_use]
-    pub fn expected(self, digest: &Digest, validators: &ValidatorSet) -> Option<FinalizedBlock> {
-        if !self.is(digest) {
-            return None;
-        }
+    pub fn finalized(self, committee: &ValidatorSet) -> FinalizedBlock {
         let finalization = self
             .finalization
-            .filter(|votes| votes.check(&self.block.header, validators).is_ok());
-        Some(FinalizedBlock {
-            digest: *digest,
+            .filter(|votes| votes.check(&self.block.header, committee).is_ok());
+        FinalizedBlock {
+            digest: self.block.header.digest(),
             block: self.block,
             finalization,
-        })
+        }
     }
 }
 
@@ -310,7 +316,7 @@ mod tests {
         signature::SigningKey,
     };
 
-    fn receipt(voters: usize) -> (Receipt, ValidatorSet) {
+    fn receipt(voters: usize) -> (Receipt, Committees) {
         let mut keys: Vec<_> = (0..4).map(|_| SigningKey::random()).collect();
         keys.sort_by_key(SigningKey::public);
         let genesis = founded(&keys);
@@ -340,7 +346,7 @@ mod tests {
                 signature: k.sign_raw(&message),
             })
             .collect();
-        let set = ValidatorSet::of(&genesis);
+        let set = Committees::founding(&genesis);
         (
             Receipt::of(&block, 2, vec![next.header], Finalization { votes }).expect("index 2 of 5"),
             set,

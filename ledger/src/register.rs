@@ -11,7 +11,9 @@ use record::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    committee::{Change, Seats, Unheard},
     genesis::{Genesis, Organization, Validator},
+    handover::Committees,
     transaction::{Action, Author, Commitment, DeviceEnrolment, GatewayEnrolment, Grant, SignedTransaction},
 };
 
@@ -70,9 +72,41 @@ pub enum Refused {
     /// A later word on the same key and reader took effect: a grant that was held back cannot undo a revocation.
     #[error("its sequence is not above the last decision's on this key and reader; sign it again with a higher one")]
     Stale,
+    /// A change of the members that cannot be made as things stand.
+    #[error(
+        "the change names what is not there or is there already, or is decided; a validator leaves before its member"
+    )]
+    Impossible,
+    /// A voice of another epoch: it counts in the one it names and the next.
+    #[error("the voice is of another epoch; raise it again")]
+    OtherEpoch,
+    /// The organisation asks for too many changes at once.
+    #[error("too many changes of this organisation are open; wait until they are decided or have lapsed")]
+    TooMany,
+}
+
+impl From<Unheard> for Refused {
+    fn from(unheard: Unheard) -> Self {
+        match unheard {
+            Unheard::NoElector => Self::NotAllowed,
+            Unheard::Impossible => Self::Impossible,
+            Unheard::Stale => Self::OtherEpoch,
+            Unheard::TooMany => Self::TooMany,
+        }
+    }
 }
 
 impl Refused {
+    /// Whether it was right a little earlier, perhaps: a name that was taken, a decision or a voice that was overtaken. Such a
+    /// transaction may be ordered; it is refused when it is executed.
+    #[must_use]
+    pub const fn depends_on_when(self) -> bool {
+        matches!(
+            self,
+            Self::NameTaken | Self::AlreadyFinal | Self::Stale | Self::Impossible | Self::OtherEpoch | Self::TooMany
+        )
+    }
+
     /// Whether it may become right when the chain has moved on.
     #[must_use]
     pub const fn may_pass_later(self) -> bool {
@@ -87,7 +121,7 @@ pub struct Register {
     /// The network.
     pub network: NetworkId,
     organizations: BTreeMap<OrganizationId, Organization>,
-    validators: Vec<Validator>,
+    seats: Seats,
     gateways: BTreeMap<GatewayId, Gateway>,
     devices: BTreeMap<DeviceId, DeviceEnrolment>,
     /// Sorted by id; a list, because a map of the canonical encoding has text keys only.
@@ -107,7 +141,7 @@ impl Register {
                 .iter()
                 .map(|o| (o.id.clone(), o.clone()))
                 .collect(),
-            validators: genesis.validators.clone(),
+            seats: Seats::founding(genesis),
             gateways: BTreeMap::new(),
             devices: BTreeMap::new(),
             keys: Vec::new(),
@@ -172,6 +206,7 @@ impl Register {
                 free(self.devices.contains_key(&enrolment.device))
             }
             Action::AnnounceKey(key) => free(self.subject_key(&key.id()).is_some()),
+            Action::Voice(voice) => Ok(self.seats.hear(author, voice, &self.organizations)?),
             Action::Grant(grant) | Action::Revoke(grant) => {
                 let announced = self.subject_key(&grant.key).ok_or(Refused::UnknownName)?;
                 if !self.organizations.contains_key(&grant.grantee) {
@@ -220,6 +255,35 @@ impl Register {
             }
             Action::Grant(grant) => self.decide(grant, transaction.claims().sequence, true),
             Action::Revoke(grant) => self.decide(grant, transaction.claims().sequence, false),
+            Action::Voice(voice) => {
+                if let Some(change) = self.seats.count(author, voice) {
+                    self.change(&change);
+                }
+            }
+        }
+    }
+
+    /// The last block of an epoch was applied: the next committee sits.
+    pub(crate) fn turn(&mut self) {
+        self.seats.turn();
+    }
+
+    fn change(&mut self, change: &Change) {
+        match change {
+            Change::Admit(organization) => {
+                self.organizations.insert(organization.id.clone(), organization.clone());
+            }
+            Change::Dismiss(id) => {
+                self.organizations.remove(id);
+                for decision in self
+                    .decisions
+                    .iter_mut()
+                    .filter(|decision| decision.grant.grantee == *id)
+                {
+                    decision.in_force = false;
+                }
+            }
+            Change::Seat(_) | Change::Unseat(_) => self.seats.decide(change),
         }
     }
 
@@ -243,7 +307,11 @@ impl Register {
     fn key_of(&self, author: &Author) -> Option<PublicKey> {
         match author {
             Author::Organization(id) => self.organizations.get(id).map(|o| o.key),
-            Author::Gateway(id) => self.gateways.get(id).map(|g| g.enrolment.key),
+            Author::Gateway(id) => {
+                let gateway = self.gateways.get(id)?;
+                let is_members = self.organizations.contains_key(&gateway.operator);
+                is_members.then_some(gateway.enrolment.key)
+            }
         }
     }
 
@@ -253,16 +321,22 @@ impl Register {
         self.organizations.get(id)
     }
 
-    /// The validators, as founded.
+    /// Who votes, now and next.
     #[must_use]
-    pub fn validators(&self) -> &[Validator] {
-        &self.validators
+    pub const fn seats(&self) -> &Seats {
+        &self.seats
+    }
+
+    /// Who votes in which epoch, as far as it is decided.
+    #[must_use]
+    pub fn committees(&self) -> Committees {
+        Committees::registered(self.network, self.seats.eras())
     }
 
     /// The validator whose TLS key this is.
     #[must_use]
     pub fn validator_with_tls(&self, tls: &Digest) -> Option<&Validator> {
-        self.validators.iter().find(|v| v.tls == *tls)
+        self.seats.all().find(|v| v.tls == *tls)
     }
 
     /// The enrolled gateway whose TLS key this is.

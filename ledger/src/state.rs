@@ -102,6 +102,12 @@ impl State {
         &self.register
     }
 
+    /// The digest of [`State::register`].
+    #[must_use]
+    pub const fn register_digest(&self) -> Digest {
+        self.register_digest
+    }
+
     /// Applies the next block and returns what became of each transaction.
     ///
     /// # Panics
@@ -134,6 +140,10 @@ impl State {
             }
             outcomes.push(outcome.map_or_else(Outcome::Refused, |()| Outcome::Applied));
         }
+        if self.register.seats().ends_with(block.header.height) {
+            Arc::make_mut(&mut self.register).turn();
+            changed = true;
+        }
         if changed {
             self.register_digest = self.register.digest();
         }
@@ -144,8 +154,7 @@ impl State {
 }
 
 /// Whether a transaction, once it takes effect, changes who may do what; a commitment moves height and digest alone.
-#[must_use]
-pub const fn changes_register(transaction: &SignedTransaction) -> bool {
+const fn changes_register(transaction: &SignedTransaction) -> bool {
     !matches!(transaction.claims().action, Action::Commit(_))
 }
 

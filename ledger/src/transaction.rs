@@ -12,6 +12,8 @@ use record::{
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
+use crate::committee::Voice;
+
 /// A signed transaction has at most this many bytes: it is a commitment, not a record.
 pub const TRANSACTION_BYTES_MAX: usize = 4_096;
 /// Width of the time bucket a commitment names, in milliseconds: an hour says little about when somebody was measured.
@@ -121,6 +123,8 @@ pub enum Action {
     Grant(Grant),
     /// The custodian takes a grant back.
     Revoke(Grant),
+    /// An organisation raises its voice for a change of the members.
+    Voice(Voice),
 }
 
 impl Action {
@@ -134,6 +138,7 @@ impl Action {
             Self::AnnounceKey(_) => "announce-key",
             Self::Grant(_) => "grant",
             Self::Revoke(_) => "revoke",
+            Self::Voice(_) => "voice",
         }
     }
 }

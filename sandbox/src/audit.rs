@@ -3,10 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 
 use futures::{StreamExt as _, stream};
-use ledger::{
-    proof::{Receipt, ValidatorSet},
-    transaction::Commitment,
-};
+use ledger::{handover::Committees, proof::Receipt, transaction::Commitment};
 use record::{
     bundle::{SealedBundle, SubjectSecret},
     canonical::cid_of,
@@ -32,7 +29,7 @@ const TRIES: usize = 3;
 /// What an auditor needs: the validators' keys, the devices' keys, and the patients' secrets.
 #[derive(Debug)]
 pub struct Auditor {
-    validators: ValidatorSet,
+    committees: Committees,
     devices: HashMap<DeviceId, PublicKey>,
     secrets: HashMap<KeyId, SubjectSecret>,
     nodes: Vec<Node>,
@@ -48,10 +45,7 @@ impl Auditor {
         let http = network.callers.with_certificate(&network.nodes[0].tls)?;
         let household = &network.household;
         Ok(Self {
-            validators: ValidatorSet {
-                network: network.id(),
-                validators: network.genesis.committee(),
-            },
+            committees: Committees::founding(&network.genesis),
             devices: household.devices.iter().map(|d| (d.id.clone(), d.key)).collect(),
             secrets: household
                 .people
@@ -103,7 +97,7 @@ impl Auditor {
         let receipt = receipt
             .map_err(|e| format!("receipt: {e}"))?
             .ok_or("receipt: it is in a block, but not final")?;
-        Receipt::verify(&receipt, &self.validators).map_err(|e| format!("receipt: {e}"))?;
+        Receipt::verify(&receipt, &self.committees).map_err(|e| format!("receipt: {e}"))?;
         let commitment = commitment(&receipt)?;
         let payload = self
             .asked(turn, async |node: &Node| node.payload(&commitment.cid).await)
@@ -121,7 +115,7 @@ impl Auditor {
             .ok_or("it is sealed to a key that is not of this household")?;
         let sealed = SealedBundle::decode(payload).map_err(|e| e.to_string())?;
         let bundle = sealed
-            .open(&self.validators.network, secret)
+            .open(&self.committees.network(), secret)
             .map_err(|e| e.to_string())?;
         if bundle.root() != commitment.root || bundle.entries.len() != usize::try_from(commitment.count).unwrap_or(0) {
             return Err("the batch is not the one committed to".to_owned());

@@ -9,8 +9,8 @@ use std::{
 
 use ledger::{
     genesis::{Genesis, Organization, Role, Validator},
+    handover::Handovers,
     policy::ValidityPolicy,
-    proof::ValidatorSet,
     transaction::GatewayEnrolment,
 };
 use record::{
@@ -133,7 +133,7 @@ impl Network {
             .collect::<Result<_, _>>()?;
         let genesis = genesis(&members, &nodes);
         let genesis_file = folder.write("genesis.json", pretty(&genesis))?;
-        let validators = ValidatorSet::of(&genesis);
+        let validators = Handovers::none(&genesis);
         Ok(Self {
             ports,
             gateway: gateway(&folder, &authority)?,
@@ -247,6 +247,7 @@ fn genesis(members: &[Member], nodes: &[NodePlan]) -> Genesis {
                 organization: m.id().clone(),
                 key: n.key.public(),
                 tls: n.tls.pin,
+                address: None,
             })
             .collect(),
         policy: ValidityPolicy::default(),

@@ -2,10 +2,12 @@
 
 use ledger::{
     admission::{Admission, Submission},
-    block::{Block, Height},
-    genesis::{Genesis, Organization, Role, Validator},
+    block::{Block, Header, Height},
+    committee::{Change, Sitting, Voice, digest_of},
+    genesis::{Address, Genesis, Organization, Role, Validator},
+    handover::{Committees, Handover, Handovers},
     policy::ValidityPolicy,
-    proof::{Finalization, Receipt, ValidatorSet, Vote, vote_message},
+    proof::{Finalization, Receipt, Vote, vote_message},
     state::{Finals, Outcome, Refused, State},
     transaction::{
         Action, Author, Commitment, DeviceEnrolment, GatewayEnrolment, Grant, SignedTransaction, Transaction,
@@ -44,6 +46,7 @@ fn genesis() -> Genesis {
         organization: named(id),
         key: key(seed + 10).public(),
         tls: tls(seed),
+        address: None,
     };
     Genesis {
         name: "golden".to_owned(),
@@ -99,6 +102,19 @@ fn transactions() -> Vec<(&'static str, SignedTransaction)> {
         key: subject_key().id(),
         grantee: named("insurer"),
     };
+    let fifth = Validator {
+        organization: named("hospital-b"),
+        key: key(25).public(),
+        tls: tls(15),
+        address: Some(Address {
+            consensus: "192.0.2.5:8501".to_owned(),
+            http: "https://192.0.2.5:8401".to_owned(),
+        }),
+    };
+    let voice = Voice {
+        change: Change::Seat(fifth),
+        epoch: 0,
+    };
     vec![
         ("enrol-gateway", decided(1, Action::EnrolGateway(gateway))),
         ("enrol-device", decided(2, Action::EnrolDevice(device))),
@@ -106,6 +122,7 @@ fn transactions() -> Vec<(&'static str, SignedTransaction)> {
         ("grant", decided(4, Action::Grant(grant.clone()))),
         ("revoke", decided(5, Action::Revoke(grant))),
         ("commit", commit()),
+        ("voice", decided(6, Action::Voice(voice))),
     ]
 }
 
@@ -140,21 +157,40 @@ fn state() -> State {
     state
 }
 
-fn receipt() -> Receipt {
-    let block = block();
-    let message = vote_message(&block.header);
+/// The votes of three of the four founders.
+fn votes(header: &Header) -> Finalization {
+    let message = vote_message(header);
     let mut voters: Vec<_> = MEMBERS.map(|(seed, ..)| key(seed + 10)).into();
     voters.sort_by_key(SigningKey::public);
     let vote = |voter: &SigningKey| Vote {
         validator: voter.public(),
         signature: voter.sign_raw(&message),
     };
-    let votes = voters.iter().take(3).map(vote).collect();
-    Receipt::of(&block, 5, vec![], Finalization { votes }).expect("the sixth is the commitment")
+    Finalization {
+        votes: voters.iter().take(3).map(vote).collect(),
+    }
 }
 
-fn validators() -> ValidatorSet {
-    ValidatorSet::of(&genesis())
+fn receipt() -> Receipt {
+    let block = block();
+    let votes = votes(&block.header);
+    Receipt::of(&block, 5, vec![], votes).expect("the sixth is the commitment")
+}
+
+/// The founders hand over to three of them.
+fn handovers() -> Handovers {
+    let validators: Vec<_> = genesis().committee().into_iter().take(3).collect();
+    let mut header = block().header;
+    header.next_validators = digest_of(&validators);
+    let handover = Handover {
+        finalization: votes(&header),
+        header,
+        validators,
+    };
+    Handovers {
+        handovers: vec![handover],
+        ..Handovers::none(&genesis())
+    }
 }
 
 fn admission() -> Admission {
@@ -198,23 +234,38 @@ pub(crate) fn texts() -> Vec<Form> {
     vec![
         text("genesis", &genesis()),
         text("admission", &admission()),
-        text("validators", &validators()),
+        text("validators", &Handovers::none(&genesis())),
+        text("handovers", &handovers()),
         text("receipt", &receipt()),
     ]
 }
 
 #[test]
 fn the_pinned_receipt_proves_its_bundle() {
-    let verified = Receipt::verify(&receipt().to_json(), &validators()).expect("genuine");
+    let verified = Receipt::verify(&receipt().to_json(), &Committees::founding(&genesis())).expect("genuine");
     assert_eq!(verified.bundle(), SealedBundle::id_of(&sealed().encode()));
     assert_eq!(verified.votes(), 3);
+}
+
+#[test]
+fn the_pinned_handover_is_proven() {
+    let committees = Committees::of(handovers()).expect("proven");
+    assert_eq!(
+        (committees.at(0).validators.len(), committees.at(1).validators.len()),
+        (4, 3)
+    );
 }
 
 #[test]
 fn the_pinned_block_meets_the_policy() {
     let genesis = genesis();
     let parent = Block::genesis(&genesis).header;
-    assert!(genesis.policy.verify(block(), &parent, &genesis.committee()).is_ok());
+    assert!(
+        genesis
+            .policy
+            .verify(block(), &parent, &Sitting::founding(&genesis))
+            .is_ok()
+    );
 }
 
 #[test]

@@ -2,7 +2,10 @@
 
 use std::fs;
 
-use ledger::proof::{Receipt, ValidatorSet};
+use ledger::{
+    handover::{Committees, Handovers},
+    proof::Receipt,
+};
 
 use crate::sandboxes::{calm, eventually};
 
@@ -44,12 +47,13 @@ async fn a_changed_receipt_is_refused() {
         let (passes, printed) = verify(&bytes);
         assert!(!passes && !printed.trim().is_empty(), "byte {at}: {printed}");
     }
-    let validators: ValidatorSet =
+    let founders: Handovers =
         serde_json::from_str(&fs::read_to_string(validators).expect("it is there")).expect("JSON");
+    let committees = Committees::of(founders).expect("founders");
     for at in 0..receipt.len() {
         let mut bytes = receipt.clone().into_bytes();
         bytes[at] ^= 1;
-        let refused = std::str::from_utf8(&bytes).is_ok_and(|text| Receipt::verify(text, &validators).is_err());
+        let refused = std::str::from_utf8(&bytes).is_ok_and(|text| Receipt::verify(text, &committees).is_err());
         assert!(refused || std::str::from_utf8(&bytes).is_err(), "byte {at}");
     }
 }
@@ -58,11 +62,11 @@ async fn a_changed_receipt_is_refused() {
 async fn the_nodes_name_the_validators_that_the_report_names() {
     let visitor = calm().visitor();
     let file = fs::read_to_string(&visitor.report.validators_file).expect("it is there");
-    let ours: ValidatorSet = serde_json::from_str(&file).expect("JSON");
+    let ours: Handovers = serde_json::from_str(&file).expect("JSON");
     for node in &visitor.report.nodes {
         let answer = visitor
             .get(&format!("{}/api/v1/chain/validators", node.http), None)
             .await;
-        assert_eq!(serde_json::from_str::<ValidatorSet>(&answer.text).expect("JSON"), ours);
+        assert_eq!(serde_json::from_str::<Handovers>(&answer.text).expect("JSON"), ours);
     }
 }

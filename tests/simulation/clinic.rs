@@ -3,8 +3,8 @@
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use ledger::{
     genesis::{Genesis, Organization, Role, Validator},
-    policy::ValidityPolicy,
-    proof::ValidatorSet,
+    handover::Committees,
+    policy::{EPOCH_BLOCKS_MIN, ValidityPolicy},
     transaction::{Action, Author, Commitment, GatewayEnrolment, SignedTransaction, Transaction},
 };
 use record::{
@@ -72,9 +72,13 @@ impl Clinic {
                     organization: id.clone(),
                     key: key.public(),
                     tls: Digest::ZERO,
+                    address: None,
                 })
                 .collect(),
-            policy: ValidityPolicy::default(),
+            policy: ValidityPolicy {
+                epoch_blocks: EPOCH_BLOCKS_MIN,
+                ..ValidityPolicy::default()
+            },
         };
         let subject = SubjectKey {
             public: vec![7; 32],
@@ -90,8 +94,8 @@ impl Clinic {
         }
     }
 
-    pub(crate) fn validator_set(&self) -> ValidatorSet {
-        ValidatorSet::of(&self.genesis)
+    pub(crate) fn founders(&self) -> Committees {
+        Committees::founding(&self.genesis)
     }
 
     /// What the gateway's commitments need to find on the chain.

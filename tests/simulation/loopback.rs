@@ -132,9 +132,7 @@ impl Node {
             .await
             .expect("final in time");
         assert_eq!(
-            Receipt::verify(&receipt, &clinic.validator_set())
-                .expect("holds")
-                .bundle(),
+            Receipt::verify(&receipt, &clinic.founders()).expect("holds").bundle(),
             bundle
         );
     }

@@ -89,7 +89,7 @@ async fn submit(
 fn assert_all(disks: &Disks, chains: &[Chain], submitted: &[SignedTransaction]) {
     assert_chains(&disks.clinic, &chains.iter().collect::<Vec<_>>(), &disks.runtime);
     for chain in chains {
-        assert_receipts(&disks.clinic, chain, submitted, &disks.runtime);
+        assert_receipts(chain, submitted, &disks.runtime);
     }
 }
 

@@ -51,14 +51,14 @@ pub(crate) fn assert_chains(clinic: &Clinic, chains: &[&Chain], runtime: &Runtim
 }
 
 fn assert_replay(clinic: &Clinic, chain: &Chain, read: impl Fn(Height) -> FinalizedBlock) {
-    let (policy, committee) = (&clinic.genesis.policy, clinic.genesis.committee());
+    let policy = &clinic.genesis.policy;
     let mut state = State::genesis(&clinic.genesis);
     let mut parent = read(Height(0)).block;
     let (mut seen, mut ordered) = (Seen::default(), BTreeSet::new());
     for height in (1..=chain.head().height.0).map(Height) {
         let finalized = read(height);
         let verified = policy
-            .verify(finalized.block, &parent.header, &committee)
+            .verify(finalized.block, &parent.header, &state.seats().sitting())
             .expect("every rule of policy P holds");
         assert_eq!(verified.digest(), finalized.digest);
         let block = verified.block().clone();
@@ -67,7 +67,7 @@ fn assert_replay(clinic: &Clinic, chain: &Chain, read: impl Fn(Height) -> Finali
         }
         if let Some(votes) = &finalized.finalization {
             votes
-                .check(&block.header, &clinic.validator_set())
+                .check(&block.header, state.committees().at(block.header.epoch))
                 .expect("the votes hold");
         }
         let outcomes = state.apply(&block, &seen);
@@ -92,13 +92,13 @@ fn assert_replay(clinic: &Clinic, chain: &Chain, read: impl Fn(Height) -> Finali
 }
 
 /// Every submitted bundle is final on every node, and each node can prove it to a third party.
-pub(crate) fn assert_receipts(clinic: &Clinic, chain: &Chain, submitted: &[SignedTransaction], runtime: &Runtime) {
+pub(crate) fn assert_receipts(chain: &Chain, submitted: &[SignedTransaction], runtime: &Runtime) {
     for commitment in submitted.iter().filter_map(SignedTransaction::commitment) {
         let receipt = runtime
             .block_on(chain.receipt(&commitment.bundle))
             .expect("reads")
             .expect("provable");
-        let verified = Receipt::verify(&receipt, &clinic.validator_set()).expect("the receipt holds");
+        let verified = Receipt::verify(&receipt, &chain.state().committees()).expect("the receipt holds");
         assert_eq!(verified.bundle(), commitment.bundle);
     }
 }

@@ -21,19 +21,20 @@ use fog_node::{
         application::{Patience, Rooms},
         codec::engine_key,
         engine::{self, Channels, Settings, Timeouts, message_bytes_max},
+        fence::Fence,
         scheme::Scheme,
     },
     mempool::{self, Mempool, Pending},
     vault::{self, Held, Vault},
 };
-use ledger::{admission, block::Height, state::identifiers, transaction::SignedTransaction};
+use ledger::{admission, block::Height, proof::ValidatorSet, state::identifiers, transaction::SignedTransaction};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
 use crate::{clinic::Clinic, liar};
 
 const QUOTA: Quota = Quota::per_second(NZU32!(2_048));
-const CHANNELS: u64 = 6;
+const CHANNELS: u64 = 7;
 
 /// Payloads in real vaults. What another vault holds is there at once: the exchange is not what is simulated.
 #[derive(Clone)]
@@ -230,8 +231,15 @@ impl World {
         for channel in 0..CHANNELS {
             channels.push(control.register(channel, QUOTA).await.expect("registers"));
         }
-        let [votes, certificates, resolver, backfill, proposals, mempool_channel] =
-            channels.try_into().unwrap_or_else(|_| unreachable!("six channels"));
+        let [
+            votes,
+            certificates,
+            resolver,
+            backfill,
+            proposals,
+            mempool_channel,
+            recall,
+        ] = channels.try_into().unwrap_or_else(|_| unreachable!("seven channels"));
         let channels = Channels {
             votes,
             certificates,
@@ -239,6 +247,7 @@ impl World {
             backfill,
             proposals,
             mempool: mempool_channel,
+            recall,
         };
         let (chain, mempool) = (disks.chain(node), Mempool::new(&mempool::Config::default()));
         let rooms = Rooms {
@@ -260,6 +269,7 @@ impl World {
                 certification: Duration::from_secs(1),
                 absence: Duration::from_secs(3),
             },
+            fence: Fence::shut(),
             partition: format!("validator-{node}"),
         };
         let members = self.oracle.manager();
@@ -281,7 +291,7 @@ impl World {
             .register(0, QUOTA)
             .await
             .expect("registers");
-        let scheme = Scheme::of(&clinic.genesis, Some(key));
+        let scheme = Scheme::signer(&ValidatorSet::of(&clinic.genesis), key, Fence::open());
         context.spawn(move |_| liar::contradict(scheme, votes));
     }
 }

@@ -14,7 +14,7 @@ use std::{
 };
 
 use ledger::{
-    block::{Block, FinalizedBlock, Height},
+    block::{Block, Height},
     proof::CarriedBlock,
     state::{Finals, State, identifiers},
 };
@@ -52,8 +52,8 @@ pub struct Rebuilt {
 
 /// Where good blocks come from: the peers, or their like in a test.
 pub trait Source {
-    /// The block at a height that hashes to the digest, and who gave it; `None` if nobody has it now.
-    fn fetch(&self, height: Height, digest: &Digest) -> Option<(FinalizedBlock, String)>;
+    /// The block at a height that hashes to the digest, and who gave it; `None` if nobody has it now. Its votes are not checked.
+    fn fetch(&self, height: Height, digest: &Digest) -> Option<(CarriedBlock, String)>;
 }
 
 /// A copy of what the blocks make, kept up while the file is read.
@@ -148,7 +148,7 @@ impl Chain {
             return wrong("it is not the child of the one below it");
         }
         if let Some(votes) = &finalized.finalization
-            && votes.check(header, &self.0.validators).is_err()
+            && votes.check(header, replay.state.committees().at(header.epoch)).is_err()
         {
             return wrong("its votes do not hold");
         }
@@ -235,11 +235,6 @@ impl Chain {
         guarded(|| self.store().raw(height)).ok().flatten()
     }
 
-    /// Our own block, if it is good.
-    fn own(&self, height: Height, expected: &Digest) -> Option<FinalizedBlock> {
-        self.kept(height)?.expected(expected, &self.0.validators)
-    }
-
     fn write(
         &self,
         path: &Path,
@@ -252,18 +247,23 @@ impl Chain {
         let top = digests.len() as u64 - 1;
         while head.height.0 < top {
             let from = head.height.0 + 1;
+            // Within one epoch, so that the state says whose votes count.
+            let last = self.0.genesis.policy.last_of(state.seats().epoch()).0;
+            let committee = state.committees().at(state.seats().epoch()).clone();
             let mut batch = Vec::new();
-            for height in (from..=top.min(from + BATCH - 1)).map(Height) {
+            for height in (from..=top.min(last).min(from + BATCH - 1)).map(Height) {
                 let at = usize::try_from(height.0).expect("as many digests as heights");
-                batch.push(match self.own(height, &digests[at]) {
-                    Some(block) => block,
+                let expected = &digests[at];
+                let carried = match self.kept(height).filter(|carried| carried.is(expected)) {
+                    Some(carried) => carried,
                     None => {
-                        let (block, from) = fetched(source, height, &digests[at])?;
+                        let (carried, from) = fetched(source, height, expected)?;
                         rebuilt.fetched.push(height);
                         rebuilt.sources.insert(from);
-                        block
+                        carried
                     }
-                });
+                };
+                batch.push(carried.finalized(&committee));
             }
             (head, _) = store.append(&mut state, head, &batch)?;
         }
@@ -271,7 +271,7 @@ impl Chain {
     }
 }
 
-fn fetched(source: &impl Source, height: Height, digest: &Digest) -> Result<(FinalizedBlock, String), Error> {
+fn fetched(source: &impl Source, height: Height, digest: &Digest) -> Result<(CarriedBlock, String), Error> {
     source
         .fetch(height, digest)
         .ok_or_else(|| Error::Damaged(format!("block {height}: no peer that answers has it")))

@@ -233,7 +233,7 @@ impl Store {
     ) -> Result<(Head, Vec<Vec<Outcome>>), Error> {
         let transaction = self.database()?.begin_write()?;
         let mut all = Vec::with_capacity(blocks.len());
-        let mut changed = false;
+        let before = state.register_digest();
         for finalized in blocks {
             let header = &finalized.block.header;
             if header.height != head.height.next()
@@ -246,12 +246,12 @@ impl Store {
                 });
             }
             let outcomes = apply(&transaction, state, &finalized.block)?;
-            changed |= changes_state(&finalized.block, &outcomes);
             write_block(&transaction, finalized, state, &outcomes)?;
             head = head_after(&finalized.block, state);
             all.push(outcomes);
         }
-        if changed {
+        // Commitments move only height and digest.
+        if state.register_digest() != before {
             write_snapshot(&transaction, state)?;
         }
         transaction.commit()?;
@@ -310,14 +310,6 @@ fn took_effect(
     identifier: &Digest,
 ) -> Result<bool, redb::StorageError> {
     Ok(table.get(identifier.as_bytes())?.is_some_and(|place| place.value().2))
-}
-
-/// Commitments move only height and digest; whatever else took effect changed who may do what.
-fn changes_state(block: &Block, outcomes: &[Outcome]) -> bool {
-    let decided = |(signed, outcome): (&ledger::transaction::SignedTransaction, &Outcome)| {
-        state::changes_register(signed) && *outcome == Outcome::Applied
-    };
-    block.transactions.iter().zip(outcomes).any(decided)
 }
 
 fn write_block(

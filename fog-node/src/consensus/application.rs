@@ -18,7 +18,7 @@ use commonware_cryptography::Digested;
 use commonware_macros::select;
 use commonware_runtime::Clock;
 use futures::StreamExt as _;
-use ledger::{block::Height, genesis::Genesis, state::identifiers};
+use ledger::{block::Height, committee::Sitting, genesis::Genesis, state::identifiers};
 use record::{canonical::Digest, signature::PublicKey};
 
 use super::{
@@ -57,7 +57,6 @@ pub struct Rooms<P> {
 #[derive(Debug)]
 struct Shared<P> {
     genesis: Genesis,
-    committee: Vec<PublicKey>,
     me: PublicKey,
     rooms: Rooms<P>,
     patience: Patience,
@@ -77,14 +76,18 @@ impl<P: Payloads> Application<P> {
     /// The application of the validator with this key.
     #[must_use]
     pub fn new(genesis: Genesis, me: PublicKey, rooms: Rooms<P>, patience: Patience) -> Self {
-        let committee = genesis.committee();
         Self(Arc::new(Shared {
             genesis,
-            committee,
             me,
             rooms,
             patience,
         }))
+    }
+
+    /// What a block of the engine's epoch must say of committees; `None` if the chain stands in another epoch.
+    fn sitting(&self, context: &EngineContext) -> Option<Sitting> {
+        let sitting = self.chain().state().seats().sitting();
+        (sitting.epoch == context.round.epoch().get()).then_some(sitting)
     }
 
     fn chain(&self) -> &Chain {
@@ -136,9 +139,18 @@ impl<E: Clock, P: Payloads> commonware_consensus::Application<E> for Application
         if height.0 > self.chain().head().height.0 + LAG_BLOCKS_MAX {
             return None;
         }
+        let sitting = self.sitting(&context)?;
         let ordered = self.unfinalized(parent.clone(), &mut ancestry).await?;
         match self.work(&clock, height, &ordered).await {
-            Ok(transactions) => Some(self.build(&context, parent.inner().block(), transactions, now_ms(&clock))),
+            Ok(transactions) => {
+                let built = self.build(
+                    &context,
+                    (parent.inner().block(), &sitting),
+                    transactions,
+                    now_ms(&clock),
+                );
+                Some(built)
+            }
             Err(error) => {
                 tracing::error!(%error, "declined to propose: the chain cannot be read");
                 None

@@ -167,6 +167,7 @@ pub(crate) mod tests {
             organization: organization(i),
             key: key.public(),
             tls: Digest::ZERO,
+            address: None,
         };
         Genesis {
             name: "test".to_owned(),

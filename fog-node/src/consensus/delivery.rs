@@ -9,14 +9,15 @@ use commonware_actor::Feedback;
 use commonware_consensus::{
     Reporter,
     marshal::{Update, core::Mailbox, standard::Standard},
-    simplex::types::{Activity, Finalization},
+    simplex::types::{self as votes, Activity},
     types,
 };
 use commonware_cryptography::{Digested, Digestible as _};
 use commonware_macros::select;
 use commonware_utils::{Acknowledgement as _, acknowledgement::Exact};
 use ledger::{
-    block::{Block, FinalizedBlock, Height},
+    block::{Block, FinalizedBlock, Header, Height},
+    proof::Finalization,
     state::Outcome,
 };
 use tokio::sync::mpsc;
@@ -25,6 +26,7 @@ use super::{
     codec::{EngineBlock, EngineDigest, ledger_digest},
     finalization::in_ledger_form,
     scheme::Scheme,
+    schemes::Schemes,
 };
 use crate::{
     chain::{self, Chain},
@@ -42,7 +44,10 @@ const UNPROVEN_MAX: usize = 256;
 pub(super) type Marshal = Mailbox<Scheme, Standard<EngineBlock>>;
 
 /// Votes that finalize, as the engine has them.
-pub(super) type FinalVotes = Finalization<Scheme, EngineDigest>;
+pub(super) type FinalVotes = votes::Finalization<Scheme, EngineDigest>;
+
+/// Blocks that came without votes of their own, by their digests.
+type Unproven = VecDeque<(EngineDigest, Header)>;
 
 /// A block and the engine's wait for our word that it is durable.
 pub(super) type Delivery = (Digested<EngineBlock>, Exact);
@@ -120,7 +125,7 @@ pub(super) enum Error {
 pub(super) struct Applier {
     pub(super) chain: Chain,
     pub(super) mempool: Mempool,
-    pub(super) scheme: Scheme,
+    pub(super) schemes: Schemes,
     pub(super) marshal: Marshal,
 }
 
@@ -176,11 +181,16 @@ impl Applier {
         FinalizedBlock {
             block: block.inner().block().clone(),
             digest: ledger_digest(&block.digest()),
-            finalization: finalization.and_then(|f| in_ledger_form(&self.scheme, &f)),
+            finalization: finalization.and_then(|f| self.in_ledger_form(&block.inner().block().header, &f)),
         }
     }
 
-    async fn apply(&self, batch: Vec<Delivery>, unproven: &mut VecDeque<(EngineDigest, Height)>) -> Result<(), Error> {
+    fn in_ledger_form(&self, header: &Header, finalization: &FinalVotes) -> Option<Finalization> {
+        let scheme = self.schemes.at(types::Epoch::new(header.epoch))?;
+        in_ledger_form(&scheme, header, finalization)
+    }
+
+    async fn apply(&self, batch: Vec<Delivery>, unproven: &mut Unproven) -> Result<(), Error> {
         let mut fresh = Vec::with_capacity(batch.len());
         for (block, _) in &batch {
             let height = block.inner().block().header.height;
@@ -196,7 +206,7 @@ impl Applier {
                 self.settle(&finalized.block, outcomes);
             }
             let proofless = fresh.iter().filter(|finalized| finalized.finalization.is_none());
-            unproven.extend(proofless.map(|f| (super::codec::engine_digest(&f.digest), f.block.header.height)));
+            unproven.extend(proofless.map(|f| (super::codec::engine_digest(&f.digest), f.block.header.clone())));
             let excess = unproven.len().saturating_sub(UNPROVEN_MAX);
             unproven.drain(..excess);
         }
@@ -227,16 +237,16 @@ impl Applier {
     }
 
     /// Votes on a block that was delivered before they were complete.
-    fn attach(&self, finalization: &FinalVotes, unproven: &mut VecDeque<(EngineDigest, Height)>) -> Result<(), Error> {
+    fn attach(&self, finalization: &FinalVotes, unproven: &mut Unproven) -> Result<(), Error> {
         let Some(at) = unproven
             .iter()
             .position(|(digest, _)| *digest == finalization.proposal.payload)
         else {
             return Ok(());
         };
-        let (_, height) = unproven.remove(at).expect("the position was just found");
-        if let Some(votes) = in_ledger_form(&self.scheme, finalization) {
-            self.chain.attach(height, &votes)?;
+        let (_, header) = unproven.remove(at).expect("the position was just found");
+        if let Some(votes) = self.in_ledger_form(&header, finalization) {
+            self.chain.attach(header.height, &votes)?;
         }
         Ok(())
     }

@@ -1,25 +1,24 @@
 //! Wires simplex, marshal, broadcast and their stores: generic over runtime and network, so that the simulation runs the
 //! same function as production.
 //!
-//! One engine for one epoch: the founding committee votes.
+//! The voting itself is in [`super::epochs`], one engine an epoch.
 
-mod config;
+pub(super) mod config;
 
-use std::{fmt, num::NonZeroU64, time::Duration};
+use std::{fmt, num::NonZeroU64, sync::Arc, time::Duration};
 
 use commonware_broadcast::buffered;
 use commonware_consensus::{
-    Reporters,
-    marshal::{self, core::Actor as MarshalActor, resolver::p2p as backfill, standard::Standard},
-    simplex::{self, Floor, ForwardPolicy, elector::RoundRobin},
-    types::{Epoch, FixedEpocher, ViewDelta},
+    marshal::{
+        self, Start, core::Actor as MarshalActor, resolver::p2p as backfill, standard::Standard, store::Blocks as _,
+    },
+    simplex,
+    types::{Epoch, FixedEpocher},
 };
-use commonware_cryptography::{Digested, Digestible as _, Sha256, certificate::Verifier as _, ed25519::PublicKey};
-use commonware_p2p::{Blocker, Provider, Receiver, Sender};
-use commonware_parallel::Sequential;
+use commonware_cryptography::{Digested, Digestible as _, certificate::Verifier as _, ed25519::PublicKey};
+use commonware_p2p::{Blocker, Provider, Receiver, Sender, utils::mux};
 use commonware_runtime::{Clock, Handle, Metrics, Network, Spawner, Storage, buffer::paged::CacheRef};
 use commonware_storage::archive::immutable;
-use commonware_utils::{NZDuration, NZUsize};
 use ledger::{
     block::{Block, Height},
     genesis::{Genesis, VALIDATORS_MAX},
@@ -33,10 +32,18 @@ use super::{
     application::{Application, Patience, Rooms},
     ballot::Ballot,
     codec::{EngineBlock, EngineDigest, engine_key},
-    delivery::{self, Applier, Blocks, Delivery, FinalVotes, Marshal, Votes},
+    delivery::{self, Applier, Blocks, Delivery, FinalVotes},
+    epochs::Epochs,
+    fence::Fence,
+    finalization::in_engine_form,
     gossip,
+    recall::{self, Asker, Witness},
     scheme::Scheme,
+    schemes::Schemes,
+    stores::Backed,
+    votes,
 };
+use crate::chain::{self, Chain};
 
 /// The largest committee that messages are sized for; all nodes must agree on it.
 const COMMITTEE_MAX: u32 = VALIDATORS_MAX as u32; // 64
@@ -65,11 +72,13 @@ pub struct Settings<P> {
     pub patience: Patience,
     /// How long it waits for others.
     pub timeouts: Timeouts,
+    /// What it may sign; shut, if it is to find that out.
+    pub fence: Fence,
     /// Prefix of its stores' names; simulated validators share one disk.
     pub partition: String,
 }
 
-/// The six channels between validators.
+/// The seven channels between validators.
 #[derive(Debug)]
 pub struct Channels<S, R> {
     /// Single votes.
@@ -84,6 +93,8 @@ pub struct Channels<S, R> {
     pub proposals: (S, R),
     /// Waiting transactions.
     pub mempool: (S, R),
+    /// What each has seen of the others' votes.
+    pub recall: (S, R),
 }
 
 /// The runtime the engine needs: tokio in production, the deterministic one in simulations.
@@ -93,8 +104,14 @@ impl<E: Spawner + Metrics + CryptoRng + Clock + Storage + Network> Runtime for E
 
 /// The engine cannot open its stores.
 #[derive(Debug, thiserror::Error)]
-#[error("the engine's stores cannot be opened: {0}")]
-pub struct StoreError(#[from] commonware_storage::archive::Error);
+pub enum StoreError {
+    /// One of its own.
+    #[error("the engine's stores cannot be opened: {0}")]
+    Archive(#[from] commonware_storage::archive::Error),
+    /// The chain behind them.
+    #[error(transparent)]
+    Chain(#[from] chain::Error),
+}
 
 /// A running engine. It runs as long as none of its actors ends.
 pub struct Running {
@@ -136,16 +153,18 @@ impl Running {
 #[must_use]
 pub fn message_bytes_max() -> u32 {
     commonware_p2p::max_message_size(&[
-        simplex::max_payload_size::<Scheme, EngineDigest>(COMMITTEE_MAX),
+        mux::prefixed(simplex::max_payload_size::<Scheme, EngineDigest>(COMMITTEE_MAX)),
         marshal::max_payload_size::<Standard<EngineBlock>, Scheme>(COMMITTEE_MAX, &()),
         gossip::MESSAGE_BYTES_MAX,
+        recall::MESSAGE_BYTES_MAX as usize,
     ])
 }
 
 /// What several parts are built from.
 struct Base {
     me: PublicKey,
-    scheme: Scheme,
+    chain: Chain,
+    schemes: Schemes,
     genesis: Digested<EngineBlock>,
     epocher: FixedEpocher,
     pages: CacheRef,
@@ -156,14 +175,33 @@ impl Base {
     fn of<P>(settings: &Settings<P>) -> Self {
         let genesis = EngineBlock::new(Block::genesis(&settings.genesis));
         let digest = genesis.digest();
+        let (chain, fence) = (settings.rooms.chain.clone(), settings.fence.clone());
+        let blocks = NonZeroU64::new(settings.genesis.policy.epoch_blocks);
         Self {
             me: engine_key(&settings.key.public()),
-            scheme: Scheme::of(&settings.genesis, Some(&settings.key)),
+            schemes: Schemes::new(chain.clone(), settings.key.clone(), fence),
+            chain,
             genesis: Digested::precomputed(genesis, digest),
-            epocher: FixedEpocher::new(NonZeroU64::MAX),
+            epocher: FixedEpocher::new(blocks.expect("a checked policy has epochs of some blocks")),
             pages: config::pages(),
             partition: settings.partition.clone(),
         }
+    }
+
+    /// Where the engine begins that has stored nothing yet: at the newest block that the chain has votes on.
+    fn start(&self) -> Result<Start<Scheme, EngineDigest, Digested<EngineBlock>>, chain::Error> {
+        let mut height = self.chain.head().height;
+        while height > Height(0) {
+            if let Some(block) = self.chain.block_now(height)?
+                && let Some(votes) = &block.finalization
+                && let Some(scheme) = self.schemes.at(Epoch::new(block.block.header.epoch))
+                && let Some((finalization, _)) = in_engine_form(&scheme, &block.block.header, votes)
+            {
+                return Ok(Start::Floor(finalization));
+            }
+            height = Height(height.0 - 1);
+        }
+        Ok(Start::Genesis(self.genesis.clone()))
     }
 }
 
@@ -196,33 +234,93 @@ where
     let certificates = config::archive(&base, "certificates", Scheme::certificate_codec_config_unbounded());
     let certificates = immutable::Archive::init(context.child("certificates"), certificates).await?;
     let blocks = immutable::Archive::init(context.child("blocks"), config::archive(&base, "blocks", ())).await?;
-    let marshal = MarshalActor::init(context.child("marshal"), certificates, blocks, config::marshal(&base));
+    let blocks = Backed::new(blocks, base.chain.clone());
+    let start = match blocks.last_index() {
+        Some(_) => Start::Genesis(base.genesis.clone()),
+        None => base.start()?,
+    };
+    let marshal = MarshalActor::init(
+        context.child("marshal"),
+        certificates,
+        blocks,
+        config::marshal(&base, start),
+    );
     let (actor, mailbox, floor) = marshal.await;
     let acknowledged = Height(floor.processed().map_or(0, |processed| processed.height().get()));
     let (delivered, deliveries) = mpsc::channel(config::UNACKNOWLEDGED_MAX);
     let marshal = actor.start(Blocks(delivered), proposals, resolver);
 
-    let (vote_sender, votes) = mpsc::channel(delivery::VOTES_MAX);
+    let (final_votes, votes) = mpsc::channel(delivery::VOTES_MAX);
     let applier = Applier {
-        chain: settings.rooms.chain.clone(),
+        chain: base.chain.clone(),
         mempool: settings.rooms.mempool.clone(),
-        scheme: base.scheme.clone(),
+        schemes: base.schemes.clone(),
         marshal: mailbox.clone(),
     };
     let (delivery, failure) = deliver(&context, applier, acknowledged, (deliveries, votes));
     let [sending, receiving] = gossip(&context, &settings.rooms, channels.mempool);
+    let (witness, recalling) = recall(&context, &base, &settings, channels.recall).await;
 
     let voting = (channels.votes, channels.certificates, channels.resolver);
-    let simplex = vote(&context, base, settings, (mailbox, vote_sender, blocker), voting);
+    let application = Application::new(
+        settings.genesis.clone(),
+        settings.key.public(),
+        settings.rooms,
+        settings.patience,
+    );
+    let epochs = Epochs {
+        context: Arc::new(context.child("epochs")),
+        ballot: Ballot::new(&context, application, mailbox.clone(), base.epocher),
+        chain: base.chain,
+        policy: settings.genesis.policy,
+        schemes: base.schemes,
+        fence: settings.fence,
+        marshal: mailbox,
+        final_votes,
+        witness,
+        blocker,
+        pages: base.pages,
+        partition: base.partition,
+        timeouts: settings.timeouts,
+    };
+    let epochs = context.child("voting").spawn(move |_| async move {
+        if let Err(error) = epochs.run(voting).await {
+            tracing::error!(%error, "the chain cannot be read where an epoch begins");
+        }
+    });
     let actors = vec![
         ("broadcast", broadcast),
         ("marshal", marshal),
         ("delivery", delivery),
         ("gossip sender", sending),
         ("gossip receiver", receiving),
-        ("simplex", simplex),
+        ("recall", recalling),
+        ("voting", epochs),
     ];
     Ok(Running { actors, failure })
+}
+
+/// Looks at the vote journal, and starts the end of the recall channel that asks and answers.
+async fn recall<E, S, R, P>(context: &E, base: &Base, settings: &Settings<P>, channel: (S, R)) -> (Witness, Handle<()>)
+where
+    E: Runtime,
+    S: Sender<PublicKey = PublicKey>,
+    R: Receiver<PublicKey = PublicKey>,
+{
+    let witness = Witness::new(base.schemes.clone(), &base.chain);
+    let epoch = base.chain.state().seats().epoch();
+    let asker = Asker {
+        me: base.me.clone(),
+        journal: votes::remembered(context, &base.partition, &base.pages, epoch).await,
+        schemes: base.schemes.clone(),
+        chain: base.chain.clone(),
+        fence: settings.fence.clone(),
+    };
+    let seen = witness.clone();
+    let task = context
+        .child("recall")
+        .spawn(move |clock| recall::run(clock, asker, seen, channel));
+    (witness, task)
 }
 
 /// Starts the writer of the chain. It blocks on the disk with each block: a thread of its own, where there are threads.
@@ -259,54 +357,4 @@ where
             .child("gossip_in")
             .spawn(move |clock| gossip::receive(clock, receiving, receiver)),
     ]
-}
-
-/// Starts the engine that votes, with our application as what it asks.
-fn vote<E, S, R, B, P>(
-    context: &E,
-    base: Base,
-    settings: Settings<P>,
-    (marshal, final_votes, blocker): (Marshal, mpsc::Sender<FinalVotes>, B),
-    (votes, certificates, resolver): ((S, R), (S, R), (S, R)),
-) -> Handle<()>
-where
-    E: Runtime,
-    S: Sender<PublicKey = PublicKey>,
-    R: Receiver<PublicKey = PublicKey>,
-    B: Blocker<PublicKey = PublicKey>,
-    P: Payloads,
-{
-    let application = Application::new(
-        settings.genesis,
-        settings.key.public(),
-        settings.rooms,
-        settings.patience,
-    );
-    let ballot = Ballot::new(context, application, marshal, base.epocher);
-    let simplex = simplex::Config {
-        scheme: base.scheme,
-        elector: RoundRobin::<Sha256>::default(),
-        blocker,
-        automaton: ballot.clone(),
-        relay: ballot.clone(),
-        reporter: Reporters::from((ballot, Votes(final_votes))),
-        track_historical_votes: false,
-        strategy: Sequential,
-        partition: format!("{}-votes", base.partition),
-        mailbox_size: NZUsize!(config::MAILBOX_MAX),
-        epoch: Epoch::zero(),
-        floor: Floor::Genesis(base.genesis.digest()),
-        replay_buffer: NZUsize!(config::REPLAY_BYTES_MAX),
-        write_buffer: NZUsize!(config::WRITE_BYTES_MAX),
-        page_cache: base.pages,
-        leader_timeout: settings.timeouts.leader,
-        certification_timeout: settings.timeouts.certification,
-        timeout_retry: settings.timeouts.certification,
-        view_retention: ViewDelta::new(config::VIEWS_KEPT),
-        skip: config::skip(settings.timeouts.absence),
-        fetch_timeout: NZDuration!(config::FETCH_TIMEOUT),
-        fetch_retry_delay: config::FETCH_PAUSE,
-        forward: ForwardPolicy::SilentVoters,
-    };
-    simplex::Engine::new(context.child("simplex"), simplex).start(votes, certificates, resolver)
 }

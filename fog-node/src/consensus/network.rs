@@ -16,10 +16,14 @@ use commonware_stream::{
     sake::{self, Sake},
 };
 use commonware_utils::{NZU32, NZUsize, ordered::Map};
-use ledger::proof;
+use ledger::{proof, state::State};
 use record::ids::NetworkId;
 
-use super::engine::{Channels, message_bytes_max};
+use super::{
+    codec::engine_key,
+    engine::{Channels, message_bytes_max},
+};
+use crate::chain::Chain;
 
 /// Small messages one peer may send on one channel, per second.
 const MESSAGES_QUOTA: Quota = Quota::per_second(NZU32!(512));
@@ -27,6 +31,8 @@ const MESSAGES_QUOTA: Quota = Quota::per_second(NZU32!(512));
 const BLOCKS_QUOTA: Quota = Quota::per_second(NZU32!(128));
 /// Capacity of the network's mailboxes, in messages.
 const MAILBOX_MAX: usize = 1_024;
+/// Validators that may get a seat while this node runs; with more it is started again.
+const NEWCOMERS_MAX: usize = 8;
 /// How much clocks may differ in a handshake.
 const HANDSHAKE_SKEW: Duration = Duration::from_secs(5);
 /// How old a handshake may be.
@@ -42,6 +48,45 @@ pub(super) struct Connected {
     pub(super) task: Handle<()>,
 }
 
+/// Lets in who gets a seat and drops who has lost it, for as long as the chain is open. A validator without an address of its
+/// own in the chain is reached where the configuration says.
+pub(super) async fn follow_seats(chain: Chain, configured: Peers, mut oracle: Oracle<PublicKey>) {
+    let mut heads = chain.watch();
+    let (mut known, mut set) = (Vec::new(), 0);
+    loop {
+        let state = chain.state();
+        let seats: Vec<_> = state.seats().all().map(|seat| seat.key).collect();
+        if seats != known {
+            known = seats;
+            let peers = with_seats(&state, &configured);
+            if peers.len() > configured.len() + NEWCOMERS_MAX {
+                tracing::error!("more validators got a seat than this node connects to; start it again");
+            } else {
+                set += 1;
+                // Of a set that was never tracked there is nothing to report back.
+                let _ = oracle.track(set, peers);
+            }
+        }
+        if heads.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+fn with_seats(state: &State, configured: &Peers) -> Peers {
+    let seats: Vec<_> = state.seats().all().map(|seat| engine_key(&seat.key)).collect();
+    let voted_once = state.seats().eras().iter().flat_map(|era| &era.validators);
+    let left: Vec<_> = voted_once.map(engine_key).filter(|key| !seats.contains(key)).collect();
+    let own = configured
+        .iter_pairs()
+        .map(|(key, address)| (key.clone(), address.clone()));
+    let seated = state.seats().all().filter_map(|seat| {
+        let address: SocketAddr = seat.address.as_ref()?.consensus.parse().ok()?;
+        Some((engine_key(&seat.key), Address::from(address)))
+    });
+    Peers::from_iter_dedup(own.chain(seated).filter(|(key, _)| !left.contains(key)))
+}
+
 /// Listens, and connects to every peer.
 pub(super) fn connect(
     context: &Context,
@@ -50,7 +95,7 @@ pub(super) fn connect(
     listen: SocketAddr,
     peers: Peers,
 ) -> Connected {
-    let peers_max = NonZeroUsize::new(peers.len()).expect("this node is one of them");
+    let peers_max = NonZeroUsize::new(peers.len() + NEWCOMERS_MAX).expect("this node is one of them");
     let handshake = Cups::<_, ChaCha20Poly1305>::new(
         Sake {
             signer: key,
@@ -71,7 +116,8 @@ pub(super) fn connect(
         message_bytes_max(),
         NZUsize!(MAILBOX_MAX),
     );
-    config.tracked_peer_sets = NZUsize!(2);
+    // The last set alone: who has lost its seat is let in no more.
+    config.tracked_peer_sets = NZUsize!(1);
     let (mut network, mut oracle) = Network::new(context.child("network"), config);
     // Of a set that is tracked first there is nothing to report back.
     let _ = oracle.track(0, peers);
@@ -82,6 +128,7 @@ pub(super) fn connect(
         backfill: network.register(3, BLOCKS_QUOTA),
         proposals: network.register(4, BLOCKS_QUOTA),
         mempool: network.register(5, BLOCKS_QUOTA),
+        recall: network.register(6, MESSAGES_QUOTA),
     };
     Connected {
         channels,

@@ -25,11 +25,14 @@ use commonware_utils::{
     iter::NonEmpty,
     ordered::{Quorum as _, Set},
 };
-use ledger::{genesis::Genesis, proof};
+use ledger::proof::{self, ValidatorSet};
 use rand_core::CryptoRng;
 use record::signature::{PublicKey, Signature, SigningKey};
 
-use super::codec::{engine_key, engine_signer};
+use super::{
+    codec::{engine_key, engine_signer},
+    fence::Fence,
+};
 
 /// The committee's votes; made with a key if it is a validator's, only checked otherwise.
 #[derive(Clone, Debug)]
@@ -37,30 +40,48 @@ pub struct Scheme {
     generic: Generic<Namespace>,
     /// The committee in the ledger's type, in the order of the participants.
     keys: Arc<[PublicKey]>,
+    fence: Fence,
+}
+
+fn participants(committee: &ValidatorSet) -> Set<ed25519::PublicKey> {
+    let keys = committee.validators.iter().map(engine_key);
+    keys.try_collect().expect("a committee has distinct validators")
 }
 
 impl Scheme {
-    /// The votes of a network's committee: made with `key` if it belongs to a validator.
+    /// The votes of a committee, only checked.
     ///
     /// # Panics
-    /// Never for a checked genesis: its validators differ from each other.
+    /// Never for a committee of the ledger: its validators differ from each other.
     #[must_use]
-    pub fn of(genesis: &Genesis, key: Option<&SigningKey>) -> Self {
-        let committee = genesis.committee();
-        let participants: Set<_> = committee
-            .iter()
-            .map(engine_key)
-            .try_collect()
-            .expect("a checked genesis has distinct validators");
-        let namespace = proof::vote_namespace(&genesis.network());
-        let signer = key.and_then(|key| Generic::signer(&namespace, participants.clone(), engine_signer(key)));
+    pub fn verifier(committee: &ValidatorSet) -> Self {
+        let namespace = proof::vote_namespace(&committee.network);
         Self {
-            generic: signer.unwrap_or_else(|| Generic {
-                participants,
+            generic: Generic {
+                participants: participants(committee),
                 signer: None,
                 namespace: Namespace::derive(&namespace),
-            }),
-            keys: committee.into(),
+            },
+            keys: committee.validators.clone().into(),
+            fence: Fence::shut(),
+        }
+    }
+
+    /// The votes of a committee: made with `key`, as far as the fence permits, if it belongs to one of its validators.
+    ///
+    /// # Panics
+    /// Never for a committee of the ledger: its validators differ from each other.
+    #[must_use]
+    pub fn signer(committee: &ValidatorSet, key: &SigningKey, fence: Fence) -> Self {
+        let namespace = proof::vote_namespace(&committee.network);
+        let verifier = Self::verifier(committee);
+        match Generic::signer(&namespace, participants(committee), engine_signer(key)) {
+            Some(generic) => Self {
+                generic,
+                fence,
+                ..verifier
+            },
+            None => verifier,
         }
     }
 
@@ -144,6 +165,13 @@ impl CertificateScheme for Scheme {
     }
 
     fn sign<D: Digest>(&self, subject: Subject<'_, D>) -> Option<Attestation<Self>> {
+        let round = match &subject {
+            Subject::Notarize { proposal } | Subject::Finalize { proposal } => proposal.round,
+            Subject::Nullify { round } => *round,
+        };
+        if !self.fence.permits(round) {
+            return None;
+        }
         self.generic.sign(subject)
     }
 
@@ -254,7 +282,12 @@ mod tests {
             &liar
         ));
 
-        let schemes: Vec<_> = keys.iter().map(|key| Scheme::of(&genesis, Some(key))).collect();
+        let schemes: Vec<_> = {
+            let set = ValidatorSet::of(&genesis);
+            keys.iter()
+                .map(|key| Scheme::signer(&set, key, Fence::open()))
+                .collect()
+        };
         let sign = |scheme| Finalize::sign(scheme, proposal(&block)).expect("a validator signs");
         let honest: Vec<_> = schemes[1..].iter().map(sign).collect();
         let mut lie = sign(&schemes[0]);

@@ -168,6 +168,7 @@ mod tests {
                 organization: id,
                 key,
                 tls,
+                address: None,
             }],
             policy: ValidityPolicy::default(),
         })

@@ -1,12 +1,9 @@
-//! `/api/v1/chain/..` and `/api/v1/peers`: the ledger for everybody; nothing in it is personal.
+//! `/api/v1/chain/..`, `/api/v1/members` and `/api/v1/peers`: the ledger for everybody; nothing in it is personal.
 
 use std::sync::Arc;
 
 use http::StatusCode;
-use ledger::{
-    block::{Block, FinalizedBlock, Height},
-    proof::ValidatorSet,
-};
+use ledger::block::{Block, FinalizedBlock, Height};
 use record::canonical::MEDIA_TYPE;
 use serde_json::{Value as Json, json};
 
@@ -25,6 +22,7 @@ pub fn routes() -> Vec<Route<Context>> {
             Box::pin(block(context, request))
         }),
         Route::get("/api/v1/chain/validators", |context, _| Box::pin(validators(context))),
+        Route::get("/api/v1/members", |context, _| Box::pin(members(context))),
         Route::get("/api/v1/peers", |context, _| Box::pin(peers(context))),
     ]
 }
@@ -80,15 +78,20 @@ fn page(block: &Block, digest: &record::canonical::Digest) -> Json {
 }
 
 async fn validators(context: Arc<Context>) -> Answered {
-    let set = ValidatorSet::of(&context.genesis);
-    Ok(answer::json(StatusCode::OK, &set))
+    let handovers = context.chain.handovers().await?;
+    Ok(answer::json(StatusCode::OK, &handovers))
+}
+
+/// Who votes, now, next and as decided; every committee there was; the changes that are asked for, and by whom.
+async fn members(context: Arc<Context>) -> Answered {
+    Ok(answer::json(StatusCode::OK, context.chain.state().seats()))
 }
 
 async fn peers(context: Arc<Context>) -> Answered {
     let state = context.chain.state();
     let peers: Vec<_> = state
-        .validators()
-        .iter()
+        .seats()
+        .all()
         .map(|v| json!({"organization": v.organization, "validator": v.key, "self": v.key == context.validator}))
         .collect();
     Ok(answer::json(StatusCode::OK, &peers))

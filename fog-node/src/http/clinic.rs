@@ -13,7 +13,7 @@ use ledger::{
     block::{Block, FinalizedBlock},
     genesis::{Genesis, Organization, Role, Validator},
     policy::ValidityPolicy,
-    proof::{Finalization, ValidatorSet, Vote, vote_message},
+    proof::{Finalization, Vote, vote_message},
     transaction::{Action, Author, Commitment, DeviceEnrolment, GatewayEnrolment, Transaction},
 };
 use record::{
@@ -114,6 +114,7 @@ fn founded(key: &SigningKey, tls: Digest) -> Genesis {
             organization: organization("hospital-a"),
             key: key.public(),
             tls,
+            address: None,
         }],
         policy: ValidityPolicy::default(),
     }
@@ -184,10 +185,9 @@ async fn rooms(dir: &Path, genesis: &Genesis, key: &SigningKey, (peers, holding)
         vault: vault.clone(),
         projection,
     };
-    let validators = ValidatorSet::of(genesis);
     let recovery = Recovery::new(
         recovery::Config::default(),
-        (key.clone(), validators),
+        key.clone(),
         looked_after,
         (peers_client, &[]),
         Incidents::open(dir).expect("opens"),

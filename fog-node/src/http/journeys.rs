@@ -2,7 +2,8 @@
 
 use ledger::{
     admission::{Admission, Submission},
-    proof::{Receipt, ValidatorSet},
+    handover::Committees,
+    proof::Receipt,
     transaction::{Action, Grant},
 };
 use record::ids::SubjectId;
@@ -35,7 +36,7 @@ async fn a_bundle_is_admitted_and_proved_final() {
     let admission: Admission = serde_json::from_value(body(admitted).await).expect("an admission");
     assert!(admission.is_genuine() && admission.bundle == bundle);
     let set = body(clinic.get("/api/v1/chain/validators").send().await.expect("answers")).await;
-    let set: ValidatorSet = serde_json::from_value(set).expect("a set");
+    let set = Committees::of(serde_json::from_value(set).expect("handovers")).expect("founders");
     assert_eq!(
         Receipt::verify(&clinic.receipt(&bundle).await, &set)
             .expect("holds")

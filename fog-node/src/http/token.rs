@@ -195,6 +195,7 @@ mod tests {
                 organization: id,
                 key: SigningKey::random().public(),
                 tls: Digest::ZERO,
+                address: None,
             }],
             policy: ValidityPolicy::default(),
         })

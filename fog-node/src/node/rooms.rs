@@ -1,12 +1,15 @@
 //! The rooms of a node, opened from the innermost outwards: what keeps, then what works on it.
 
-use ledger::{genesis::Genesis, proof::ValidatorSet};
+use std::path::Path;
+
+use ledger::genesis::Genesis;
 use record::signature::SigningKey;
 
 use super::{Error, Node, open, peers_client};
 use crate::{
     chain::{self, Chain},
     config::Config,
+    consensus,
     containment::contained,
     index::Index,
     intake::Intake,
@@ -38,6 +41,7 @@ impl Stores {
         let peers = peers_client(&node.identity)?;
         let vault = Vault::open(&config.vault, data_dir, peers.clone()).await;
         let index = Index::open(&config.index, data_dir).await;
+        set_engine_aside(data_dir, &incidents)?;
         Ok(Self {
             keyring: Keyring::load(&config.keyring, data_dir).map_err(open("keyring"))?,
             chain: open_chain(config, &node.genesis, &incidents)?,
@@ -60,7 +64,7 @@ pub(super) struct Work {
 }
 
 impl Work {
-    pub(super) fn on(stores: &Stores, config: &Config, genesis: &Genesis, key: SigningKey) -> Self {
+    pub(super) fn on(stores: &Stores, config: &Config, key: SigningKey) -> Self {
         let (chain, vault, index) = (&stores.chain, &stores.vault, &stores.index);
         let readable = query::Rooms {
             chain: chain.clone(),
@@ -74,7 +78,6 @@ impl Work {
             vault: vault.clone(),
             projection: projection.clone(),
         };
-        let validators = ValidatorSet::of(genesis);
         Self {
             intake: Intake::new(
                 &config.intake,
@@ -87,7 +90,7 @@ impl Work {
             retention: Retention::new(chain.clone(), vault.clone()),
             recovery: Recovery::new(
                 config.recovery.clone(),
-                (key, validators),
+                key,
                 looked_after,
                 (stores.peers.clone(), &config.vault.exchange.peers),
                 stores.incidents.clone(),
@@ -123,4 +126,19 @@ fn open_chain(config: &Config, genesis: &Genesis, incidents: &Incidents) -> Resu
         vec!["begun anew; the engine delivers its blocks again".to_owned()],
     );
     Ok(chain)
+}
+
+/// Puts the engine's stores aside if they have kept it from starting; it fills new ones from the chain and the peers.
+fn set_engine_aside(data_dir: &Path, incidents: &Incidents) -> Result<(), Error> {
+    let aside = consensus::set_aside_what_does_not_open(data_dir).map_err(open("consensus"))?;
+    if let Some(evidence) = aside {
+        let what = "the engine ended each time while it opened its files".to_owned();
+        let incident = incidents.found(Kind::EngineDamaged, FoundBy::Start, "consensus".to_owned(), what);
+        let kept = format!(
+            "begun anew from the chain and the peers; the old files are in {}",
+            evidence.display()
+        );
+        incidents.mended(incident, vec![kept]);
+    }
+    Ok(())
 }

@@ -26,6 +26,8 @@ pub enum Kind {
     PayloadDamaged,
     /// Rows of the index are not what the chain and the payloads say.
     IndexAltered,
+    /// The consensus engine's own files kept it from starting.
+    EngineDamaged,
     /// A majority of the validators has another chain or state than this node.
     Diverged,
 }
@@ -185,6 +187,7 @@ impl Incidents {
 const fn name(kind: Kind) -> &'static str {
     match kind {
         Kind::ChainDamaged => "chain-damaged",
+        Kind::EngineDamaged => "engine-damaged",
         Kind::PayloadDamaged => "payload-damaged",
         Kind::IndexAltered => "index-altered",
         Kind::Diverged => "diverged",

@@ -1,13 +1,17 @@
 //! What the other nodes are asked when something is to be compared or mended: their signed heads, and blocks by digest.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, PoisonError, RwLock},
+    time::Duration,
+};
 
 use bytes::BytesMut;
 use futures::future::join_all;
 use ledger::{
     agreement::SignedHead,
-    block::{FinalizedBlock, Height},
-    proof::{CARRIED_BYTES_MAX, CarriedBlock, ValidatorSet},
+    block::Height,
+    genesis::VALIDATORS_MAX,
+    proof::{CARRIED_BYTES_MAX, CarriedBlock},
 };
 use record::canonical::{Digest, MEDIA_TYPE};
 use reqwest::{Response, StatusCode, header};
@@ -22,36 +26,43 @@ const HEAD_BYTES_MAX: usize = 4_096;
 #[derive(Clone, Debug)]
 pub(super) struct Peers {
     client: reqwest::Client,
-    peers: Arc<[Peer]>,
+    peers: Arc<RwLock<Vec<Peer>>>,
     timeout: Duration,
-    validators: Arc<ValidatorSet>,
 }
 
 /// What a peer answered to a question for a block.
 enum Answer {
-    Block(Box<FinalizedBlock>),
+    Block(Box<CarriedBlock>),
     Absent,
     Failed,
     Lied,
 }
 
 impl Peers {
-    pub(super) fn new(client: reqwest::Client, peers: &[Peer], timeout: Duration, validators: ValidatorSet) -> Self {
+    pub(super) fn new(client: reqwest::Client, peers: &[Peer], timeout: Duration) -> Self {
         Self {
             client,
-            peers: peers.into(),
+            peers: Arc::new(RwLock::new(peers.to_vec())),
             timeout,
-            validators: Arc::new(validators),
         }
     }
 
-    pub(super) fn validators(&self) -> &ValidatorSet {
-        &self.validators
+    /// Asks one more peer from now on.
+    pub(super) fn meet(&self, peer: &Peer) {
+        let mut peers = self.peers.write().unwrap_or_else(PoisonError::into_inner);
+        if peers.len() < VALIDATORS_MAX && !peers.contains(peer) {
+            peers.push(peer.clone());
+        }
+    }
+
+    fn all(&self) -> Vec<Peer> {
+        self.peers.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// What each peer that answers in time says of its chain at a height; whether it is believed is for the comparison.
     pub(super) async fn heads(&self, height: Height) -> Vec<SignedHead> {
-        let asked = self.peers.iter().map(|peer| self.head(peer, height));
+        let peers = self.all();
+        let asked = peers.iter().map(|peer| self.head(peer, height));
         join_all(asked).await.into_iter().flatten().collect()
     }
 
@@ -68,10 +79,11 @@ impl Peers {
 
     /// The block at a height with this digest, and who gave it. Peers are asked one after the other, beginning with a random
     /// one; a peer that gives another block is named in the log and the next one is asked.
-    pub(super) async fn block(&self, height: Height, digest: &Digest) -> Option<(FinalizedBlock, String)> {
-        let start = rand::random_range(0..self.peers.len().max(1));
-        for at in 0..self.peers.len() {
-            let peer = &self.peers[(start + at) % self.peers.len()];
+    pub(super) async fn block(&self, height: Height, digest: &Digest) -> Option<(CarriedBlock, String)> {
+        let mut peers = self.all();
+        let start = rand::random_range(0..peers.len().max(1));
+        peers.rotate_left(start);
+        for peer in &peers {
             let answer = self.ask(peer, height, digest).await;
             let outcome = match &answer {
                 Answer::Block(_) => "delivered",
@@ -105,9 +117,10 @@ impl Peers {
         let Some(bytes) = limited(answer, CARRIED_BYTES_MAX).await else {
             return Answer::Failed;
         };
-        let carried = CarriedBlock::decode(&bytes).ok();
-        match carried.and_then(|carried| carried.expected(digest, &self.validators)) {
-            Some(block) if block.block.header.height == height => Answer::Block(Box::new(block)),
+        match CarriedBlock::decode(&bytes) {
+            Ok(carried) if carried.is(digest) && carried.block.header.height == height => {
+                Answer::Block(Box::new(carried))
+            }
             _ => Answer::Lied,
         }
     }
@@ -132,7 +145,7 @@ pub(super) struct FromPeers {
 }
 
 impl Source for FromPeers {
-    fn fetch(&self, height: Height, digest: &Digest) -> Option<(FinalizedBlock, String)> {
+    fn fetch(&self, height: Height, digest: &Digest) -> Option<(CarriedBlock, String)> {
         self.runtime.block_on(self.peers.block(height, digest))
     }
 }
@@ -141,7 +154,7 @@ impl Source for FromPeers {
 mod tests {
     use super::*;
     use crate::consensus::codec::tests::{child, founded};
-    use ledger::{block::Block, genesis::Genesis};
+    use ledger::block::Block;
     use record::signature::SigningKey;
     use tokio::{
         io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -166,10 +179,9 @@ mod tests {
         Peer::try_from(url).expect("a URL")
     }
 
-    fn peers(genesis: &Genesis, peers: &[Peer]) -> Peers {
+    fn peers(peers: &[Peer]) -> Peers {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-        let validators = ValidatorSet::of(genesis);
-        Peers::new(reqwest::Client::new(), peers, Duration::from_secs(5), validators)
+        Peers::new(reqwest::Client::new(), peers, Duration::from_secs(5))
     }
 
     fn carried(block: &Block) -> Vec<u8> {
@@ -192,14 +204,14 @@ mod tests {
             peer(b"noise".to_vec()).await,
             peer(carried(&good)).await,
         );
-        let asked = peers(&genesis, &[liar.clone(), noise.clone(), honest.clone()]);
+        let asked = peers(&[liar.clone(), noise.clone(), honest.clone()]);
         let digest = good.header.digest();
         // Whoever is asked first.
         for _ in 0..8 {
             let (block, from) = asked.block(Height(1), &digest).await.expect("one is honest");
             assert_eq!((block.block, from), (good.clone(), honest.to_string()));
         }
-        assert_eq!(peers(&genesis, &[liar, noise]).block(Height(1), &digest).await, None);
+        assert_eq!(peers(&[liar, noise]).block(Height(1), &digest).await, None);
     }
 
     #[tokio::test]
@@ -213,9 +225,6 @@ mod tests {
             transactions: vec![],
         };
         let liar = peer(carried(&emptied)).await;
-        assert_eq!(
-            peers(&genesis, &[liar]).block(Height(1), &good.header.digest()).await,
-            None
-        );
+        assert_eq!(peers(&[liar]).block(Height(1), &good.header.digest()).await, None);
     }
 }

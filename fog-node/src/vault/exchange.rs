@@ -1,6 +1,11 @@
 //! Payloads between fog nodes over HTTP: fetched by CID as from any IPFS trustless gateway, pushed when they are new.
 
-use std::{fmt, str::FromStr as _, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    str::FromStr as _,
+    sync::{Arc, PoisonError, RwLock, RwLockReadGuard},
+    time::Duration,
+};
 
 use bytes::{Bytes, BytesMut};
 use cid::Cid;
@@ -16,6 +21,8 @@ use tokio::{
 
 /// Media type of a payload's bytes.
 const RAW: &str = "application/vnd.ipld.raw";
+/// Peers that payloads are exchanged with, at most: as many as there can be validators.
+const PEERS_MAX: usize = ledger::genesis::VALIDATORS_MAX;
 /// Payloads queued for one peer, at most, whatever their size.
 const QUEUE_PAYLOADS_MAX: usize = 4_096;
 /// Pushes to one peer at a time, at most: enough that the peer commits many at once.
@@ -142,7 +149,8 @@ struct Queue {
 pub(super) struct Exchange {
     config: Arc<Config>,
     client: reqwest::Client,
-    queues: Arc<[Queue]>,
+    // Read for a moment by whoever pushes or fetches; written when a node gets a seat.
+    peers: Arc<RwLock<Vec<(Peer, Queue)>>>,
 }
 
 impl fmt::Debug for Exchange {
@@ -163,22 +171,36 @@ enum Miss {
 impl Exchange {
     /// Starts one pushing task per peer on the current runtime; they end when the last handle is gone.
     pub(super) fn new(config: &Config, client: reqwest::Client) -> Self {
-        let config = Arc::new(config.clone());
-        let queues = config.peers.iter().map(|peer| {
-            let (pushes, queue) = mpsc::channel(QUEUE_PAYLOADS_MAX);
-            let pusher = Pusher {
-                peer: peer.clone(),
-                config: config.clone(),
-                client: client.clone(),
-            };
-            tokio::spawn(pusher.run(queue));
-            Queue {
-                pushes,
-                bytes: Arc::new(Semaphore::new(config.push_queue_bytes_max as usize)),
-            }
-        });
-        let queues = queues.collect();
-        Self { config, client, queues }
+        let exchange = Self {
+            config: Arc::new(config.clone()),
+            client,
+            peers: Arc::default(),
+        };
+        for peer in &config.peers {
+            exchange.meet(peer);
+        }
+        exchange
+    }
+
+    /// Exchanges payloads with one more peer from now on.
+    pub(super) fn meet(&self, peer: &Peer) {
+        let mut peers = self.peers.write().unwrap_or_else(PoisonError::into_inner);
+        if peers.len() >= PEERS_MAX || peers.iter().any(|(known, _)| known == peer) {
+            return;
+        }
+        let (pushes, queue) = mpsc::channel(QUEUE_PAYLOADS_MAX);
+        let pusher = Pusher {
+            peer: peer.clone(),
+            config: self.config.clone(),
+            client: self.client.clone(),
+        };
+        tokio::spawn(pusher.run(queue));
+        let bytes = Arc::new(Semaphore::new(self.config.push_queue_bytes_max as usize));
+        peers.push((peer.clone(), Queue { pushes, bytes }));
+    }
+
+    fn peers(&self) -> RwLockReadGuard<'_, Vec<(Peer, Queue)>> {
+        self.peers.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn push_grace(&self) -> Duration {
@@ -191,7 +213,7 @@ impl Exchange {
 
     /// Queues a submission for every peer that has room.
     pub(super) fn push(&self, submission: &Bytes) {
-        for queue in self.queues.iter() {
+        for (_, queue) in self.peers().iter() {
             let share = u32::try_from(submission.len())
                 .ok()
                 .and_then(|n| queue.bytes.clone().try_acquire_many_owned(n).ok());
@@ -213,11 +235,10 @@ impl Exchange {
     /// Asks the peers once each, starting at a random one, the next when one fails or is slow; the first payload that
     /// hashes to the CID wins.
     pub(super) async fn fetch(&self, cid: &Cid) -> Option<Bytes> {
-        let peers = &self.config.peers;
-        let start = rand::random_range(0..peers.len().max(1));
-        let mut order: Vec<_> = peers.iter().collect();
+        let mut order: Vec<_> = self.peers().iter().map(|(peer, _)| peer.clone()).collect();
+        let start = rand::random_range(0..order.len().max(1));
         order.rotate_left(start);
-        let mut next = order.into_iter();
+        let mut next = order.iter();
         let mut asked = FuturesUnordered::new();
         loop {
             match next.next() {

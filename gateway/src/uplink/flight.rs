@@ -2,13 +2,13 @@
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use ledger::{
-    admission::Admission,
-    proof::{Receipt, ValidatorSet},
-};
+use ledger::admission::Admission;
 use tokio::time::Instant;
 
-use super::node::{Node, Nodes, Reply};
+use super::{
+    node::{Node, Nodes, Reply},
+    voters::Voters,
+};
 use crate::outbox::{Final, Outbox, Stored, Ticket, Why, now_ms};
 
 /// A bundle on its way: what is known of it from the flights before.
@@ -62,7 +62,7 @@ enum Miss {
 pub(super) struct Flight {
     pub(super) nodes: Arc<Nodes>,
     pub(super) outbox: Outbox,
-    pub(super) validators: Arc<ValidatorSet>,
+    pub(super) voters: Voters,
 }
 
 impl Flight {
@@ -71,7 +71,7 @@ impl Flight {
     pub(super) async fn fly(self, mut bundle: Bundle) -> Landing {
         let ticket = bundle.ticket;
         // One node's word is not enough to give a bundle up: it takes one more than may lie.
-        let refusals_needed = (self.validators.validators.len().saturating_sub(1) / 3 + 1).min(self.nodes.len());
+        let refusals_needed = (self.voters.liars_max() + 1).min(self.nodes.len());
         let (mut turn, mut not_ready) = (ticket.order.wrapping_add(u64::from(bundle.laid_by)), 0);
         while not_ready < self.nodes.len() {
             let submission = match self.submission(ticket).await {
@@ -114,14 +114,14 @@ impl Flight {
 
     async fn attempt(&self, node: &Node, ticket: &Ticket, submission: Vec<u8>) -> Result<Final, Miss> {
         match node.submit(submission).await {
-            Reply::Done(body) => self.admission(node, &body, ticket)?,
+            Reply::Done(body) => self.admission(node, &body, ticket).await?,
             other => return Err(other.into()),
         }
         node.succeeded();
         let deadline = Instant::now() + node.final_timeout();
         while Instant::now() < deadline {
             match node.receipt(&ticket.bundle).await {
-                Reply::Done(text) => return self.receipt(node, &text, ticket),
+                Reply::Done(text) => return self.receipt(node, &text, ticket).await,
                 Reply::Waiting => {}
                 other => return Err(other.into()),
             }
@@ -130,20 +130,30 @@ impl Flight {
     }
 
     /// The node's signed word, if it is genuine, by a validator, and about this bundle.
-    fn admission(&self, node: &Node, body: &[u8], ticket: &Ticket) -> Result<(), Miss> {
-        let genuine = serde_json::from_slice::<Admission>(body).is_ok_and(|admission| {
-            admission.bundle == ticket.bundle
-                && self.validators.validators.contains(&admission.validator)
-                && admission.is_genuine()
-        });
-        if genuine { Ok(()) } else { Err(lies(node, "admission")) }
+    async fn admission(&self, node: &Node, body: &[u8], ticket: &Ticket) -> Result<(), Miss> {
+        let admission = serde_json::from_slice::<Admission>(body)
+            .ok()
+            .filter(|admission| admission.bundle == ticket.bundle && admission.is_genuine());
+        let Some(admission) = admission else {
+            return Err(lies(node, "admission"));
+        };
+        let votes = |admission: &Admission| self.voters.include(&admission.validator);
+        if votes(&admission) || (self.voters.follow(node).await && votes(&admission)) {
+            Ok(())
+        } else {
+            Err(lies(node, "admission"))
+        }
     }
 
     /// The receipt, if all of it holds and it is about this bundle.
-    fn receipt(&self, node: &Node, text: &[u8], ticket: &Ticket) -> Result<Final, Miss> {
-        let verified = std::str::from_utf8(text)
-            .ok()
-            .and_then(|text| Receipt::verify(text, &self.validators).ok());
+    async fn receipt(&self, node: &Node, text: &[u8], ticket: &Ticket) -> Result<Final, Miss> {
+        let Ok(text) = std::str::from_utf8(text) else {
+            return Err(lies(node, "receipt"));
+        };
+        let mut verified = self.voters.verify(text);
+        if verified.is_none() && self.voters.follow(node).await {
+            verified = self.voters.verify(text);
+        }
         match verified.filter(|receipt| receipt.bundle() == ticket.bundle) {
             Some(receipt) => {
                 tracing::info!(

@@ -19,6 +19,10 @@ const REASON_BYTES_MAX: usize = 2_048;
 const ADMISSION_BYTES_MAX: usize = 16_384;
 /// A node's `Retry-After` is believed up to this.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(30);
+/// The committees have fewer bytes of JSON than this.
+const VALIDATORS_BYTES_MAX: usize = 4 << 20;
+/// The question for the committees may take this long.
+const VALIDATORS_TIMEOUT: Duration = Duration::from_secs(10);
 /// What a receipt question may take beyond its waiting time.
 const RECEIPT_GRACE: Duration = Duration::from_secs(5);
 
@@ -244,6 +248,19 @@ impl Node {
                 other => other,
             },
             Err(error) => unreachable_node(self, &error),
+        }
+    }
+
+    /// The committees, as the node tells of them.
+    pub(super) async fn validators(&self) -> Option<Vec<u8>> {
+        let request = self.request(Method::GET, "/api/v1/chain/validators");
+        let response = request.timeout(VALIDATORS_TIMEOUT).send().await.ok()?;
+        if response.status() != StatusCode::OK {
+            return None;
+        }
+        match body(response, VALIDATORS_BYTES_MAX).await {
+            Reply::Done(text) => Some(text),
+            _ => None,
         }
     }
 

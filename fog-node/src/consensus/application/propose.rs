@@ -7,6 +7,7 @@ use commonware_macros::select;
 use commonware_runtime::Clock;
 use ledger::{
     block::{BLOCK_BYTES_MAX, Block, Header, Height, VERSION},
+    committee::Sitting,
     state::{Refused, State, identifiers},
     transaction::SignedTransaction,
 };
@@ -123,7 +124,7 @@ impl<P: Payloads> Application<P> {
     pub(super) fn build(
         &self,
         context: &EngineContext,
-        parent: &Block,
+        (parent, sitting): (&Block, &Sitting),
         transactions: Vec<SignedTransaction>,
         now_ms: u64,
     ) -> Digested<EngineBlock> {
@@ -139,6 +140,7 @@ impl<P: Payloads> Application<P> {
             timestamp_ms: now_ms.max(parent.header.timestamp_ms.saturating_add(1)),
             transactions_root: Digest::ZERO,
             policy: parent.header.policy,
+            next_validators: sitting.next,
             nonce: 0,
         };
         let mut block = Block { header, transactions };

@@ -8,7 +8,7 @@ use futures::{StreamExt as _, stream};
 use ledger::{
     block::{Block, Height},
     policy::Violation,
-    state::{Refused, State, identifiers},
+    state::{State, identifiers},
 };
 use record::canonical::Digest;
 
@@ -65,10 +65,10 @@ impl<P: Payloads> Application<P> {
             ));
         }
         let parent_header = &parent.inner().block().header;
-        self.0
-            .genesis
-            .policy
-            .verify(block.clone(), parent_header, &self.0.committee)?;
+        let sitting = self
+            .sitting(context)
+            .ok_or(Doubt::Undecided("this node stands in another epoch"))?;
+        self.0.genesis.policy.verify(block.clone(), parent_header, &sitting)?;
         self.wait_out_skew(clock, block.header.timestamp_ms).await?;
         let parent_height = parent_header.height;
         if !self
@@ -129,9 +129,7 @@ impl<P: Payloads> Application<P> {
             let outcomes = block.transactions.iter().map(|transaction| state.admit(transaction));
             // A name that was taken or decided on meanwhile depends on when one looks: it is ordered, and refused when it
             // is executed.
-            outcomes
-                .filter_map(Result::err)
-                .find(|r| !matches!(r, Refused::NameTaken | Refused::AlreadyFinal | Refused::Stale))
+            outcomes.filter_map(Result::err).find(|r| !r.depends_on_when())
         };
         let broken = Err(Doubt::Broken("rights: an author may not do this, or did not sign it"));
         match refusal(&self.chain().state()) {

@@ -6,9 +6,9 @@ use commonware_broadcast::buffered;
 use commonware_consensus::{
     marshal::{self, Start, resolver::p2p as backfill},
     simplex::{SkipBudget, SkipPolicy},
-    types::{Epoch, FixedEpocher, ViewDelta},
+    types::{FixedEpocher, ViewDelta},
 };
-use commonware_cryptography::{Digested, certificate::ConstantProvider, ed25519::PublicKey};
+use commonware_cryptography::{Digested, ed25519::PublicKey};
 use commonware_p2p::{Blocker, Provider};
 use commonware_parallel::Sequential;
 use commonware_runtime::buffer::paged::{CacheRef, page_size};
@@ -16,10 +16,14 @@ use commonware_storage::archive::immutable;
 use commonware_utils::{NZDuration, NZU64, NZUsize};
 
 use super::Base;
-use crate::consensus::{codec::EngineBlock, scheme::Scheme};
+use crate::consensus::{
+    codec::{EngineBlock, EngineDigest},
+    scheme::Scheme,
+    schemes::Schemes,
+};
 
 /// Capacity of the engine's mailboxes, in messages.
-pub(super) const MAILBOX_MAX: usize = 1_024;
+pub(in crate::consensus) const MAILBOX_MAX: usize = 1_024;
 /// Blocks that are delivered and not yet acknowledged, at most.
 pub(super) const UNACKNOWLEDGED_MAX: usize = 16;
 /// Missing blocks that are fetched at the same time when this node has fallen behind.
@@ -27,17 +31,17 @@ const REPAIRS_MAX: usize = 32;
 /// Proposals kept per peer until they are final.
 const PROPOSALS_MAX: usize = 16;
 /// Views that stay at hand behind the last final one.
-pub(super) const VIEWS_KEPT: u64 = 64;
+pub(in crate::consensus) const VIEWS_KEPT: u64 = 64;
 /// Memory for pages of the engine's stores: 4 KiB each.
 const PAGES_MAX: usize = 4_096;
 /// How long a peer may take to answer a request.
-pub(super) const FETCH_TIMEOUT: Duration = Duration::from_secs(1);
+pub(in crate::consensus) const FETCH_TIMEOUT: Duration = Duration::from_secs(1);
 /// Pause before an unanswered request is tried again.
-pub(super) const FETCH_PAUSE: Duration = Duration::from_millis(100);
+pub(in crate::consensus) const FETCH_PAUSE: Duration = Duration::from_millis(100);
 /// Bytes read ahead when a store is opened.
-pub(super) const REPLAY_BYTES_MAX: usize = 1 << 20;
+pub(in crate::consensus) const REPLAY_BYTES_MAX: usize = 1 << 20;
 /// Bytes of values collected before they are written.
-pub(super) const WRITE_BYTES_MAX: usize = 1 << 20;
+pub(in crate::consensus) const WRITE_BYTES_MAX: usize = 1 << 20;
 /// Bytes of keys collected before they are written.
 const KEY_WRITE_BYTES_MAX: usize = 1 << 16;
 
@@ -46,15 +50,13 @@ pub(super) fn pages() -> CacheRef {
     CacheRef::new(page_size(4_096), NZUsize!(PAGES_MAX))
 }
 
-/// One committee for all epochs, one epoch for all heights.
-type MarshalConfig =
-    marshal::Config<ConstantProvider<Scheme, Epoch>, FixedEpocher, Sequential, EngineBlock, Digested<EngineBlock>>;
+type MarshalConfig = marshal::Config<Schemes, FixedEpocher, Sequential, EngineBlock, Digested<EngineBlock>>;
 
-pub(super) fn marshal(base: &Base) -> MarshalConfig {
+pub(super) fn marshal(base: &Base, start: Start<Scheme, EngineDigest, Digested<EngineBlock>>) -> MarshalConfig {
     marshal::Config {
-        provider: ConstantProvider::new(base.scheme.clone()),
+        provider: base.schemes.clone(),
         epocher: base.epocher.clone(),
-        start: Start::Genesis(base.genesis.clone()),
+        start,
         partition_prefix: base.partition.clone(),
         mailbox_size: NZUsize!(MAILBOX_MAX),
         view_retention: ViewDelta::new(VIEWS_KEPT),
@@ -103,7 +105,7 @@ where
 }
 
 /// A leader that stays silent for long is skipped without waiting for it again.
-pub(super) const fn skip(absence: Duration) -> SkipPolicy {
+pub(in crate::consensus) const fn skip(absence: Duration) -> SkipPolicy {
     SkipPolicy::Enabled {
         timeout: absence,
         budget: SkipBudget::Participants,
