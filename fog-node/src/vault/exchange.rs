@@ -1,6 +1,14 @@
 //! Payloads between fog nodes over HTTP: fetched by CID as from any IPFS trustless gateway, pushed when they are new.
 
-use std::{fmt, str::FromStr as _, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    str::FromStr as _,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use bytes::{Bytes, BytesMut};
 use cid::Cid;
@@ -137,12 +145,21 @@ struct Queue {
     bytes: Arc<Semaphore>,
 }
 
+/// What one peer has delivered.
+#[derive(Debug, Default)]
+struct Delivered {
+    payloads: AtomicU64,
+    bytes: AtomicU64,
+}
+
 /// The exchange's handle.
 #[derive(Clone)]
 pub(super) struct Exchange {
     config: Arc<Config>,
     client: reqwest::Client,
     queues: Arc<[Queue]>,
+    /// In the order of the peers.
+    delivered: Arc<[Delivered]>,
 }
 
 impl fmt::Debug for Exchange {
@@ -178,7 +195,27 @@ impl Exchange {
             }
         });
         let queues = queues.collect();
-        Self { config, client, queues }
+        let delivered = config.peers.iter().map(|_| Delivered::default()).collect();
+        Self {
+            config,
+            client,
+            queues,
+            delivered,
+        }
+    }
+
+    /// Payloads, and their bytes, that each peer has delivered since the start.
+    pub(super) fn delivered(&self) -> Vec<(Peer, u64, u64)> {
+        let counts = |(peer, delivered): (&Peer, &Delivered)| {
+            let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+            (peer.clone(), count(&delivered.payloads), count(&delivered.bytes))
+        };
+        self.config
+            .peers
+            .iter()
+            .zip(self.delivered.iter())
+            .map(counts)
+            .collect()
     }
 
     pub(super) fn push_grace(&self) -> Duration {
@@ -215,7 +252,7 @@ impl Exchange {
     pub(super) async fn fetch(&self, cid: &Cid) -> Option<Bytes> {
         let peers = &self.config.peers;
         let start = rand::random_range(0..peers.len().max(1));
-        let mut order: Vec<_> = peers.iter().collect();
+        let mut order: Vec<_> = peers.iter().zip(self.delivered.iter()).collect();
         order.rotate_left(start);
         let mut next = order.into_iter();
         let mut asked = FuturesUnordered::new();
@@ -233,7 +270,7 @@ impl Exchange {
         }
     }
 
-    async fn ask(&self, peer: &Peer, cid: &Cid) -> Option<Bytes> {
+    async fn ask(&self, (peer, delivered): (&Peer, &Delivered), cid: &Cid) -> Option<Bytes> {
         let limit = Duration::from_millis(self.config.fetch_timeout_ms);
         let answer = tokio::time::timeout(limit, self.download(peer, cid))
             .await
@@ -248,7 +285,10 @@ impl Exchange {
         if let Err(Miss::Lied) = answer {
             tracing::warn!(%peer, %cid, "a peer answered with bytes that are not this payload");
         }
-        answer.ok()
+        let payload = answer.ok()?;
+        delivered.payloads.fetch_add(1, Ordering::Relaxed);
+        delivered.bytes.fetch_add(payload.len() as u64, Ordering::Relaxed);
+        Some(payload)
     }
 
     async fn download(&self, peer: &Peer, cid: &Cid) -> Result<Bytes, Miss> {
