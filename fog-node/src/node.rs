@@ -1,5 +1,6 @@
 //! The composition: the only file that names every room. It opens them, joins them, and stops them together.
 
+mod replacement;
 mod rooms;
 
 use std::{fs, io, net::SocketAddr, path::Path, time::Duration};
@@ -14,6 +15,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+pub use replacement::{Claim, Keys};
 use rooms::{Stores, Work};
 
 use crate::{
@@ -25,6 +27,7 @@ use crate::{
         caller::Peer,
         tls::{Identity, is_private},
     },
+    replace,
     telemetry::Telemetry,
 };
 
@@ -60,6 +63,9 @@ pub enum Error {
         /// As it said.
         reason: String,
     },
+    /// A lost node could not be rebuilt now.
+    #[error("the node is not rebuilt")]
+    Rebuild(#[from] replace::Error),
 }
 
 fn open<E: Into<Box<dyn std::error::Error + Send + Sync>>>(room: &'static str) -> impl FnOnce(E) -> Error {
