@@ -1,4 +1,4 @@
-//! The command line: run a node, check its configuration, check a receipt offline.
+//! The command line: run a node, rebuild a lost one, check its configuration, check a receipt offline.
 
 use std::{
     ffi::OsString,
@@ -25,7 +25,14 @@ use rustix::{
     process::{Resource, Rlimit, setrlimit, umask},
 };
 
-use crate::{audit, config::Config, members, node::Node, telemetry::Telemetry};
+use crate::{
+    audit,
+    config::Config,
+    members,
+    node::{self, Keys, Node},
+    replace::Progress,
+    telemetry::Telemetry,
+};
 
 /// Bad usage or configuration.
 const EXIT_USAGE: u8 = 64;
@@ -45,6 +52,16 @@ enum Command {
         /// Its configuration, TOML; FOG_SECTION__KEY in the environment overrides a key.
         #[arg(long)]
         config: PathBuf,
+    },
+    /// Rebuilds a node whose disk is lost: blocks with the votes on them and sealed payloads come from its peers. The data
+    /// folder must be absent or empty. Interrupted, it can be run again and goes on.
+    Replace {
+        /// The node's configuration; the key and the certificates that it names must be there.
+        #[arg(long)]
+        config: PathBuf,
+        /// A copy of the node's keyring.sealed. Peers cannot give it back: without it the node opens no record.
+        #[arg(long)]
+        keyring: Option<PathBuf>,
     },
     /// Reads the configuration and the files it names, and tells everything that is wrong.
     CheckConfig {
@@ -146,6 +163,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let _installed = rustls::crypto::aws_lc_rs::default_provider().install_default();
     match cli.command {
         Command::Run { config } => run(&config),
+        Command::Replace { config, keyring } => replace(&config, keyring.as_deref()),
         Command::CheckConfig { config } => match prepare(&config) {
             Ok(_) => {
                 say(format_args!("{}: nothing is wrong", config.display()));
@@ -195,11 +213,60 @@ fn run(path: &Path) -> ExitCode {
         Ok(prepared) => prepared,
         Err(code) => return code,
     };
+    if node.is_half_rebuilt() {
+        complain(format_args!(
+            "data_dir {} is being rebuilt and is not whole: run `fog-node replace --config {}` (again) until it ends",
+            config.data_dir.display(),
+            path.display()
+        ));
+        return ExitCode::from(EXIT_USAGE);
+    }
+    match live(&config, |telemetry| node.run(telemetry)) {
+        Some(()) => ExitCode::SUCCESS,
+        None => ExitCode::FAILURE,
+    }
+}
+
+fn replace(path: &Path, keyring: Option<&Path>) -> ExitCode {
+    umask(Mode::RWXG | Mode::RWXO);
+    let (config, node) = match prepare(path) {
+        Ok(prepared) => prepared,
+        Err(code) => return code,
+    };
+    let claim = match node.claim(keyring) {
+        Ok(claim) => claim,
+        Err(faults) => {
+            complain(faults.to_string().trim_end());
+            return ExitCode::from(EXIT_USAGE);
+        }
+    };
+    let rebuilt = live(&config, |_| node.replace(claim, Progress::to(|line| say(line))));
+    let Some((summary, keys)) = rebuilt else {
+        return ExitCode::FAILURE;
+    };
+    say(format_args!("rebuilt in {}\n{summary}", config.data_dir.display()));
+    say(match keys {
+        Keys::NotConfigured => "keys        none, as it is configured".to_owned(),
+        Keys::Restored(count) => format!("keys        {count}, from the copy"),
+        Keys::Lost => {
+            "keys        NONE: without a copy of its keyring.sealed this node opens no record until keys are \
+                       handed to it again; it stores, votes and serves payloads without them"
+                .to_owned()
+        }
+    });
+    ExitCode::SUCCESS
+}
+
+/// Does a node's work under its telemetry, on a runtime of its own; a failure is logged.
+fn live<T, W: Future<Output = Result<T, node::Error>>>(
+    config: &Config,
+    work: impl FnOnce(Telemetry) -> W,
+) -> Option<T> {
     let telemetry = match Telemetry::start(&config.telemetry) {
         Ok(telemetry) => telemetry,
         Err(error) => {
             complain(error);
-            return ExitCode::FAILURE;
+            return None;
         }
     };
     harden();
@@ -207,19 +274,13 @@ fn run(path: &Path) -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => {
             tracing::error!(%error, "no runtime");
-            return ExitCode::FAILURE;
+            return None;
         }
     };
-    let ended = runtime.block_on(node.run(telemetry)).map_err(anyhow::Error::from);
+    let ended = runtime.block_on(work(telemetry)).map_err(anyhow::Error::from);
     // Blocking calls that are under way may not hold the process up.
     runtime.shutdown_background();
-    match ended {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            tracing::error!("{error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    ended.inspect_err(|error| tracing::error!("{error:#}")).ok()
 }
 
 fn raise(node: &Node, key: &Path, change: For) -> anyhow::Result<String> {

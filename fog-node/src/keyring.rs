@@ -198,6 +198,22 @@ impl Keyring {
         Ok(keyring)
     }
 
+    /// Puts a copy of a sealed keyring into the data folder, after it has opened; one that is there already must be the same.
+    ///
+    /// # Errors
+    /// As [`Keyring::open`], or [`Error::Io`] (also if another keyring is there).
+    pub fn restore(copy: &Path, data_dir: &Path, passphrase: &Passphrase) -> Result<Self, Error> {
+        let keyring = Self::open(copy, passphrase)?;
+        let bytes = read_private(copy, KEYRING_BYTES_MAX as u64)?;
+        let path = data_dir.join(FILE);
+        if !path.exists() {
+            write_private(&path, &bytes)?;
+        } else if read_private(&path, KEYRING_BYTES_MAX as u64)? != bytes {
+            return Err(io_error(&path, io::ErrorKind::AlreadyExists.into()));
+        }
+        Ok(keyring)
+    }
+
     /// Opens a sealed keyring.
     ///
     /// # Errors
@@ -263,6 +279,18 @@ impl Keyring {
     #[must_use]
     pub fn patient(&self, subject: SubjectId) -> Option<&Patient> {
         self.0.patients.get(&subject)
+    }
+
+    /// How many keys these are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.keys.len()
+    }
+
+    /// Whether there is no key.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.keys.is_empty()
     }
 
     /// All subjects, by id.
@@ -457,6 +485,24 @@ mod tests {
             Keyring::open(&path, &passphrase()),
             Err(Error::Exposed { .. })
         ));
+    }
+
+    #[test]
+    fn a_copy_is_put_into_a_new_folder_and_over_no_other_keyring() {
+        let (_dir, copy, holdings) = created();
+        let folder = tempfile::tempdir().expect("a folder");
+        let restored = Keyring::restore(&copy, folder.path(), &passphrase()).expect("restored");
+        assert_eq!(restored.len(), holdings.len());
+        let path = folder.path().join(FILE);
+        assert_eq!(fs::metadata(&path).expect("there").permissions().mode() & 0o777, 0o600);
+        assert_eq!(fs::read(&path).expect("reads"), fs::read(&copy).expect("reads"));
+        Keyring::restore(&copy, folder.path(), &passphrase()).expect("the same again");
+        let (_other_dir, other, _) = created();
+        assert!(matches!(
+            Keyring::restore(&other, folder.path(), &passphrase()),
+            Err(Error::Io { .. })
+        ));
+        assert_eq!(fs::read(&path).expect("reads"), fs::read(&copy).expect("reads"));
     }
 
     #[test]

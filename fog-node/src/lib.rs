@@ -2,8 +2,9 @@
 //!
 //! Doors open inwards only. From the street inwards, and along the line of one reading:
 //!
-//! 1. [`command`] the command line; [`audit`] a whole chain compared with the others', for people; [`members`] who may vote, changed by voices; [`node`] the composition, the only file that names every room; [`config`] the one file
-//!    of settings.
+//! 1. [`command`] the command line; [`audit`] a whole chain compared with the others', for people; [`members`] who may vote,
+//!    changed by voices; [`replace`] a lost node rebuilt from its peers; [`node`] the composition, the only file that names
+//!    every room; [`config`] the one file of settings.
 //! 2. [`http`] the outer door: one file a resource, who asks, how it fails. [`consensus`] the engine room: propose, verify,
 //!    finalize.
 //! 3. [`recovery`] compare with the others, read everything again, mend it.
@@ -19,6 +20,7 @@ pub mod command;
 pub mod config;
 pub mod members;
 pub mod node;
+pub mod replace;
 
 pub mod consensus;
 pub mod http;

@@ -1,5 +1,6 @@
 //! The composition: the only file that names every room. It opens them, joins them, and stops them together.
 
+mod replacement;
 mod rooms;
 mod seats;
 
@@ -15,6 +16,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+pub use replacement::{Claim, Keys};
 use rooms::{Stores, Work};
 
 use crate::{
@@ -26,6 +28,7 @@ use crate::{
         caller::Peer,
         tls::{Identity, is_private},
     },
+    replace,
     telemetry::Telemetry,
 };
 
@@ -61,6 +64,9 @@ pub enum Error {
         /// As it said.
         reason: String,
     },
+    /// A lost node could not be rebuilt now.
+    #[error("the node is not rebuilt")]
+    Rebuild(#[from] replace::Error),
 }
 
 fn open<E: Into<Box<dyn std::error::Error + Send + Sync>>>(room: &'static str) -> impl FnOnce(E) -> Error {

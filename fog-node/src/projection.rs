@@ -128,6 +128,18 @@ impl Projection {
         }
     }
 
+    /// Projects the next block; gives its height, or `None` at the chain's head.
+    ///
+    /// # Errors
+    /// [`Failure`].
+    pub async fn advance(&self) -> Result<Option<Height>, Failure> {
+        let next = self.index.projected().await?.next();
+        if next > self.chain.head().height {
+            return Ok(None);
+        }
+        self.project(next).await.map(|()| Some(next))
+    }
+
     async fn follow(&self) {
         let mut heads = self.chain.watch();
         let mut is_failing = false;

@@ -24,13 +24,14 @@ use serde::{Deserialize, Serialize};
 use tokio::{runtime::Handle, sync::watch, task::spawn_blocking, time::sleep};
 
 pub use incident::{FoundBy, Incident, Incidents, Kind, Open};
+pub use peers::{Given, Miss, Peers};
 
 use crate::{
     chain::{self, Chain},
     projection::{self, Projection},
     vault::{self, Vault},
 };
-use peers::{FromPeers, Peers};
+use peers::FromPeers;
 
 /// Heads are compared this far below our own, so that peers that are a moment behind can answer.
 const LAG_BLOCKS: u64 = 8;

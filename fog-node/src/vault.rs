@@ -237,6 +237,12 @@ impl Vault {
         self.store.note_retained(height).await
     }
 
+    /// Payloads, and their bytes, that each peer has delivered here since the start.
+    #[must_use]
+    pub fn delivered(&self) -> Vec<(Peer, u64, u64)> {
+        self.exchange.delivered()
+    }
+
     /// Pushes a submission (a commitment and its payload) to every peer in the background. A peer whose queue is full
     /// misses it and fetches the payload when it needs it.
     pub fn replicate(&self, submission: &Bytes) {

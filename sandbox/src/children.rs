@@ -316,6 +316,11 @@ pub fn freeze(pid: u32) {
     signal(pid, Signal::STOP);
 }
 
+/// Lets a process that was frozen go on (SIGCONT).
+pub fn thaw(pid: u32) {
+    signal(pid, Signal::CONT);
+}
+
 fn signal(pid: u32, signal: Signal) {
     if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
         let _ = kill_process(pid, signal);

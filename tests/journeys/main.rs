@@ -8,6 +8,7 @@ mod a_breakdown_breaks_the_promise;
 mod a_changed_receipt_is_refused;
 mod a_killed_fog_node_catches_up;
 mod a_killed_gateway_loses_nothing;
+mod a_lost_disk_is_rebuilt_from_the_peers;
 mod a_reading_reaches_the_hospital;
 mod a_sandbox_leaves_nothing_running;
 mod a_stranger_reads_nothing;

@@ -18,7 +18,7 @@ const EMPTY_NAMES: [&str; 14] = [
 const DOORS: [&[&str]; 10] = [
     &["main", "lib", "command"],
     &["node"],
-    &["audit"],
+    &["audit", "replace"],
     &["config"],
     &["http", "consensus"],
     &["recovery"],

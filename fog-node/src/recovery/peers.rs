@@ -10,36 +10,75 @@ use futures::future::join_all;
 use ledger::{
     agreement::SignedHead,
     block::Height,
-    genesis::VALIDATORS_MAX,
+    genesis::{Genesis, VALIDATORS_MAX},
+    handover::{Committees, Handovers},
     proof::{CARRIED_BYTES_MAX, CarriedBlock},
 };
 use record::canonical::{Digest, MEDIA_TYPE};
 use reqwest::{Response, StatusCode, header};
+use serde::{Deserialize, de::DeserializeOwned};
 use tokio::runtime::Handle;
 
 use crate::{chain::Source, vault::Peer};
 
-/// A signed head has at most this many bytes of JSON.
+/// A head, signed or not, has at most this many bytes of JSON.
 const HEAD_BYTES_MAX: usize = 4_096;
+
+/// The committees have fewer bytes of JSON than this.
+const HANDOVERS_BYTES_MAX: usize = 4 << 20;
 
 /// The other nodes. Clones share the client.
 #[derive(Clone, Debug)]
-pub(super) struct Peers {
+pub struct Peers {
     client: reqwest::Client,
     peers: Arc<RwLock<Vec<Peer>>>,
     timeout: Duration,
 }
 
-/// What a peer answered to a question for a block.
-enum Answer {
-    Block(Box<CarriedBlock>),
+/// A block as a peer gave it.
+#[derive(Clone, Debug)]
+pub struct Given {
+    /// Believed by nobody yet.
+    pub carried: CarriedBlock,
+    /// How many bytes it sent.
+    pub bytes: u64,
+}
+
+/// Why a peer gave no block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Miss {
+    /// It is behind, or does not keep it.
+    #[error("it has no block of this height")]
     Absent,
+    /// It is down, slow, or fails.
+    #[error("it does not answer in time, or not as agreed")]
     Failed,
-    Lied,
+    /// What it gave is not what it must be.
+    #[error("it gave {0}")]
+    Lied(&'static str),
+}
+
+impl Miss {
+    /// The word of the metric.
+    const fn outcome(self) -> &'static str {
+        match self {
+            Self::Absent => "absent",
+            Self::Failed => "failed",
+            Self::Lied(_) => "lied",
+        }
+    }
+}
+
+/// What an unsigned head says.
+#[derive(Deserialize)]
+struct Head {
+    height: Height,
 }
 
 impl Peers {
-    pub(super) fn new(client: reqwest::Client, peers: &[Peer], timeout: Duration) -> Self {
+    /// These peers, each with so much time for an answer. The client carries this node's certificate.
+    #[must_use]
+    pub fn new(client: reqwest::Client, peers: &[Peer], timeout: Duration) -> Self {
         Self {
             client,
             peers: Arc::new(RwLock::new(peers.to_vec())),
@@ -55,55 +94,90 @@ impl Peers {
         }
     }
 
-    fn all(&self) -> Vec<Peer> {
+    /// The same ones, each with so much time for an answer.
+    #[must_use]
+    pub fn waiting(self, timeout: Duration) -> Self {
+        Self { timeout, ..self }
+    }
+
+    /// Who is asked.
+    #[must_use]
+    pub fn list(&self) -> Vec<Peer> {
         self.peers.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// The committees of the network: of what the peers tell, the longest line of them that is proven from the founders on.
+    pub async fn committees(&self, genesis: &Genesis) -> Committees {
+        let peers = self.list();
+        let asked = peers.iter().map(|peer| self.handovers(peer));
+        let founding = Committees::founding(genesis);
+        let told = join_all(asked).await.into_iter().flatten();
+        let proven = told
+            .filter(|told| told.network == genesis.network() && told.validators == genesis.committee())
+            .filter_map(|told| Committees::of(told).ok());
+        proven.max_by_key(Committees::count).unwrap_or(founding)
+    }
+
+    async fn handovers(&self, peer: &Peer) -> Option<Handovers> {
+        let request = self.client.get(format!("{peer}/api/v1/chain/validators"));
+        let answer = request.timeout(self.timeout).send().await.ok()?;
+        serde_json::from_slice(&limited(answer, HANDOVERS_BYTES_MAX).await?).ok()
+    }
+
     /// What each peer that answers in time says of its chain at a height; whether it is believed is for the comparison.
-    pub(super) async fn heads(&self, height: Height) -> Vec<SignedHead> {
-        let peers = self.all();
+    pub async fn heads(&self, height: Height) -> Vec<SignedHead> {
+        let peers = self.list();
         let asked = peers.iter().map(|peer| self.head(peer, height));
         join_all(asked).await.into_iter().flatten().collect()
     }
 
     async fn head(&self, peer: &Peer, height: Height) -> Option<SignedHead> {
-        let url = format!("{peer}/api/v1/heads/{height}");
-        let request = self.client.get(url).timeout(self.timeout);
-        let answer = request
-            .send()
-            .await
-            .ok()
-            .filter(|answer| answer.status() == StatusCode::OK)?;
+        self.json(&format!("{peer}/api/v1/heads/{height}")).await
+    }
+
+    /// How high each peer that answers in time says its chain is: where to ask for signed heads.
+    pub async fn heights(&self) -> Vec<Height> {
+        let head = async |peer| self.json::<Head>(&format!("{peer}/api/v1/chain/head")).await;
+        let peers = self.list();
+        let heads = join_all(peers.iter().map(head)).await;
+        heads.into_iter().flatten().map(|head| head.height).collect()
+    }
+
+    async fn json<T: DeserializeOwned>(&self, url: &str) -> Option<T> {
+        let answer = self.client.get(url).timeout(self.timeout).send().await;
+        let answer = answer.ok().filter(|answer| answer.status() == StatusCode::OK)?;
         serde_json::from_slice(&limited(answer, HEAD_BYTES_MAX).await?).ok()
     }
 
     /// The block at a height with this digest, and who gave it. Peers are asked one after the other, beginning with a random
     /// one; a peer that gives another block is named in the log and the next one is asked.
     pub(super) async fn block(&self, height: Height, digest: &Digest) -> Option<(CarriedBlock, String)> {
-        let mut peers = self.all();
+        let mut peers = self.list();
         let start = rand::random_range(0..peers.len().max(1));
         peers.rotate_left(start);
         for peer in &peers {
-            let answer = self.ask(peer, height, digest).await;
-            let outcome = match &answer {
-                Answer::Block(_) => "delivered",
-                Answer::Absent => "absent",
-                Answer::Failed => "failed",
-                Answer::Lied => "lied",
-            };
+            let answer = self.carried(peer, height).await.and_then(|given| {
+                let is_it = given.carried.is(digest);
+                is_it
+                    .then_some(given.carried)
+                    .ok_or(Miss::Lied("a block that is not the one that was agreed on"))
+            });
+            let outcome = answer.as_ref().err().map_or("delivered", |miss| miss.outcome());
             metrics::counter!("fog_recovery_blocks_total", "outcome" => outcome).increment(1);
             match answer {
-                Answer::Block(block) => return Some((*block, peer.to_string())),
-                Answer::Lied => {
-                    tracing::warn!(%peer, %height, "a peer gave a block that is not the one that was agreed on")
-                }
-                Answer::Absent | Answer::Failed => {}
+                Ok(block) => return Some((block, peer.to_string())),
+                Err(why @ Miss::Lied(_)) => tracing::warn!(%peer, %height, %why, "a peer is passed over"),
+                Err(_) => {}
             }
         }
         None
     }
 
-    async fn ask(&self, peer: &Peer, height: Height, digest: &Digest) -> Answer {
+    /// What a peer gives for a height: a block of that height, and nothing else is known about it.
+    ///
+    /// # Errors
+    /// [`Miss`].
+    pub async fn carried(&self, peer: &Peer, height: Height) -> Result<Given, Miss> {
         let request = self
             .client
             .get(format!("{peer}/api/v1/chain/blocks/{height}"))
@@ -111,18 +185,16 @@ impl Peers {
             .timeout(self.timeout);
         let answer = match request.send().await {
             Ok(answer) if answer.status() == StatusCode::OK => answer,
-            Ok(answer) if answer.status() == StatusCode::NOT_FOUND => return Answer::Absent,
-            _ => return Answer::Failed,
+            Ok(answer) if answer.status() == StatusCode::NOT_FOUND => return Err(Miss::Absent),
+            _ => return Err(Miss::Failed),
         };
-        let Some(bytes) = limited(answer, CARRIED_BYTES_MAX).await else {
-            return Answer::Failed;
-        };
-        match CarriedBlock::decode(&bytes) {
-            Ok(carried) if carried.is(digest) && carried.block.header.height == height => {
-                Answer::Block(Box::new(carried))
-            }
-            _ => Answer::Lied,
+        let bytes = limited(answer, CARRIED_BYTES_MAX).await.ok_or(Miss::Failed)?;
+        let carried = CarriedBlock::decode(&bytes).map_err(|_| Miss::Lied("bytes that are no block"))?;
+        if carried.block.header.height != height {
+            return Err(Miss::Lied("a block of another height"));
         }
+        let bytes = bytes.len() as u64;
+        Ok(Given { carried, bytes })
     }
 }
 

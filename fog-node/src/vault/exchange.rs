@@ -3,7 +3,10 @@
 use std::{
     fmt,
     str::FromStr as _,
-    sync::{Arc, PoisonError, RwLock, RwLockReadGuard},
+    sync::{
+        Arc, PoisonError, RwLock, RwLockReadGuard,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -144,13 +147,28 @@ struct Queue {
     bytes: Arc<Semaphore>,
 }
 
+/// What one peer has delivered.
+#[derive(Debug, Default)]
+struct Delivered {
+    payloads: AtomicU64,
+    bytes: AtomicU64,
+}
+
+/// A peer, what waits for it, and what it has given.
+#[derive(Clone)]
+struct Neighbour {
+    peer: Peer,
+    queue: Queue,
+    delivered: Arc<Delivered>,
+}
+
 /// The exchange's handle.
 #[derive(Clone)]
 pub(super) struct Exchange {
     config: Arc<Config>,
     client: reqwest::Client,
     // Read for a moment by whoever pushes or fetches; written when a node gets a seat.
-    peers: Arc<RwLock<Vec<(Peer, Queue)>>>,
+    peers: Arc<RwLock<Vec<Neighbour>>>,
 }
 
 impl fmt::Debug for Exchange {
@@ -185,7 +203,7 @@ impl Exchange {
     /// Exchanges payloads with one more peer from now on.
     pub(super) fn meet(&self, peer: &Peer) {
         let mut peers = self.peers.write().unwrap_or_else(PoisonError::into_inner);
-        if peers.len() >= PEERS_MAX || peers.iter().any(|(known, _)| known == peer) {
+        if peers.len() >= PEERS_MAX || peers.iter().any(|known| known.peer == *peer) {
             return;
         }
         let (pushes, queue) = mpsc::channel(QUEUE_PAYLOADS_MAX);
@@ -196,11 +214,29 @@ impl Exchange {
         };
         tokio::spawn(pusher.run(queue));
         let bytes = Arc::new(Semaphore::new(self.config.push_queue_bytes_max as usize));
-        peers.push((peer.clone(), Queue { pushes, bytes }));
+        peers.push(Neighbour {
+            peer: peer.clone(),
+            queue: Queue { pushes, bytes },
+            delivered: Arc::default(),
+        });
     }
 
-    fn peers(&self) -> RwLockReadGuard<'_, Vec<(Peer, Queue)>> {
+    fn peers(&self) -> RwLockReadGuard<'_, Vec<Neighbour>> {
         self.peers.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Payloads, and their bytes, that each peer has delivered since the start.
+    pub(super) fn delivered(&self) -> Vec<(Peer, u64, u64)> {
+        let counts = |neighbour: &Neighbour| {
+            let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+            let delivered = &neighbour.delivered;
+            (
+                neighbour.peer.clone(),
+                count(&delivered.payloads),
+                count(&delivered.bytes),
+            )
+        };
+        self.peers().iter().map(counts).collect()
     }
 
     pub(super) fn push_grace(&self) -> Duration {
@@ -213,7 +249,7 @@ impl Exchange {
 
     /// Queues a submission for every peer that has room.
     pub(super) fn push(&self, submission: &Bytes) {
-        for (_, queue) in self.peers().iter() {
+        for Neighbour { queue, .. } in self.peers().iter() {
             let share = u32::try_from(submission.len())
                 .ok()
                 .and_then(|n| queue.bytes.clone().try_acquire_many_owned(n).ok());
@@ -235,14 +271,14 @@ impl Exchange {
     /// Asks the peers once each, starting at a random one, the next when one fails or is slow; the first payload that
     /// hashes to the CID wins.
     pub(super) async fn fetch(&self, cid: &Cid) -> Option<Bytes> {
-        let mut order: Vec<_> = self.peers().iter().map(|(peer, _)| peer.clone()).collect();
+        let mut order: Vec<_> = self.peers().iter().cloned().collect();
         let start = rand::random_range(0..order.len().max(1));
         order.rotate_left(start);
         let mut next = order.iter();
         let mut asked = FuturesUnordered::new();
         loop {
             match next.next() {
-                Some(peer) => asked.push(self.ask(peer, cid)),
+                Some(Neighbour { peer, delivered, .. }) => asked.push(self.ask((peer, delivered), cid)),
                 None if asked.is_empty() => return None,
                 None => {}
             }
@@ -254,7 +290,7 @@ impl Exchange {
         }
     }
 
-    async fn ask(&self, peer: &Peer, cid: &Cid) -> Option<Bytes> {
+    async fn ask(&self, (peer, delivered): (&Peer, &Delivered), cid: &Cid) -> Option<Bytes> {
         let limit = Duration::from_millis(self.config.fetch_timeout_ms);
         let answer = tokio::time::timeout(limit, self.download(peer, cid))
             .await
@@ -269,7 +305,10 @@ impl Exchange {
         if let Err(Miss::Lied) = answer {
             tracing::warn!(%peer, %cid, "a peer answered with bytes that are not this payload");
         }
-        answer.ok()
+        let payload = answer.ok()?;
+        delivered.payloads.fetch_add(1, Ordering::Relaxed);
+        delivered.bytes.fetch_add(payload.len() as u64, Ordering::Relaxed);
+        Some(payload)
     }
 
     async fn download(&self, peer: &Peer, cid: &Cid) -> Result<Bytes, Miss> {
