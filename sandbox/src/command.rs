@@ -135,7 +135,7 @@ fn order(arguments: Arguments) -> Result<Order, Fault> {
     config.port_base = arguments.port_base.unwrap_or(config.port_base);
     faults.extend(config.faults());
     faults.extend(hardening::files_obstacle(config.devices));
-    let ports = Ports::plan(config.port_base, config.nodes);
+    let ports = Ports::plan(config.port_base, config.nodes).map(|ports| ports.on(config.hosts.clone()));
     faults.extend(ports.iter().flat_map(Ports::taken));
     let data_dir = arguments.data_dir.unwrap_or_else(default_data_dir);
     faults.extend(Folder::obstacle(&data_dir));

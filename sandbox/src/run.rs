@@ -96,7 +96,7 @@ impl Run {
         };
         let devices = usize::try_from(config.devices).expect("at most a few thousand");
         let household = Household::furnish(&folder, devices, recordings)?;
-        let network = Network::found(folder, order.ports, config.nodes, household)?;
+        let network = Network::found(folder, order.ports.clone(), config.nodes, household)?;
         let http = network.callers.anybody()?;
         let nodes: Vec<_> = network
             .nodes
