@@ -29,7 +29,7 @@ const WORKERS: usize = 2;
 #[derive(Debug, Parser)]
 #[command(name = "sandbox", version)]
 struct Arguments {
-    /// Run for this long (60s, 5m, 1h), then check every promise: exit 0 only if all of them held.
+    /// Run for this long (60s, 5m, 1h), or until SIGUSR1, then check every promise: exit 0 only if all of them held.
     #[arg(long = "for", value_name = "TIME", value_parser = duration)]
     run_for: Option<Duration>,
     /// Write addresses, credentials and counters to this file: when everything is ready, and again at the end.
