@@ -9,6 +9,7 @@ mod a_changed_receipt_is_refused;
 mod a_killed_fog_node_catches_up;
 mod a_killed_gateway_loses_nothing;
 mod a_reading_reaches_the_hospital;
+mod a_repeated_bundle_is_one_commitment;
 mod a_sandbox_leaves_nothing_running;
 mod a_stranger_reads_nothing;
 mod nothing_readable_is_on_disk;
