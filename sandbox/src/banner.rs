@@ -8,7 +8,7 @@ use crate::{
 /// The text.
 #[must_use]
 pub fn text(network: &Network, tokens: &Tokens) -> String {
-    let (ca, ports) = (network.ca_file.display(), network.ports);
+    let (ca, ports) = (network.ca_file.display(), &network.ports);
     let nodes: Vec<_> = network
         .nodes
         .iter()

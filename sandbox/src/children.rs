@@ -280,10 +280,20 @@ fn broke_down(end: &End) -> bool {
 /// Whether a process does anything: one that has ended and that nobody has waited for does not.
 #[must_use]
 pub fn is_running(pid: u32) -> bool {
+    state(pid).is_some_and(|state| !matches!(state, 'Z' | 'X'))
+}
+
+/// Whether a process stands still, all of it.
+#[must_use]
+pub fn is_frozen(pid: u32) -> bool {
+    state(pid) == Some('T')
+}
+
+/// The letter of a process's state, as `ps` shows it.
+fn state(pid: u32) -> Option<char> {
     // `pid (name) state ..`; the name may hold anything.
-    let state = |stat: &str| stat.rsplit_once(") ")?.1.chars().next();
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    state(&stat).is_some_and(|state| !matches!(state, 'Z' | 'X'))
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit_once(") ")?.1.chars().next()
 }
 
 /// Asks a process to end (SIGTERM); one that is gone already is no fault.
@@ -316,7 +326,7 @@ pub fn freeze(pid: u32) {
     signal(pid, Signal::STOP);
 }
 
-/// Lets a process that was frozen go on (SIGCONT).
+/// Lets a frozen process go on (SIGCONT).
 pub fn thaw(pid: u32) {
     signal(pid, Signal::CONT);
 }

@@ -29,7 +29,7 @@ const WORKERS: usize = 2;
 #[derive(Debug, Parser)]
 #[command(name = "sandbox", version)]
 struct Arguments {
-    /// Run for this long (60s, 5m, 1h), then check every promise: exit 0 only if all of them held.
+    /// Run for this long (60s, 5m, 1h), or until SIGUSR1, then check every promise: exit 0 only if all of them held.
     #[arg(long = "for", value_name = "TIME", value_parser = duration)]
     run_for: Option<Duration>,
     /// Write addresses, credentials and counters to this file: when everything is ready, and again at the end.
@@ -135,7 +135,7 @@ fn order(arguments: Arguments) -> Result<Order, Fault> {
     config.port_base = arguments.port_base.unwrap_or(config.port_base);
     faults.extend(config.faults());
     faults.extend(hardening::files_obstacle(config.devices));
-    let ports = Ports::plan(config.port_base, config.nodes);
+    let ports = Ports::plan(config.port_base, config.nodes).map(|ports| ports.on(config.hosts.clone()));
     faults.extend(ports.iter().flat_map(Ports::taken));
     let data_dir = arguments.data_dir.unwrap_or_else(default_data_dir);
     faults.extend(Folder::obstacle(&data_dir));

@@ -4,7 +4,7 @@ use std::{ops::RangeInclusive, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use crate::ports;
+use crate::ports::{self, Host};
 
 /// The sandbox's configuration; `config/sandbox.toml` lists every key with its default.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -22,6 +22,8 @@ pub struct Config {
     pub token_hours: u64,
     /// How often each fog node reads everything on its disk again, in seconds.
     pub scrub_s: u64,
+    /// A host for each fog node; none: all are on loopback.
+    pub hosts: Vec<Host>,
     /// How long what is waited for may take.
     pub limits: Limits,
 }
@@ -35,6 +37,7 @@ impl Default for Config {
             speed: 1.0,
             token_hours: 24,
             scrub_s: 300,
+            hosts: Vec::new(),
             limits: Limits::default(),
         }
     }
@@ -130,6 +133,16 @@ impl Config {
         if !self.speed.is_finite() || self.speed <= 0.0 {
             faults.push(format!("speed: {} is not a number above 0", self.speed));
         }
+        let (hosts, nodes) = (self.hosts.len(), self.nodes);
+        if hosts != 0 && hosts != usize::from(nodes) {
+            faults.push(format!(
+                "hosts: there are {hosts} for {nodes} fog nodes; name one for each, or none"
+            ));
+        }
+        let is_name = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+        let nameless = self.hosts.iter().map(|host| host.namespace.as_str());
+        let nameless = nameless.filter(|name| name.is_empty() || name.starts_with('-') || !name.chars().all(is_name));
+        faults.extend(nameless.map(|name| format!("hosts.namespace: {name:?} is no name of a network namespace")));
         faults
     }
 }
@@ -163,6 +176,20 @@ mod tests {
         assert_eq!(config.faults().len(), 4);
         assert!(Config::parse("noddes = 4").expect_err("unknown").contains("noddes"));
         assert!(Config::default().faults().is_empty());
+    }
+
+    #[test]
+    fn every_node_has_a_host_or_none_has() {
+        let host = |name: &str| format!("[[hosts]]\naddress = \"192.0.2.1\"\nnamespace = \"{name}\"\n");
+        let faults = |text: String| Config::parse(&text).expect("parses").faults();
+        assert!(faults(["nodes = 2\n", &host("a"), &host("b")].concat()).is_empty());
+        assert!(faults(host("a"))[0].contains("1 for 4"));
+        for bad in ["", "../a", "-a", "a b"] {
+            assert!(
+                faults("nodes = 1\n".to_owned() + &host(bad))[0].contains("namespace"),
+                "{bad}"
+            );
+        }
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! to that one.
 
 mod bases;
+mod leftovers;
 mod visitor;
 
 use std::{
@@ -95,7 +96,7 @@ impl Builder {
     /// If it does not get ready.
     #[must_use]
     pub fn start(self) -> Sandbox {
-        sweep(&self.folder);
+        leftovers::sweep(&self.folder);
         let folder = Folder::create(&self.folder).expect("the test may write to its folder");
         let limits = serde_json::json!({ "limits": LIMITS });
         folder
@@ -148,36 +149,6 @@ impl Builder {
             _base: base,
             folder: folder.to_owned(),
             program: self.program.clone(),
-        }
-    }
-}
-
-/// Removes what earlier runs left behind: folders called like this one, of test processes that are gone.
-fn sweep(folder: &Path) {
-    let name = folder
-        .file_name()
-        .and_then(|name| name.to_str())
-        .expect("a label and a process id");
-    let (label, own) = name.rsplit_once('.').expect("a label and a process id");
-    if !Path::new("/proc/self").exists() {
-        // Nobody can be asked who is gone.
-        return;
-    }
-    let siblings = folder
-        .parent()
-        .and_then(|parent| fs::read_dir(parent).ok())
-        .into_iter()
-        .flatten()
-        .flatten();
-    for sibling in siblings {
-        let name = sibling.file_name();
-        let pid = name
-            .to_str()
-            .and_then(|name| name.strip_prefix(label)?.strip_prefix('.'))
-            .unwrap_or(own);
-        if !Path::new("/proc").join(pid).exists() {
-            // What cannot be removed is in nobody's way.
-            let _ = fs::remove_dir_all(sibling.path());
         }
     }
 }
@@ -296,7 +267,17 @@ impl Sandbox {
     /// # Panics
     /// If it does not run.
     pub fn freeze(&self, name: &str) {
-        children::freeze(self.process(name).pid.expect("it runs"));
+        let pid = self.process(name).pid.expect("it runs");
+        children::freeze(pid);
+        self.wait_for(&format!("{name} stands still"), || children::is_frozen(pid));
+    }
+
+    /// Lets a frozen process go on.
+    ///
+    /// # Panics
+    /// If it does not run.
+    pub fn thaw(&self, name: &str) {
+        children::thaw(self.process(name).pid.expect("it runs"));
     }
 
     /// Waits until something is so.

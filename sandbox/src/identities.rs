@@ -18,7 +18,7 @@ use rustls::{pki_types::CertificateDer, server::ParsedCertificate};
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
-use crate::{fault::Fault, folder::Folder};
+use crate::{fault::Fault, folder::Folder, ports::Host};
 
 /// What a certificate of the sandbox is good for, in days; nobody should find one that outlives its run by long.
 const CERTIFICATE_DAYS: u64 = 30;
@@ -74,13 +74,16 @@ impl Authority {
         &self.pem
     }
 
-    /// Issues a certificate for a process on loopback, server and client, and writes it to `<stem>.crt` and `<stem>.key`.
+    /// Issues a certificate for a process, server and client, that is reached on loopback or on the host of its own, and writes
+    /// it to `<stem>.crt` and `<stem>.key`.
     ///
     /// # Errors
     /// [`Fault::Identity`] or [`Fault::File`].
-    pub fn issue(&self, folder: &Folder, stem: &str, name: &str) -> Result<TlsIdentity, Fault> {
+    pub fn issue(&self, folder: &Folder, stem: &str, name: &str, host: Option<&Host>) -> Result<TlsIdentity, Fault> {
         let fault = || Fault::identity::<rcgen::Error>("a certificate");
-        let mut params = params(name, vec!["127.0.0.1".to_owned(), "localhost".to_owned()]).map_err(fault())?;
+        let here = ["127.0.0.1", "localhost"].map(str::to_owned);
+        let addresses = here.into_iter().chain(host.map(|host| host.address.to_string()));
+        let mut params = params(name, addresses.collect()).map_err(fault())?;
         params.use_authority_key_identifier_extension = true;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
@@ -213,8 +216,8 @@ mod tests {
     fn every_certificate_has_a_key_of_its_own() {
         let (_dir, folder) = folder();
         let authority = Authority::new().expect("makes");
-        let one = authority.issue(&folder, "one", "node 1").expect("issues");
-        let two = authority.issue(&folder, "two", "node 2").expect("issues");
+        let one = authority.issue(&folder, "one", "node 1", None).expect("issues");
+        let two = authority.issue(&folder, "two", "node 2", None).expect("issues");
         assert_ne!(one.pin, two.pin);
         assert!(
             std::fs::read_to_string(one.private_key)

@@ -122,14 +122,7 @@ impl Network {
             .map(|i| member(&folder, i))
             .collect::<Result<_, _>>()?;
         let nodes: Vec<_> = (0..nodes)
-            .map(|i| {
-                node(
-                    &folder,
-                    &authority,
-                    members[usize::from(i)].id(),
-                    ports.node_http(i).port(),
-                )
-            })
+            .map(|i| node(&folder, &authority, members[usize::from(i)].id(), (&ports, i)))
             .collect::<Result<_, _>>()?;
         let genesis = genesis(&members, &nodes);
         let genesis_file = folder.write("genesis.json", pretty(&genesis))?;
@@ -203,13 +196,18 @@ fn member(folder: &Folder, index: u16) -> Result<Member, Fault> {
     })
 }
 
-fn node(folder: &Folder, authority: &Authority, id: &OrganizationId, port: u16) -> Result<NodePlan, Fault> {
+fn node(
+    folder: &Folder,
+    authority: &Authority,
+    id: &OrganizationId,
+    (ports, index): (&Ports, u16),
+) -> Result<NodePlan, Fault> {
     let (key, key_file) = signing_key(folder, &format!("nodes/{id}/validator.pem"))?;
     Ok(NodePlan {
         name: id.to_string(),
-        url: format!("https://127.0.0.1:{port}"),
+        url: format!("https://{}", ports.node_http(index)),
         data_dir: folder.path(format!("nodes/{id}/data")),
-        tls: authority.issue(folder, &format!("nodes/{id}/node"), id.as_str())?,
+        tls: authority.issue(folder, &format!("nodes/{id}/node"), id.as_str(), ports.node_host(index))?,
         key,
         key_file,
     })
@@ -218,7 +216,7 @@ fn node(folder: &Folder, authority: &Authority, id: &OrganizationId, port: u16) 
 fn gateway(folder: &Folder, authority: &Authority) -> Result<GatewayPlan, Fault> {
     let id: GatewayId = GATEWAY.parse().expect("a good name");
     let (key, key_file) = signing_key(folder, "gateway/gateway.pem")?;
-    let tls = authority.issue(folder, "gateway/gateway", GATEWAY)?;
+    let tls = authority.issue(folder, "gateway/gateway", GATEWAY, None)?;
     let data_dir = folder.path("gateway/data");
     std::fs::create_dir_all(&data_dir).map_err(Fault::file(&data_dir))?;
     Ok(GatewayPlan {

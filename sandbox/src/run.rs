@@ -5,7 +5,7 @@ use std::{path::PathBuf, time::Duration};
 use firmware_sim::signal::Library;
 use futures::future::try_join_all;
 use tokio::{
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
     time::{MissedTickBehavior, interval, sleep},
 };
 use tokio_util::sync::CancellationToken;
@@ -64,14 +64,15 @@ pub struct Run {
     screen: Screen,
 }
 
-/// Founds a network, runs it until its time is over or somebody interrupts, and returns whether every promise held.
+/// Founds a network, runs it until its time is over or somebody interrupts, and returns whether every promise held. SIGUSR1
+/// says that its time is over now.
 ///
 /// # Errors
 /// [`Fault`] if it does not come up; everything that was started is stopped then, too.
 pub async fn run(order: Order) -> Result<bool, Fault> {
-    let interrupted = interruption()?;
+    let (interrupted, mut time_is_over) = (interruption()?, listen(SignalKind::user_defined1())?);
     let mut run = Run::found(order)?;
-    let lived = run.live(&interrupted).await;
+    let lived = run.live(&interrupted, &mut time_is_over).await;
     run.screen.say("stopping everything");
     let failures = run.processes.stop().await;
     let mut ending = lived?;
@@ -96,7 +97,7 @@ impl Run {
         };
         let devices = usize::try_from(config.devices).expect("at most a few thousand");
         let household = Household::furnish(&folder, devices, recordings)?;
-        let network = Network::found(folder, order.ports, config.nodes, household)?;
+        let network = Network::found(folder, order.ports.clone(), config.nodes, household)?;
         let http = network.callers.anybody()?;
         let nodes: Vec<_> = network
             .nodes
@@ -129,7 +130,7 @@ impl Run {
     }
 
     /// From the first process to the last check.
-    async fn live(&mut self, interrupted: &CancellationToken) -> Result<Ending, Fault> {
+    async fn live(&mut self, interrupted: &CancellationToken, time_is_over: &mut Signal) -> Result<Ending, Fault> {
         tokio::select! {
             started = self.start() => started?,
             () = interrupted.cancelled() => return Err(Fault::Interrupted),
@@ -139,6 +140,7 @@ impl Run {
         self.screen.say(&banner::text(&self.network, &self.tokens));
         tokio::select! {
             () = self.watch() => {}
+            _ = time_is_over.recv() => {}
             () = interrupted.cancelled() => return Ok(Ending::interrupted(self.order.run_for.is_some())),
         }
         let limits = self.order.config.limits;
@@ -259,7 +261,6 @@ impl Run {
 fn interruption() -> Result<CancellationToken, Fault> {
     let interrupted = CancellationToken::new();
     let token = interrupted.clone();
-    let listen = |kind| signal(kind).map_err(|e| Fault::Start(format!("signals cannot be received: {e}")));
     let (mut int, mut term) = (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
     let mut hangup = listen(SignalKind::hangup())?;
     tokio::spawn(async move {
@@ -276,4 +277,8 @@ fn interruption() -> Result<CancellationToken, Fault> {
         }
     });
     Ok(interrupted)
+}
+
+fn listen(kind: SignalKind) -> Result<Signal, Fault> {
+    signal(kind).map_err(|e| Fault::Start(format!("signals cannot be received: {e}")))
 }

@@ -12,49 +12,20 @@ import json
 import pathlib
 import random
 import sqlite3
-import ssl
 import sys
 import time
 import unittest
-import urllib.error
-import urllib.request
 
-REPORT = {}
+import sandbox
+from sandbox import AGREE_MAX_S, eventually
+
+SANDBOX = sandbox.Running(sys.argv[-1])
 # From the damage until it is mended: two scrubs, on a slow machine.
 MENDED_MAX_S = 120
-AGREE_MAX_S = 60
-
-
-def fetch(url, accept="application/json", token=None):
-    """Status and body of a GET."""
-    context = ssl.create_default_context(cafile=REPORT["gateway"]["ca_file"])
-    request = urllib.request.Request(url, headers={"Accept": accept} | ({"Authorization": f"Bearer {token}"} if token else {}))
-    try:
-        with urllib.request.urlopen(request, context=context, timeout=20) as answer:
-            return answer.status, answer.read()
-    except urllib.error.HTTPError as error:
-        return error.code, error.read()
-
-
-def get(path, node=0):
-    status, body = fetch(REPORT["nodes"][node]["http"] + path)
-    assert status == 200, (path, status, body)
-    return json.loads(body)
-
-
-def eventually(what, within_s, look):
-    deadline = time.monotonic() + within_s
-    while True:
-        with contextlib.suppress(OSError, AssertionError):
-            found = look()
-            if found:
-                return found
-        assert time.monotonic() < deadline, f"{what} did not come within {within_s} s"
-        time.sleep(0.2)
 
 
 def data_file(name):
-    return pathlib.Path(REPORT["nodes"][0]["data_dir"]) / name
+    return pathlib.Path(SANDBOX.report["nodes"][0]["data_dir"]) / name
 
 
 def flip(path, needle, offset):
@@ -74,10 +45,10 @@ def flip(path, needle, offset):
 
 def bundles():
     """Bundles of recent blocks, the newest first."""
-    height = get("/api/v1/chain/head")["height"]
+    height = SANDBOX.height(0)
     found = []
     for at in range(height - 30, max(height - 400, 1), -1):
-        block = get(f"/api/v1/chain/blocks/{at}")
+        block = SANDBOX.get(f"/api/v1/chain/blocks/{at}")
         found += [(at, transaction["bundle"]) for transaction in block["transactions"] if "bundle" in transaction]
         if len(found) > 3:
             break
@@ -90,34 +61,28 @@ class FlippedBytes(unittest.TestCase):
         before = time.monotonic()
 
         def look():
-            new = [each for each in get("/api/v1/incidents") if each["id"] > since and each["kind"] == kind]
+            new = [each for each in SANDBOX.get("/api/v1/incidents") if each["id"] > since and each["kind"] == kind]
             return [each for each in new if each["took_ms"] is not None]
 
         incident = eventually(f"a mended incident {kind}", MENDED_MAX_S, look)[-1]
         found_s = time.monotonic() - before - incident["took_ms"] / 1000
-        eventually("readiness", AGREE_MAX_S, lambda: get("/readyz")["ready"])
-
-        def agrees():
-            height = min(get("/api/v1/chain/head", node)["height"] for node in range(len(REPORT["nodes"])))
-            heads = [get(f"/api/v1/heads/{height}", node)["position"] for node in range(len(REPORT["nodes"]))]
-            return all(head == heads[0] for head in heads)
-
-        eventually("equal heads and states", AGREE_MAX_S, agrees)
+        eventually("readiness", AGREE_MAX_S, lambda: SANDBOX.is_ready(0))
+        eventually("equal heads and states", AGREE_MAX_S, SANDBOX.agrees)
         print(f"{what}: found after {max(found_s, 0):.1f} s, mended in {incident['took_ms']} ms from "
               f"{', '.join(incident['repaired_from'])}; {incident['where']}: {incident['what']}")
         return incident
 
     def last_incident(self):
-        return max([each["id"] for each in get("/api/v1/incidents")], default=0)
+        return max([each["id"] for each in SANDBOX.get("/api/v1/incidents")], default=0)
 
     def read_all(self):
-        status, body = fetch(REPORT["hospital"]["fhir"] + "/Observation?_summary=count", token=REPORT["hospital"]["token"])
+        status, body = SANDBOX.ask(0, "/fhir/Observation?_summary=count", token=SANDBOX.report["hospital"]["token"])
         self.assertEqual(status, 200, body)
         return json.loads(body)["total"]
 
     def test_a_block(self):
         since, (height, _) = self.last_incident(), bundles()[0]
-        status, carried = fetch(REPORT["nodes"][0]["http"] + f"/api/v1/chain/blocks/{height}", "application/vnd.ipld.dag-cbor")
+        status, carried = SANDBOX.ask(0, f"/api/v1/chain/blocks/{height}", accept="application/vnd.ipld.dag-cbor")
         self.assertEqual(status, 200)
         # A stretch in the middle of the block's own bytes: its transactions.
         start = carried.find(b"transactions")
@@ -144,8 +109,4 @@ class FlippedBytes(unittest.TestCase):
 
 
 if __name__ == "__main__":
-    REPORT.update(json.loads(pathlib.Path(sys.argv[1]).read_text()))
-    result = unittest.main(argv=sys.argv[:1], verbosity=1, exit=False).result
-    failed = len(result.failures) + len(result.errors)
-    print(f"faults: {result.testsRun - failed} passed, {failed} failed, {len(result.skipped)} skipped")
-    sys.exit(1 if failed else 0)
+    sandbox.run(unittest.defaultTestLoader.loadTestsFromTestCase(FlippedBytes))

@@ -10,6 +10,7 @@ mod a_killed_fog_node_catches_up;
 mod a_killed_gateway_loses_nothing;
 mod a_lost_disk_is_rebuilt_from_the_peers;
 mod a_reading_reaches_the_hospital;
+mod a_repeated_bundle_is_one_commitment;
 mod a_sandbox_leaves_nothing_running;
 mod a_stranger_reads_nothing;
 mod nothing_readable_is_on_disk;

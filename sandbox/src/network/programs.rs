@@ -85,7 +85,11 @@ impl Network {
             "recovery": {"scrub_every_ms": scrub_s * 1_000},
         });
         let config = self.folder.write_toml(dir.join("config.toml"), &config)?;
-        self.program("fog-node", &node.name, config)
+        let program = self.program("fog-node", &node.name, config)?;
+        Ok(match self.ports.node_host(index) {
+            Some(host) => program.within(&host.namespace),
+            None => program,
+        })
     }
 
     /// Writes the gateway's users, enrolments and configuration, and says how to run it.
