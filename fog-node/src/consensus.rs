@@ -58,6 +58,10 @@ use crate::{
 
 /// Threads for the engine's short blocking calls (its files), at most.
 const BLOCKING_THREADS_MAX: usize = 32;
+/// A link on which nothing was sent or received for so long is given up, and dialled anew: several times
+/// [`network::PING_EVERY`]. Without it a link whose packets were lost for a while is taken up again only when TCP has the
+/// patience, about as long after the mending as it was cut.
+const SILENCE_MAX: Duration = Duration::from_secs(10);
 
 /// Where another validator is reached.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -299,6 +303,7 @@ pub fn start(config: Config, parts: Parts) -> Result<Consensus, Error> {
             .with_worker_threads(config.worker_threads)
             .with_max_blocking_threads(BLOCKING_THREADS_MAX)
             .with_tcp_nodelay(Some(true))
+            .with_read_write_timeout(SILENCE_MAX)
             .with_storage_directory(opening::stores(&parts.data_dir));
         let why = runtime::Runner::new(runtime).start(|context| run(context, config, parts, stop_requested));
         reason.send_replace(Some(why));

@@ -29,6 +29,13 @@ use crate::chain::Chain;
 const MESSAGES_QUOTA: Quota = Quota::per_second(NZU32!(512));
 /// Messages that carry whole blocks or batches of transactions, per second, peer and channel.
 const BLOCKS_QUOTA: Quota = Quota::per_second(NZU32!(128));
+/// Requests for missing blocks and their answers, per second and peer. A node that is behind asks for each block it has heard of,
+/// every second again: below that rate its requests would wait for longer than their answers are waited for.
+const BACKFILL_QUOTA: Quota = Quota::per_second(NZU32!(2_048));
+/// How often a sign of life is sent.
+pub(super) const PING_EVERY: Duration = Duration::from_secs(2);
+/// How long a peer may take to answer a call; one that was cut off is called again soon after the cut is mended.
+const DIAL_MAX: Duration = Duration::from_secs(3);
 /// Capacity of the network's mailboxes, in messages.
 const MAILBOX_MAX: usize = 1_024;
 /// Validators that may get a seat while this node runs; with more it is started again.
@@ -118,6 +125,8 @@ pub(super) fn connect(
     );
     // The last set alone: who has lost its seat is let in no more.
     config.tracked_peer_sets = NZUsize!(1);
+    config.ping_frequency = PING_EVERY;
+    config.dial_timeout = DIAL_MAX;
     let (mut network, mut oracle) = Network::new(context.child("network"), config);
     // Of a set that is tracked first there is nothing to report back.
     let _ = oracle.track(0, peers);
@@ -125,7 +134,7 @@ pub(super) fn connect(
         votes: network.register(0, MESSAGES_QUOTA),
         certificates: network.register(1, MESSAGES_QUOTA),
         resolver: network.register(2, MESSAGES_QUOTA),
-        backfill: network.register(3, BLOCKS_QUOTA),
+        backfill: network.register(3, BACKFILL_QUOTA),
         proposals: network.register(4, BLOCKS_QUOTA),
         mempool: network.register(5, BLOCKS_QUOTA),
         recall: network.register(6, MESSAGES_QUOTA),
