@@ -3,7 +3,7 @@
 //! A run, in the order it happens:
 //!
 //! 1. [`command`] reads what was asked for and refuses what cannot be done; [`config`], [`ports`] and [`folder`] say why.
-//!    [`hardening`] sets what this process and all it starts have in common.
+//!    [`hardening`] sets what this process and all it starts have in common; [`interruption`] tells when it shall stop.
 //! 2. [`household`] makes synthetic patients and their devices, [`identities`] keys and certificates; [`network`] founds a
 //!    network of them and writes each process's configuration.
 //! 3. [`run`] starts the [`processes`], each kept alive by [`children`] and ended by its [`lifeline`]; [`enrolment`] puts on
@@ -17,6 +17,7 @@
 pub mod command;
 pub mod fault;
 pub mod hardening;
+pub mod interruption;
 
 pub mod config;
 pub mod folder;
