@@ -60,7 +60,7 @@ impl Default for Config {
             compare_every_ms: 2_000,
             answer_timeout_ms: 2_000,
             scrub_every_ms: 600_000,
-            scrub_bytes_per_s_max: 1 << 20,
+            scrub_bytes_per_s_max: 256 << 10,
         }
     }
 }

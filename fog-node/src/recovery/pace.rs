@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-/// What is smaller counts as much as this: to look something up and to check its signatures costs as much as a page.
-const STEP_BYTES_MIN: usize = 4_096;
+/// What is smaller counts as much as this: to look something up and to check its signatures has its price.
+const STEP_BYTES_MIN: usize = 1_024;
 
 /// The pace of one scrub.
 #[derive(Debug)]
@@ -57,7 +57,7 @@ mod tests {
     }
 
     #[test]
-    fn small_things_count_as_a_page() {
+    fn small_things_have_their_price() {
         let start = Instant::now();
         let mut pace = Pace::starting(start, STEP_BYTES_MIN as u64);
         assert_eq!(pace.rest(1, start), Duration::from_secs(1));
