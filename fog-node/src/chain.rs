@@ -644,7 +644,7 @@ mod tests {
     fn a_sound_chain_is_left_alone() {
         let bench = Bench::new();
         let (chain, _) = filled(&bench);
-        assert_eq!(chain.scrub(), None);
+        assert_eq!(chain.scrub(|_| {}), None);
     }
 
     #[test]
@@ -654,11 +654,11 @@ mod tests {
             let (chain, copies) = filled(&bench);
             let (head, state) = (chain.head(), chain.state());
             chain.store().change(change);
-            let damage = chain.scrub();
+            let damage = chain.scrub(|_| {});
             assert!(damage.is_some(), "{name} was not found");
             let rebuilt = chain.rebuild(&copies).expect("made anew");
             assert_eq!((chain.head(), chain.state()), (head, state), "{name}");
-            assert_eq!(chain.scrub(), None, "{name}: {rebuilt:?}");
+            assert_eq!(chain.scrub(|_| {}), None, "{name}: {rebuilt:?}");
             assert!(rebuilt.evidence.exists(), "the damaged file is kept");
             drop(chain);
             let again = bench.open();
@@ -688,12 +688,12 @@ mod tests {
             let at = bytes.len() / 24 * part + 77;
             bytes[at] ^= 1;
             std::fs::write(&path, bytes).expect("writes");
-            if chain.scrub().is_some() {
+            if chain.scrub(|_| {}).is_some() {
                 found += 1;
                 chain.rebuild(&copies).expect("made anew");
             }
             assert_eq!(chain.head(), head);
-            assert_eq!(chain.scrub(), None, "byte {at}");
+            assert_eq!(chain.scrub(|_| {}), None, "byte {at}");
         }
         assert!(found > 0, "some of these bytes are in use");
     }

@@ -7,6 +7,7 @@
 //! a peer says is believed but what hashes to what two thirds voted for; the majority only says that something is wrong.
 
 mod incident;
+mod pace;
 mod peers;
 mod scrub;
 
@@ -48,6 +49,9 @@ pub struct Config {
     pub answer_timeout_ms: u64,
     /// Between the end of a scrub and the next one.
     pub scrub_every_ms: u64,
+    /// What a scrub reads in a second, at most: it has to leave disk and processor to the traffic. A node that holds keys also
+    /// opens what it reads and checks every signature in it.
+    pub scrub_bytes_per_s_max: u64,
 }
 
 impl Default for Config {
@@ -56,6 +60,7 @@ impl Default for Config {
             compare_every_ms: 2_000,
             answer_timeout_ms: 2_000,
             scrub_every_ms: 600_000,
+            scrub_bytes_per_s_max: 256 << 10,
         }
     }
 }
@@ -68,6 +73,7 @@ impl Config {
             ("compare_every_ms", self.compare_every_ms),
             ("answer_timeout_ms", self.answer_timeout_ms),
             ("scrub_every_ms", self.scrub_every_ms),
+            ("scrub_bytes_per_s_max", self.scrub_bytes_per_s_max),
         ];
         let zero = values.iter().filter(|(_, value)| *value == 0);
         zero.map(|(key, _)| format!("recovery.{key} must be at least 1"))

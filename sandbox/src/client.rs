@@ -4,6 +4,7 @@ use std::{path::Path, time::Duration};
 
 use cid::Cid;
 use ledger::{
+    admission::Admission,
     state::Outcome,
     transaction::{SignedTransaction, TransactionId},
 };
@@ -227,6 +228,16 @@ impl Node {
         checked(request.send().await?).await.map(|_| ())
     }
 
+    /// Hands over a sealed bundle with its commitment, as the gateway whose certificate the client shows.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub async fn hand_in(&self, submission: Vec<u8>) -> Result<Admission, CallError> {
+        let request = self.http.post(format!("{}/api/v1/bundles", self.base));
+        let request = request.header("content-type", MEDIA_TYPE).body(submission);
+        json(request.send().await?).await
+    }
+
     /// At which height a transaction became final and what became of it, if it is final by now.
     ///
     /// # Errors
@@ -262,8 +273,22 @@ impl Node {
     /// # Errors
     /// [`CallError`].
     pub async fn observations(&self, patient: SubjectId, token: &str, next: Option<&str>) -> Result<Page, CallError> {
-        let first = || format!("{}/fhir/Observation?patient={patient}&_count={PAGE_COUNT}", self.base);
-        let url = next.map_or_else(first, str::to_owned);
+        match next {
+            Some(url) => self.search(url.to_owned(), token).await,
+            None => self.newest(patient, PAGE_COUNT, token).await,
+        }
+    }
+
+    /// A patient's newest observations, this many of them at most.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub async fn newest(&self, patient: SubjectId, count: u32, token: &str) -> Result<Page, CallError> {
+        let url = format!("{}/fhir/Observation?patient={patient}&_count={count}", self.base);
+        self.search(url, token).await
+    }
+
+    async fn search(&self, url: String, token: &str) -> Result<Page, CallError> {
         let bundle: Searchset = json(self.http.get(url).bearer_auth(token).send().await?).await?;
         let next = bundle
             .link

@@ -57,15 +57,23 @@ struct Arguments {
 
 /// Runs the command that the arguments (the program's name first) ask for.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let mut arguments: Vec<_> = arguments.into_iter().collect();
     lifeline::watch();
+    match delegated(arguments.into_iter().collect()) {
+        Ok(code) => code,
+        Err(arguments) => sandbox(arguments),
+    }
+}
+
+/// Runs the command of another program of ours, if the program's name or the first argument is that of one; else gives the
+/// arguments back.
+pub(crate) fn delegated(mut arguments: Vec<OsString>) -> Result<ExitCode, Vec<OsString>> {
     if let Some(command) = arguments.first().and_then(command_of) {
-        return command(arguments);
+        return Ok(command(arguments));
     }
-    if let Some(command) = arguments.get(1).and_then(command_of) {
-        return command(arguments.split_off(1));
+    match arguments.get(1).and_then(command_of) {
+        Some(command) => Ok(command(arguments.split_off(1))),
+        None => Err(arguments),
     }
-    sandbox(arguments)
 }
 
 /// The command with this name, whatever folder it is called from.
@@ -79,29 +87,27 @@ fn command_of(name: &OsString) -> Option<fn(Vec<OsString>) -> ExitCode> {
 }
 
 fn sandbox(arguments: Vec<OsString>) -> ExitCode {
-    let arguments = match Arguments::try_parse_from(arguments) {
-        Ok(arguments) => arguments,
-        Err(e) => {
-            // Nobody may be reading; the exit code says it as well.
-            let _ = e.print();
-            return if e.use_stderr() {
-                ExitCode::from(EXIT_USAGE)
-            } else {
-                ExitCode::SUCCESS
-            };
-        }
-    };
-    match order(arguments).and_then(sandbox_of) {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(fault) => {
-            complain(&fault);
-            fault.exit_code()
-        }
+    match parsed(arguments) {
+        Ok(arguments) => concluded(order(arguments).and_then(|order| on_runtime(run::run(order)))),
+        Err(code) => code,
     }
 }
 
-fn sandbox_of(order: Order) -> Result<bool, Fault> {
+/// Reads the flags; if there is nothing to run, what was to be said about them is said, and the exit code given.
+pub(crate) fn parsed<T: Parser>(arguments: Vec<OsString>) -> Result<T, ExitCode> {
+    T::try_parse_from(arguments).map_err(|e| {
+        // Nobody may be reading; the exit code says it as well.
+        let _ = e.print();
+        if e.use_stderr() {
+            ExitCode::from(EXIT_USAGE)
+        } else {
+            ExitCode::SUCCESS
+        }
+    })
+}
+
+/// Hardens this process and does the work in it.
+pub(crate) fn on_runtime<T>(work: impl Future<Output = Result<T, Fault>>) -> Result<T, Fault> {
     hardening::harden();
     // An error means that a provider is installed already, which is as good.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
@@ -111,12 +117,20 @@ fn sandbox_of(order: Order) -> Result<bool, Fault> {
         .build();
     runtime
         .map_err(|e| Fault::Start(format!("no asynchronous runtime: {e}")))?
-        .block_on(run::run(order))
+        .block_on(work)
 }
 
-fn complain(fault: &Fault) {
-    use std::io::Write as _;
-    let _ = writeln!(std::io::stderr(), "sandbox: {fault}");
+/// The exit code of a run that held what it promised, or did not, or could not be made.
+pub(crate) fn concluded(run: Result<bool, Fault>) -> ExitCode {
+    match run {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(fault) => {
+            use std::io::Write as _;
+            let _ = writeln!(std::io::stderr(), "sandbox: {fault}");
+            fault.exit_code()
+        }
+    }
 }
 
 /// Checks everything that can be checked before anything is started, and names all faults at once.
@@ -174,7 +188,8 @@ fn default_data_dir() -> PathBuf {
     Path::new("vitalfog-data").join(now)
 }
 
-fn report_obstacle(report: &Path) -> Option<String> {
+/// Why no report can be written there, if none can.
+pub(crate) fn report_obstacle(report: &Path) -> Option<String> {
     let parent = report
         .parent()
         .filter(|parent| !parent.as_os_str().is_empty())

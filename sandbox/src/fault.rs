@@ -30,6 +30,9 @@ pub enum Fault {
     /// A process did not come up, or the network did not take what founds it.
     #[error("{0}")]
     Start(String),
+    /// What the benchmark was to measure did not happen.
+    #[error("{0}")]
+    Measure(String),
     /// The user asked to stop before everything was ready.
     #[error("stopped before everything was ready")]
     Interrupted,

@@ -4,6 +4,7 @@
 //! to that one.
 
 mod bases;
+mod benchmark;
 mod leftovers;
 mod visitor;
 
@@ -27,6 +28,7 @@ use crate::{
 };
 
 use bases::Base;
+pub use benchmark::benchmark;
 pub use visitor::{Answer, Visitor};
 
 /// How often another base is tried when somebody who keeps none was faster.

@@ -3,7 +3,7 @@
 //! A run, in the order it happens:
 //!
 //! 1. [`command`] reads what was asked for and refuses what cannot be done; [`config`], [`ports`] and [`folder`] say why.
-//!    [`hardening`] sets what this process and all it starts have in common.
+//!    [`hardening`] sets what this process and all it starts have in common; [`interruption`] tells when it shall stop.
 //! 2. [`household`] makes synthetic patients and their devices, [`identities`] keys and certificates; [`network`] founds a
 //!    network of them and writes each process's configuration.
 //! 3. [`run`] starts the [`processes`], each kept alive by [`children`] and ended by its [`lifeline`]; [`enrolment`] puts on
@@ -12,11 +12,13 @@
 //! 5. [`ending`] waits until everything acknowledged is final; [`agreement`] compares the nodes, [`audit`] walks the chain,
 //!    and [`promises`] compares what was acknowledged with what is there.
 //!
+//! [`bench`] measures fog nodes of such networks at several lengths of history.
 //! [`harness`] is the same run, started and asked by a test.
 
 pub mod command;
 pub mod fault;
 pub mod hardening;
+pub mod interruption;
 
 pub mod config;
 pub mod folder;
@@ -45,5 +47,7 @@ pub mod agreement;
 pub mod audit;
 pub mod ending;
 pub mod promises;
+
+pub mod bench;
 
 pub mod harness;

@@ -81,7 +81,10 @@ pub struct GatewayPlan {
     pub data_dir: PathBuf,
     /// The password of [`HOME_USER`].
     pub home_password: Password,
-    tls: TlsIdentity,
+    /// Its TLS identity.
+    pub tls: TlsIdentity,
+    /// The key it signs commitments with.
+    pub key: SigningKey,
     key_file: PathBuf,
 }
 
@@ -228,6 +231,7 @@ fn gateway(folder: &Folder, authority: &Authority) -> Result<GatewayPlan, Fault>
         data_dir,
         home_password: Password::create(folder, "home.password")?,
         tls,
+        key,
         key_file,
     })
 }

@@ -1,8 +1,13 @@
 //! The processes of a run, stopped from the outside in: what measures first, what agrees last.
 
-use futures::future::join_all;
+use futures::future::{join_all, try_join_all};
 
-use crate::children::Supervised;
+use crate::{
+    children::{Program, Supervised},
+    client::Node,
+    config::Limits,
+    fault::Fault,
+};
 
 /// The processes that were started.
 #[derive(Debug, Default)]
@@ -16,6 +21,19 @@ pub struct Processes {
 }
 
 impl Processes {
+    /// Starts fog nodes and waits until each of them, asked over HTTP, says that it is ready.
+    ///
+    /// # Errors
+    /// [`Fault::Start`] with the end of the log of one that does not come up.
+    pub async fn start_nodes(&mut self, programs: Vec<Program>, nodes: &[Node], limits: &Limits) -> Result<(), Fault> {
+        let start = |program| Supervised::start(program, limits.stop());
+        self.nodes.extend(programs.into_iter().map(start));
+        let ready = self.nodes.iter().zip(nodes);
+        try_join_all(ready.map(|(process, node)| process.wait_until("ready", limits.start(), || node.is_ready())))
+            .await?;
+        Ok(())
+    }
+
     /// Stops the fleet alone: it measures no more and waits for what is on its way.
     pub async fn stop_fleet(&mut self) -> Vec<String> {
         stop(self.fleet.take()).await

@@ -3,7 +3,6 @@
 use std::{path::PathBuf, time::Duration};
 
 use firmware_sim::signal::Library;
-use futures::future::try_join_all;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     time::{MissedTickBehavior, interval, sleep},
@@ -21,6 +20,7 @@ use crate::{
     folder::{Folder, replace_json},
     household::Household,
     identities::{Tokens, access_token},
+    interruption,
     monitor::Monitor,
     network::Network,
     ports::Ports,
@@ -32,8 +32,6 @@ use crate::{
 
 /// How often everything is looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// The exit code after a second Ctrl-C.
-const EXIT_IMPATIENT: i32 = 130;
 
 /// What was asked for on the command line, checked.
 #[derive(Debug)]
@@ -70,7 +68,7 @@ pub struct Run {
 /// # Errors
 /// [`Fault`] if it does not come up; everything that was started is stopped then, too.
 pub async fn run(order: Order) -> Result<bool, Fault> {
-    let (interrupted, mut time_is_over) = (interruption()?, listen(SignalKind::user_defined1())?);
+    let (interrupted, mut time_is_over) = (interruption::listen()?, listen(SignalKind::user_defined1())?);
     let mut run = Run::found(order)?;
     let lived = run.live(&interrupted, &mut time_is_over).await;
     run.screen.say("stopping everything");
@@ -160,12 +158,8 @@ impl Run {
     async fn start(&mut self) -> Result<(), Fault> {
         let limits = self.order.config.limits;
         self.screen.say("starting the fog nodes");
-        for program in self.network.node_programs(self.order.config.scrub_s)? {
-            self.processes.nodes.push(Supervised::start(program, limits.stop()));
-        }
-        let ready = self.processes.nodes.iter().zip(&self.nodes);
-        try_join_all(ready.map(|(process, node)| process.wait_until("ready", limits.start(), || node.is_ready())))
-            .await?;
+        let programs = self.network.node_programs(self.order.config.scrub_s)?;
+        self.processes.start_nodes(programs, &self.nodes, &limits).await?;
         let (people, devices) = (
             self.network.household.people.len(),
             self.network.household.devices.len(),
@@ -255,28 +249,6 @@ impl Run {
         }
         Ok(report)
     }
-}
-
-/// Cancelled by Ctrl-C, SIGTERM or a closed terminal; a second of these ends the process at once, and with it all others.
-fn interruption() -> Result<CancellationToken, Fault> {
-    let interrupted = CancellationToken::new();
-    let token = interrupted.clone();
-    let (mut int, mut term) = (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
-    let mut hangup = listen(SignalKind::hangup())?;
-    tokio::spawn(async move {
-        loop {
-            tokio::select! {
-                _ = int.recv() => {}
-                _ = term.recv() => {}
-                _ = hangup.recv() => {}
-            }
-            if token.is_cancelled() {
-                std::process::exit(EXIT_IMPATIENT);
-            }
-            token.cancel();
-        }
-    });
-    Ok(interrupted)
 }
 
 fn listen(kind: SignalKind) -> Result<Signal, Fault> {

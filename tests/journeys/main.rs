@@ -14,3 +14,4 @@ mod a_repeated_bundle_is_one_commitment;
 mod a_sandbox_leaves_nothing_running;
 mod a_stranger_reads_nothing;
 mod nothing_readable_is_on_disk;
+mod the_benchmark_measures_what_it_says;

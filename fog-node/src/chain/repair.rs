@@ -79,12 +79,14 @@ impl Finals for Below<'_> {
 impl Chain {
     /// Looks at all of the file as it is on the disk, past everything in memory: each block's digest and parent, each vote,
     /// each outcome, place and state digest by applying the blocks again, and the register. The first damage that is found;
-    /// `None` if everything holds. Blocks; readers and the writer wait only while the file is opened anew.
+    /// `None` if everything holds. Blocks; readers and the writer wait only while the file is opened anew. After each block
+    /// that was there when it began, `looked_at` is told its size, and may rest; what comes while it rests is looked at
+    /// at once, so that it has an end however fast the chain grows.
     ///
     /// # Panics
     /// Never, unless a reader panicked.
     #[must_use]
-    pub fn scrub(&self) -> Option<Damage> {
+    pub fn scrub(&self, mut looked_at: impl FnMut(usize)) -> Option<Damage> {
         let damage = |place: &str, error: &Error| {
             Some(Damage {
                 place: place.to_owned(),
@@ -104,12 +106,15 @@ impl Chain {
             parent: Block::genesis(&self.0.genesis).header.digest(),
         };
         let mut next = Height(1);
+        let there = self.head().height;
         loop {
             let (head, state) = (self.head(), self.state());
             let last = Height(head.height.0.min(next.0 + LOOK_BLOCKS));
             while next <= last {
-                if let Err(error) = guarded(|| self.look(&self.store(), next, &mut replay)) {
-                    return damage(&format!("block {next} of chain.redb"), &error);
+                match guarded(|| self.look(&self.store(), next, &mut replay)) {
+                    Ok(bytes) if next <= there => looked_at(bytes),
+                    Ok(_) => {}
+                    Err(error) => return damage(&format!("block {next} of chain.redb"), &error),
                 }
                 next = next.next();
             }
@@ -137,8 +142,8 @@ impl Chain {
         Ok(snapshot == *replayed.register())
     }
 
-    /// One block: itself, its votes, and what was kept about it.
-    fn look(&self, store: &Store, height: Height, replay: &mut Replay) -> Result<(), Error> {
+    /// One block: itself, its votes, and what was kept about it. Gives its size in bytes.
+    fn look(&self, store: &Store, height: Height, replay: &mut Replay) -> Result<usize, Error> {
         let wrong = |what: &str| Err(Error::Damaged(format!("block {height}: {what}")));
         let Some(finalized) = store.block(height)? else {
             return wrong("it is missing");
@@ -173,7 +178,7 @@ impl Chain {
             }
         }
         replay.parent = finalized.digest;
-        Ok(())
+        Ok(finalized.block.encode().len())
     }
 
     /// Makes the file anew, up to the block with the digest of `head`, and puts the damaged one aside. The writer waits

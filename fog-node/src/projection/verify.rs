@@ -1,11 +1,12 @@
 //! The index compared with what chain and payloads give, and made so: for the scrub.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use ledger::block::Height;
 use tokio::time::Instant;
 
 use super::{Failure, PAYLOADS_WAIT_AGAIN, Projection, RETRYABLE};
+use crate::index::Row;
 
 impl Projection {
     /// Compares the rows of a block with what the block and its payloads give, and makes them so. How many were altered,
@@ -36,11 +37,17 @@ impl Projection {
             expected.extend(opened.rows.into_iter().filter(|row| ids.insert(row.id.clone())));
         }
         let (there, unread) = self.index.rows_at(height).await?;
-        let invented = unread + there.iter().filter(|row| !expected.contains(row)).count() as u64;
+        // By id: a full block has tens of thousands of rows, too many to look for each among all others.
+        let is_among = |rows: &HashMap<&str, &Row>, row: &Row| rows.get(row.id.as_str()) == Some(&row);
+        let invented = {
+            let expected = by_id(&expected);
+            unread + there.iter().filter(|row| !is_among(&expected, row)).count() as u64
+        };
+        let there = by_id(&there);
         let (mut rows, mut missing) = (Vec::new(), 0);
         for row in expected {
             // Nor does one that was final before stand here again.
-            if !there.contains(&row) {
+            if !is_among(&there, &row) {
                 if self.index.has_elsewhere(&row).await? {
                     continue;
                 }
@@ -62,4 +69,9 @@ impl Projection {
     pub async fn remove_strays(&self, head: Height) -> Result<u64, Failure> {
         Ok(self.index.remove_strays(head).await?)
     }
+}
+
+/// No two rows have one id: neither in the index nor among those that a block gives.
+fn by_id(rows: &[Row]) -> HashMap<&str, &Row> {
+    rows.iter().map(|row| (row.id.as_str(), row)).collect()
 }

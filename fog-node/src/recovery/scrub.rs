@@ -1,22 +1,20 @@
 //! Everything on this node's disk read again, past all memory: chain, payloads, rows.
 
-use std::time::Duration;
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
 
 use ledger::block::Height;
 use tokio::{task::spawn_blocking, time::sleep};
 
-use super::{Error, FoundBy, Kind, Open, Recovery, Rooms};
-
-/// Blocks whose payloads and rows are looked at before the scrub lets others have the disk.
-const SCRUB_BLOCKS: u64 = 64;
-/// That pause.
-const SCRUB_PAUSE: Duration = Duration::from_millis(20);
+use super::{Error, FoundBy, Kind, Open, Recovery, Rooms, pace::Pace};
 
 impl Recovery {
     pub(super) async fn scrub(&self) {
         loop {
             sleep(Duration::from_millis(self.0.config.scrub_every_ms)).await;
-            let started = std::time::Instant::now();
+            let started = Instant::now();
             match self.scrub_once().await {
                 Ok(()) => metrics::histogram!("fog_recovery_scrub_seconds").record(started.elapsed()),
                 Err(error) => tracing::warn!(%error, "the scrub could not look at everything, or not mend it now"),
@@ -31,12 +29,10 @@ impl Recovery {
         keep(&mut first, self.0.rooms.vault.refresh().await.map_err(Error::from));
         let head = self.0.rooms.chain.head().height;
         let mut open = None;
+        let mut pace = self.pace();
         for height in (1..=head.0).map(Height) {
-            keep(&mut first, self.scrub_payloads(height, &mut open).await);
+            keep(&mut first, self.scrub_payloads(height, &mut pace, &mut open).await);
             keep(&mut first, self.scrub_rows(height).await);
-            if height.0.is_multiple_of(SCRUB_BLOCKS) {
-                sleep(SCRUB_PAUSE).await;
-            }
         }
         keep(&mut first, self.scrub_strays(head).await);
         match (first, open) {
@@ -49,9 +45,14 @@ impl Recovery {
         }
     }
 
+    fn pace(&self) -> Pace {
+        Pace::starting(Instant::now(), self.0.config.scrub_bytes_per_s_max)
+    }
+
     async fn scrub_chain(&self) -> Result<(), Error> {
-        let chain = self.0.rooms.chain.clone();
-        let damage = spawn_blocking(move || chain.scrub())
+        let (chain, mut pace) = (self.0.rooms.chain.clone(), self.pace());
+        let rest = move |bytes| thread::sleep(pace.rest(bytes, Instant::now()));
+        let damage = spawn_blocking(move || chain.scrub(rest))
             .await
             .expect("a scrub contains panics");
         match damage {
@@ -62,10 +63,11 @@ impl Recovery {
 
     /// The payloads of the bundles of one block. All that one scrub finds is one incident; it stays open if one of them
     /// cannot be had.
-    async fn scrub_payloads(&self, height: Height, open: &mut Option<Open>) -> Result<(), Error> {
+    async fn scrub_payloads(&self, height: Height, pace: &mut Pace, open: &mut Option<Open>) -> Result<(), Error> {
         let Rooms { chain, vault, .. } = &self.0.rooms;
         for commitment in chain.commitments(height).await?.unwrap_or_default() {
-            if vault.local(&commitment.cid).await?.is_some() {
+            if let Some(payload) = vault.local(&commitment.cid).await? {
+                sleep(pace.rest(payload.len(), Instant::now())).await;
                 continue;
             }
             // One that never came is what retention looks for; one that was here is an incident.
