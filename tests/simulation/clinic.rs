@@ -113,8 +113,17 @@ impl Clinic {
         })
     }
 
+    /// A commitment in the gateway's name that the gateway did not sign.
+    pub(crate) fn forged(&self) -> SignedTransaction {
+        self.commitment(u64::MAX, &self.organization).0
+    }
+
     /// A payload and the gateway's commitment to it.
     pub(crate) fn bundle(&self, number: u64) -> (SignedTransaction, Vec<u8>) {
+        self.commitment(number, &self.gateway)
+    }
+
+    fn commitment(&self, number: u64, signer: &SigningKey) -> (SignedTransaction, Vec<u8>) {
         let payload = canonical::encode(&Shape {
             v: 1,
             key: self.subject.id(),
@@ -140,6 +149,6 @@ impl Clinic {
             sequence: 0,
             action,
         };
-        (transaction.sign(&self.gateway), payload)
+        (transaction.sign(signer), payload)
     }
 }
