@@ -5,6 +5,7 @@ mod clinic;
 mod disks;
 mod liar;
 mod lies;
+mod links;
 mod loopback;
 mod properties;
 mod wire;
