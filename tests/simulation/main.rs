@@ -3,6 +3,7 @@
 
 mod clinic;
 mod disks;
+mod forks;
 mod liar;
 mod lies;
 mod links;
