@@ -9,6 +9,7 @@ mod lies;
 mod links;
 mod loopback;
 mod properties;
+mod storage;
 mod wire;
 mod world;
 
