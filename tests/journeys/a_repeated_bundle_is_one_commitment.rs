@@ -4,7 +4,8 @@ use std::fs;
 
 use ledger::{
     admission::{Admission, Submission},
-    proof::{Receipt, ValidatorSet},
+    handover::{Committees, Handovers},
+    proof::Receipt,
     transaction::{Action, Author, Commitment, Transaction},
 };
 use record::{
@@ -179,10 +180,11 @@ async fn a_repeated_bundle_is_one_commitment() {
     }
     let head = visitor.node(0).head().await.expect("the node answers").height;
     let validators = fs::read_to_string(&visitor.report.validators_file).expect("it is there");
-    let validators: ValidatorSet = serde_json::from_str(&validators).expect("JSON");
+    let founders: Handovers = serde_json::from_str(&validators).expect("JSON");
+    let committees = Committees::of(founders).expect("founders");
     for (index, receipt) in receipts.iter().enumerate() {
-        let verified = Receipt::verify(receipt, &validators).expect("each node's receipt verifies");
-        let first = Receipt::verify(&receipts[0], &validators).expect("as above");
+        let verified = Receipt::verify(receipt, &committees).expect("each node's receipt verifies");
+        let first = Receipt::verify(&receipts[0], &committees).expect("as above");
         // Each node has votes of a quorum, not of the same one; what they voted for is the same.
         assert_eq!((verified.bundle(), verified.header()), (twin.bundle, first.header()));
         let node = visitor.node(index);

@@ -2,14 +2,15 @@
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use ledger::{
+    committee::{Change, Voice},
     genesis::{Genesis, Organization, Role, Validator},
     handover::Committees,
-    policy::{EPOCH_BLOCKS_MIN, ValidityPolicy},
+    policy::ValidityPolicy,
     transaction::{Action, Author, Commitment, GatewayEnrolment, SignedTransaction, Transaction},
 };
 use record::{
     bundle::{Category, SealedBundle, SubjectKey},
-    canonical::{self, Digest, cid_of},
+    canonical::{self, Digest, Domain, cid_of},
     ids::KeyId,
     merkle,
     signature::SigningKey,
@@ -54,9 +55,14 @@ fn key(byte: u8) -> SigningKey {
 
 impl Clinic {
     pub(crate) fn of(validators: u8) -> Self {
+        Self::founded(validators, 0, ValidityPolicy::default())
+    }
+
+    /// A network with so many founders, and keys for newcomers behind theirs.
+    pub(crate) fn founded(founders: u8, newcomers: u8, policy: ValidityPolicy) -> Self {
         let organization = key(200);
         let id: record::ids::OrganizationId = "hospital-a".parse().expect("good");
-        let keys: Vec<_> = (1..=validators).map(key).collect();
+        let keys: Vec<_> = (1..=founders + newcomers).map(key).collect();
         let genesis = Genesis {
             name: "simulated clinic".to_owned(),
             founded_ms: 0,
@@ -68,6 +74,7 @@ impl Clinic {
             }],
             validators: keys
                 .iter()
+                .take(usize::from(founders))
                 .map(|key| Validator {
                     organization: id.clone(),
                     key: key.public(),
@@ -75,10 +82,7 @@ impl Clinic {
                     address: None,
                 })
                 .collect(),
-            policy: ValidityPolicy {
-                epoch_blocks: EPOCH_BLOCKS_MIN,
-                ..ValidityPolicy::default()
-            },
+            policy,
         };
         let subject = SubjectKey {
             public: vec![7; 32],
@@ -117,8 +121,38 @@ impl Clinic {
         })
     }
 
+    /// What the founders' organisation asks to be given to one of its keys, but for the key.
+    pub(crate) fn seat(&self, validator: usize) -> Validator {
+        Validator {
+            key: self.validators[validator].public(),
+            // Each seat has a TLS key of its own; founders have none here.
+            tls: Digest::of(Domain::TLS_KEY, &[b"a newcomer"]),
+            ..self.genesis.validators[0].clone()
+        }
+    }
+
+    /// The organisation's voice for a change.
+    pub(crate) fn voice(&self, change: Change, epoch: u64) -> SignedTransaction {
+        let transaction = Transaction {
+            network: self.genesis.network(),
+            author: Author::Organization(self.genesis.organizations[0].id.clone()),
+            sequence: 0,
+            action: Action::Voice(Voice { change, epoch }),
+        };
+        transaction.sign(&self.organization)
+    }
+
+    /// A commitment in the gateway's name that the gateway did not sign.
+    pub(crate) fn forged(&self) -> SignedTransaction {
+        self.commitment(u64::MAX, &self.organization).0
+    }
+
     /// A payload and the gateway's commitment to it.
     pub(crate) fn bundle(&self, number: u64) -> (SignedTransaction, Vec<u8>) {
+        self.commitment(number, &self.gateway)
+    }
+
+    fn commitment(&self, number: u64, signer: &SigningKey) -> (SignedTransaction, Vec<u8>) {
         let payload = canonical::encode(&Shape {
             v: 1,
             key: self.subject.id(),
@@ -144,6 +178,6 @@ impl Clinic {
             sequence: 0,
             action,
         };
-        (transaction.sign(&self.gateway), payload)
+        (transaction.sign(signer), payload)
     }
 }

@@ -1,22 +1,33 @@
-//! The real application on simulated time, network and engine storage: crashes, loss and a liar, each run repeatable by
-//! its seed. And once on the real network.
+//! The real application on simulated time, network and engine storage: crashes, loss, liars, partitions and failing disks,
+//! each run repeatable by its seed. And once on the real network.
 
 mod clinic;
+mod committee;
+mod disks;
+mod forks;
 mod liar;
+mod lies;
+mod links;
 mod loopback;
+mod plan;
 mod properties;
+mod seeds;
+mod storage;
+mod wire;
 mod world;
 
 use std::time::Duration;
 
 use commonware_p2p::simulated::Link;
-use commonware_runtime::{Clock as _, Runner as _, Supervisor as _, deterministic};
+use commonware_runtime::{Clock as _, Runner as _, deterministic};
 use commonware_utils::probability;
 use fog_node::{chain::Chain, mempool::Pending};
 use ledger::transaction::SignedTransaction;
 
+use disks::Disks;
+use liar::{Answer, Lie};
 use properties::{assert_chains, assert_receipts};
-use world::{Disks, Node, World, settled};
+use world::{Node, World, settled};
 
 /// Simulated time after which a run has failed to make progress.
 const TIMEOUT: Duration = Duration::from_secs(600);
@@ -39,11 +50,15 @@ fn seeded(seed: u64) -> deterministic::Runner {
     deterministic::Runner::new(deterministic::Config::new().with_seed(seed).with_timeout(Some(TIMEOUT)))
 }
 
-async fn start_all(context: &deterministic::Context, world: &World, disks: &Disks, count: usize) -> Vec<Node> {
+async fn start_all(
+    context: &deterministic::Context,
+    world: &World,
+    disks: &Disks,
+    validators: impl IntoIterator<Item = usize>,
+) -> Vec<Node> {
     let mut nodes = Vec::new();
-    for node in 0..count {
-        let context = context.child("validator").with_attribute("node", node);
-        nodes.push(world.start(context, disks, node).await);
+    for validator in validators {
+        nodes.push(world.start(context, disks, validator).await);
     }
     nodes
 }
@@ -61,10 +76,10 @@ fn enrol(disks: &Disks, nodes: &[Node]) -> Vec<SignedTransaction> {
 
 /// Four validators in a steady network, with the gateway enrolled and the subject's key announced at each of them.
 async fn enrolled(context: &deterministic::Context, disks: &Disks) -> (World, Vec<Node>, Vec<SignedTransaction>) {
-    let world = World::new(context, &disks.clinic, STEADY).await;
-    let nodes = start_all(context, &world, disks, 4).await;
+    let world = World::new(context, disks, STEADY).await;
+    let mut nodes = start_all(context, &world, disks, 0..4).await;
     let submitted = enrol(disks, &nodes);
-    settled(context, &nodes, 1, &submitted).await;
+    settled(context, &mut nodes, 1, &submitted).await;
     (world, nodes, submitted)
 }
 
@@ -79,7 +94,7 @@ async fn submit(
     for number in numbers {
         let first = number as usize % nodes.len();
         for node in [first, (first + 1) % nodes.len()] {
-            submitted.push(disks.submit(node, &nodes[node].mempool, number));
+            submitted.push(disks.submit(nodes[node].validator, &nodes[node].mempool, number));
         }
         context.sleep(Duration::from_millis(40)).await;
     }
@@ -100,20 +115,21 @@ fn a_liar_a_crash_and_loss(seed: u64) -> (String, u64) {
     let (fingerprint, chains, submitted) = seeded(seed).start(|context| {
         let disks = &disks;
         async move {
-            let world = World::new(&context, &disks.clinic, LOSSY).await;
-            let mut nodes = start_all(&context, &world, disks, 3).await;
-            world.start_liar(context.child("liar"), &disks.clinic, 3).await;
+            let world = World::new(&context, disks, LOSSY).await;
+            let mut nodes = start_all(&context, &world, disks, 0..3).await;
+            Lie::Vote(Answer::Contradict)
+                .start(&context, &world, disks, (3, 3))
+                .await;
             let mut submitted = enrol(disks, &nodes);
-            settled(&context, &nodes, 1, &submitted).await;
+            settled(&context, &mut nodes, 1, &submitted).await;
             submitted.extend(submit(&context, disks, &nodes, 0..20).await);
             // Two honest validators are no quorum; what is handed in meanwhile waits.
-            nodes.pop().expect("three").crash().await;
+            nodes.pop().expect("three").crash(&context).await;
             submitted.extend(submit(&context, disks, &nodes, 20..30).await);
             context.sleep(Duration::from_secs(3)).await;
-            let again = context.child("validator_again").with_attribute("node", 2);
-            nodes.push(world.start(again, disks, 2).await);
+            nodes.push(world.start(&context, disks, 2).await);
             submitted.extend(submit(&context, disks, &nodes, 30..40).await);
-            settled(&context, &nodes, 30, &submitted).await;
+            settled(&context, &mut nodes, 30, &submitted).await;
             let chains: Vec<_> = nodes.iter().map(|node| node.chain.clone()).collect();
             (context.auditor().state(), chains, submitted)
         }
@@ -146,13 +162,13 @@ fn who_lacks_a_payload_votes_for_no_block_that_names_it() {
     let (chain, submitted) = seeded(21).start(|context| {
         let disks = &disks;
         async move {
-            let (_world, nodes, mut submitted) = enrolled(&context, disks).await;
+            let (_world, mut nodes, mut submitted) = enrolled(&context, disks).await;
             disks.cut_off(Some(3));
             submitted.extend(submit(&context, disks, &nodes[..3], 0..12).await);
-            settled(&context, &nodes, 12, &submitted).await;
+            settled(&context, &mut nodes, 12, &submitted).await;
             disks.cut_off(None);
             submitted.extend(submit(&context, disks, &nodes[..3], 12..24).await);
-            settled(&context, &nodes, 24, &submitted).await;
+            settled(&context, &mut nodes, 24, &submitted).await;
             (nodes[0].chain.clone(), submitted)
         }
     });
@@ -193,21 +209,21 @@ fn two_and_two_stand_still_without_a_fork_and_heal() {
         let (chains, submitted, healed_in) = seeded(seed).start(|context| {
             let disks = &disks;
             async move {
-                let (world, nodes, mut submitted) = enrolled(&context, disks).await;
+                let (world, mut nodes, mut submitted) = enrolled(&context, disks).await;
                 submitted.extend(submit(&context, disks, &nodes, 0..8).await);
-                settled(&context, &nodes, 3, &submitted).await;
+                settled(&context, &mut nodes, 3, &submitted).await;
                 world.part(2).await;
                 // What is on its way may still end; after that nothing may move.
                 context.sleep(Duration::from_secs(2)).await;
-                let heights = || nodes.iter().map(|node| node.chain.head().height).collect::<Vec<_>>();
-                let before = heights();
+                let heights = |nodes: &[Node]| nodes.iter().map(|node| node.chain.head().height).collect::<Vec<_>>();
+                let before = heights(&nodes);
                 submitted.extend(submit(&context, disks, &nodes, 8..12).await);
                 context.sleep(Duration::from_secs(30)).await;
-                assert_eq!(heights(), before, "seed {seed}: two of four are no quorum");
-                world.heal(2).await;
+                assert_eq!(heights(&nodes), before, "seed {seed}: two of four are no quorum");
+                world.heal().await;
                 let healed = context.current();
                 submitted.extend(submit(&context, disks, &nodes, 12..16).await);
-                settled(&context, &nodes, before[0].0 + 2, &submitted).await;
+                settled(&context, &mut nodes, before[0].0 + 2, &submitted).await;
                 let healed_in = context.current().duration_since(healed).expect("time goes on");
                 (
                     nodes.iter().map(|node| node.chain.clone()).collect::<Vec<_>>(),
@@ -230,16 +246,16 @@ fn three_go_on_without_the_fourth_which_catches_up() {
         let (chains, submitted) = seeded(seed).start(|context| {
             let disks = &disks;
             async move {
-                let (world, nodes, mut submitted) = enrolled(&context, disks).await;
+                let (world, mut nodes, mut submitted) = enrolled(&context, disks).await;
                 world.part(3).await;
                 context.sleep(Duration::from_secs(2)).await;
                 let alone = nodes[3].chain.head().height;
                 submitted.extend(submit(&context, disks, &nodes[..3], 0..12).await);
-                settled(&context, &nodes[..3], alone.0 + 5, &submitted).await;
+                settled(&context, &mut nodes[..3], alone.0 + 5, &submitted).await;
                 assert_eq!(nodes[3].chain.head().height, alone, "seed {seed}: it hears of nothing");
-                world.heal(3).await;
+                world.heal().await;
                 submitted.extend(submit(&context, disks, &nodes[..3], 12..16).await);
-                settled(&context, &nodes, alone.0 + 6, &submitted).await;
+                settled(&context, &mut nodes, alone.0 + 6, &submitted).await;
                 (
                     nodes.iter().map(|node| node.chain.clone()).collect::<Vec<_>>(),
                     submitted,
@@ -258,9 +274,9 @@ fn a_power_cut_everywhere_loses_nothing_that_was_final() {
         let (mut submitted, checkpoint) = seeded(seed).start_and_recover(|context| {
             let disks = &disks;
             async move {
-                let (_world, nodes, mut submitted) = enrolled(&context, disks).await;
+                let (_world, mut nodes, mut submitted) = enrolled(&context, disks).await;
                 submitted.extend(submit(&context, disks, &nodes, 0..10).await);
-                settled(&context, &nodes, 5, &submitted).await;
+                settled(&context, &mut nodes, 5, &submitted).await;
                 // Under way when the power goes.
                 submit(&context, disks, &nodes, 10..12).await;
                 submitted
@@ -270,11 +286,11 @@ fn a_power_cut_everywhere_loses_nothing_that_was_final() {
         let chains = deterministic::Runner::from(checkpoint).start(|context| {
             let (disks, submitted) = (&disks, &mut submitted);
             async move {
-                let world = World::new(&context, &disks.clinic, STEADY).await;
-                let nodes = start_all(&context, &world, disks, 4).await;
+                let world = World::new(&context, disks, STEADY).await;
+                let mut nodes = start_all(&context, &world, disks, 0..4).await;
                 // The gateway has no receipts for these and hands them in again.
                 submitted.extend(submit(&context, disks, &nodes, 10..15).await);
-                settled(&context, &nodes, before.height.0 + 5, submitted).await;
+                settled(&context, &mut nodes, before.height.0 + 5, submitted).await;
                 nodes.iter().map(|node| node.chain.clone()).collect::<Vec<_>>()
             }
         });

@@ -9,7 +9,7 @@ use ledger::{
     state::{Finals, Outcome, State, identifiers},
     transaction::SignedTransaction,
 };
-use record::canonical::Digest;
+use record::{canonical::Digest, signature::PublicKey};
 use tokio::runtime::Runtime;
 
 use crate::clinic::Clinic;
@@ -22,6 +22,40 @@ impl Finals for Seen {
     fn contains(&self, digest: &Digest) -> bool {
         self.0.contains(digest)
     }
+}
+
+/// Two blocks at one height, each final by votes that hold.
+#[derive(Debug)]
+pub(crate) struct Fork {
+    pub(crate) height: Height,
+    /// Who voted for both. No honest validator does, and two quorums share more than a third.
+    pub(crate) guilty: BTreeSet<PublicKey>,
+}
+
+/// What comparing the chains of two nodes finds: their first fork that is proven on both sides.
+pub(crate) fn fork([one, other]: [&Chain; 2], runtime: &Runtime) -> Option<Fork> {
+    let one_state = one.state();
+    let lowest = one.head().height.min(other.head().height);
+    for height in (1..=lowest.0).map(Height) {
+        let [one, other] = [one, other].map(|chain| {
+            let read = runtime.block_on(chain.block(height)).expect("reads");
+            read.expect("no gap below the head")
+        });
+        if one.digest == other.digest {
+            continue;
+        }
+        let voters = |finalized: &FinalizedBlock| {
+            let votes = finalized.finalization.as_ref()?;
+            let header = &finalized.block.header;
+            votes.check(header, one_state.committees().at(header.epoch)).ok()?;
+            Some(votes.votes.iter().map(|vote| vote.validator).collect::<BTreeSet<_>>())
+        };
+        if let (Some(these), Some(those)) = (voters(&one), voters(&other)) {
+            let guilty = these.intersection(&those).copied().collect();
+            return Some(Fork { height, guilty });
+        }
+    }
+    None
 }
 
 /// Agreement (no fork), validity (policy P, parent, root, no transaction twice), execution (an independent replay of the

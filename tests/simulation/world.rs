@@ -2,155 +2,45 @@
 //! one, with its chain and vault on the real disk.
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::atomic::{AtomicU64, Ordering},
     time::Duration,
 };
 
-use cid::Cid;
 use commonware_cryptography::ed25519::PublicKey;
-use commonware_p2p::simulated::{self, Link, Network, Oracle};
+use commonware_p2p::simulated::{self, Link, Network, Oracle, SplitTarget};
 use commonware_runtime::{Clock as _, Handle, Quota, Spawner as _, Supervisor as _, deterministic::Context};
 use commonware_utils::{NZU32, NZUsize};
 use fog_node::{
-    chain::{self, Chain},
+    chain::Chain,
     consensus::{
-        Payloads,
         application::{Patience, Rooms},
         codec::engine_key,
         engine::{self, Channels, Settings, Timeouts, message_bytes_max},
         fence::Fence,
-        scheme::Scheme,
     },
-    mempool::{self, Mempool, Pending},
-    vault::{self, Held, Vault},
+    mempool::{self, Mempool},
 };
-use ledger::{admission, block::Height, proof::ValidatorSet, state::identifiers, transaction::SignedTransaction};
-use tempfile::TempDir;
-use tokio::runtime::Runtime;
+use futures::FutureExt as _;
+use ledger::{block::Height, state::identifiers, transaction::SignedTransaction};
 
-use crate::{clinic::Clinic, liar};
+use crate::{
+    disks::Disks,
+    wire::{Ear, Mouth},
+};
 
 const QUOTA: Quota = Quota::per_second(NZU32!(2_048));
+/// Votes, certificates, resolver, backfill, proposals, mempool, recall.
 const CHANNELS: u64 = 7;
 
-/// Payloads in real vaults. What another vault holds is there at once: the exchange is not what is simulated.
-#[derive(Clone)]
-pub(crate) struct Vaults {
-    all: Arc<[Vault]>,
-    me: usize,
-    runtime: tokio::runtime::Handle,
-    cut_off: Arc<AtomicUsize>,
-}
-
-impl Payloads for Vaults {
-    async fn hold(&self, cid: &Cid, timeout: Duration) -> Option<Held> {
-        // Blocking: for the simulated clock a payload comes in no time.
-        self.runtime.block_on(async {
-            if self.all[self.me].local(cid).await.expect("reads").is_some() {
-                return self.all[self.me].hold(cid, timeout).await.ok();
-            }
-            if self.cut_off.load(Ordering::Relaxed) == self.me {
-                return None;
-            }
-            for other in self.all.iter() {
-                if let Some(payload) = other.local(cid).await.expect("reads") {
-                    return self.all[self.me].put(payload).await.ok();
-                }
-            }
-            None
-        })
-    }
-
-    async fn hold_committed(&self, transaction: &SignedTransaction, timeout: Duration) -> Option<Held> {
-        let held = self.hold(&transaction.commitment()?.cid, timeout).await?;
-        let payload = self
-            .runtime
-            .block_on(self.all[self.me].local(&held.cid()))
-            .expect("reads")?;
-        admission::matched(transaction, &payload).is_ok().then_some(held)
-    }
-}
-
-/// The disks, which outlive a crash.
-pub(crate) struct Disks {
-    pub(crate) clinic: Clinic,
-    pub(crate) runtime: Runtime,
-    folders: Vec<TempDir>,
-    vaults: Arc<[Vault]>,
-    cut_off: Arc<AtomicUsize>,
-}
-
-/// No vault is cut off.
-const NONE: usize = usize::MAX;
-
-impl Disks {
-    pub(crate) fn of(validators: u8) -> Self {
-        // Set already when another test of this process was first.
-        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-        let clinic = Clinic::of(validators);
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .enable_all()
-            .build()
-            .expect("starts");
-        let folders: Vec<_> = clinic
-            .validators
-            .iter()
-            .map(|_| TempDir::new().expect("a folder"))
-            .collect();
-        let vaults = folders.iter().map(|folder| {
-            let open = async { Vault::open(&vault::Config::default(), folder.path(), reqwest::Client::new()).await };
-            runtime.block_on(open).expect("opens")
-        });
-        let vaults = vaults.collect();
-        Self {
-            clinic,
-            runtime,
-            folders,
-            vaults,
-            cut_off: Arc::new(AtomicUsize::new(NONE)),
-        }
-    }
-
-    /// Lets no payload reach this node's vault, until another or none is.
-    pub(crate) fn cut_off(&self, node: Option<usize>) {
-        self.cut_off.store(node.unwrap_or(NONE), Ordering::Relaxed);
-    }
-
-    pub(crate) fn chain(&self, node: usize) -> Chain {
-        let folder = self.folders[node].path();
-        Chain::open(&chain::Config::default(), folder, &self.clinic.genesis).expect("opens after a crash")
-    }
-
-    fn vaults(&self, me: usize) -> Vaults {
-        Vaults {
-            all: Arc::clone(&self.vaults),
-            me,
-            runtime: self.runtime.handle().clone(),
-            cut_off: Arc::clone(&self.cut_off),
-        }
-    }
-
-    /// Keeps the payload at a node and queues the commitment there, as intake does.
-    pub(crate) fn submit(&self, node: usize, mempool: &Mempool, number: u64) -> SignedTransaction {
-        let (transaction, payload) = self.clinic.bundle(number);
-        let held = self
-            .runtime
-            .block_on(self.vaults[node].put(payload.into()))
-            .expect("kept");
-        mempool
-            .insert(Pending::bundle(transaction.clone(), held).expect("its payload"))
-            .expect("room");
-        transaction
-    }
-}
+/// Simulated time in which every part of a validator that was ended has ended.
+pub(crate) const ENDED_AFTER: Duration = Duration::from_millis(10);
 
 /// A running validator.
 pub(crate) struct Node {
-    task: Handle<()>,
+    pub(crate) validator: usize,
+    task: Handle<String>,
+    /// Why it has ended, once that was asked.
+    end: Option<String>,
     pub(crate) chain: Chain,
     pub(crate) mempool: Mempool,
 }
@@ -162,23 +52,44 @@ impl Node {
             .all(|id| self.chain.took_effect_at(id).expect("reads").is_some())
     }
 
+    /// Why it has ended, if it has.
+    pub(crate) fn ended(&mut self) -> Option<String> {
+        if self.end.is_none() {
+            let end = (&mut self.task).now_or_never()?;
+            self.end = Some(end.unwrap_or_else(|error| error.to_string()));
+        }
+        self.end.clone()
+    }
+
     /// Ends it between two of its steps; only what it had synced is kept.
-    pub(crate) async fn crash(self) {
-        self.task.abort();
-        let _ = self.task.await;
+    pub(crate) async fn crash(self, context: &Context) {
+        if self.end.is_none() {
+            self.task.abort();
+            let _ = self.task.await;
+        }
+        // Its parts end each at their next turn; then nothing of it has a file open.
+        context.sleep(ENDED_AFTER).await;
     }
 }
 
+/// The ends of a validator's channels, in their order.
+type Ends = [(Mouth, Ear); CHANNELS as usize];
+
 /// The network between the validators.
 pub(crate) struct World {
-    oracle: Oracle<PublicKey, Context>,
-    peers: Vec<PublicKey>,
+    pub(crate) oracle: Oracle<PublicKey, Context>,
+    pub(crate) peers: Vec<PublicKey>,
     link: Link,
+    /// Whether some messages arrive twice.
+    duplicates: bool,
+    /// Validators that were started so far: names each start, and seeds its duplicates.
+    starts: AtomicU64,
 }
 
 impl World {
-    pub(crate) async fn new(context: &Context, clinic: &Clinic, link: Link) -> Self {
-        let peers: Vec<_> = clinic.validators.iter().map(|key| engine_key(&key.public())).collect();
+    pub(crate) async fn new(context: &Context, disks: &Disks, link: Link) -> Self {
+        let keys = disks.clinic.validators.iter();
+        let peers: Vec<_> = keys.map(|key| engine_key(&key.public())).collect();
         let config = simulated::Config {
             max_size: message_bytes_max(),
             max_peers_per_set: NZUsize!(16),
@@ -187,50 +98,143 @@ impl World {
         };
         let (network, oracle) = Network::new_with_peers(context.child("network"), config, peers.iter().cloned()).await;
         network.start();
-        for from in &peers {
-            for to in peers.iter().filter(|to| *to != from) {
-                oracle
-                    .add_link(from.clone(), to.clone(), link.clone())
-                    .await
-                    .expect("a new link");
-            }
+        let world = Self {
+            oracle,
+            peers,
+            link,
+            duplicates: false,
+            starts: AtomicU64::new(0),
+        };
+        for (from, to) in world.pairs() {
+            world.join(from, to, &world.link).await;
         }
-        Self { oracle, peers, link }
+        world
+    }
+
+    /// Lets some messages arrive twice, at every validator that is started from now on.
+    pub(crate) const fn with_duplicates(mut self) -> Self {
+        self.duplicates = true;
+        self
+    }
+
+    /// Every ordered pair of validators.
+    fn pairs(&self) -> impl Iterator<Item = (usize, usize)> + use<> {
+        let count = self.peers.len();
+        let all = (0..count).flat_map(move |from| (0..count).map(move |to| (from, to)));
+        all.filter(|(from, to)| from != to)
+    }
+
+    /// Sets the link in one direction.
+    pub(crate) async fn join(&self, from: usize, to: usize, link: &Link) {
+        self.cut(from, to).await;
+        let [from, to] = [from, to].map(|validator| self.peers[validator].clone());
+        self.oracle.add_link(from, to, link.clone()).await.expect("a link");
+    }
+
+    /// Cuts the link in one direction.
+    pub(crate) async fn cut(&self, from: usize, to: usize) {
+        let [from, to] = [from, to].map(|validator| self.peers[validator].clone());
+        // An error says that it is cut already.
+        let _ = self.oracle.remove_link(from, to).await;
     }
 
     /// Cuts every link between the first `first` validators and the others, both ways.
     pub(crate) async fn part(&self, first: usize) {
-        for (from, to) in self.across(first) {
-            self.oracle.remove_link(from, to).await.expect("a link");
+        for (from, to) in self.pairs().filter(|(from, to)| (*from < first) != (*to < first)) {
+            self.cut(from, to).await;
         }
     }
 
-    /// Joins them again.
-    pub(crate) async fn heal(&self, first: usize) {
-        for (from, to) in self.across(first) {
-            self.oracle
-                .add_link(from, to, self.link.clone())
-                .await
-                .expect("a new link");
+    /// Gives every link of a validator, both ways, other properties.
+    pub(crate) async fn relink(&self, validator: usize, link: &Link) {
+        for (from, to) in self.pairs().filter(|(from, to)| *from == validator || *to == validator) {
+            self.join(from, to, link).await;
         }
     }
 
-    fn across(&self, first: usize) -> Vec<(PublicKey, PublicKey)> {
-        let (here, there) = self.peers.split_at(first);
-        let pairs = here
-            .iter()
-            .flat_map(|a| there.iter().map(move |b| (a.clone(), b.clone())));
-        pairs.flat_map(|(a, b)| [(a.clone(), b.clone()), (b, a)]).collect()
+    /// Joins everybody again.
+    pub(crate) async fn heal(&self) {
+        for (from, to) in self.pairs() {
+            self.join(from, to, &self.link).await;
+        }
+    }
+
+    /// Who has shut out whom, as indexes of validators.
+    pub(crate) async fn shut_out(&self) -> Vec<(usize, usize)> {
+        let index = |key: &PublicKey| self.peers.iter().position(|peer| peer == key).expect("a validator");
+        let blocked = self.oracle.blocked().await.expect("the network runs");
+        blocked.iter().map(|(by, whom)| (index(by), index(whom))).collect()
+    }
+
+    /// The ends of a validator's channels.
+    pub(crate) async fn ends(&self, validator: usize) -> Ends {
+        let control = self.oracle.control(self.peers[validator].clone());
+        let mut ends = Vec::new();
+        for channel in 0..CHANNELS {
+            let (outlet, inlet) = control.register(channel, QUOTA).await.expect("registers");
+            let duplicates = self.starts.load(Ordering::Relaxed) * CHANNELS + channel;
+            let ear = Ear::new(inlet, self.duplicates.then_some(duplicates));
+            ends.push((Mouth::new(outlet), ear));
+        }
+        ends.try_into().unwrap_or_else(|_| unreachable!("seven channels"))
     }
 
     /// Starts a validator on its disks.
-    pub(crate) async fn start(&self, context: Context, disks: &Disks, node: usize) -> Node {
-        let key = disks.clinic.validators[node].clone();
-        let control = self.oracle.control(engine_key(&key.public()));
-        let mut channels = Vec::new();
+    pub(crate) async fn start(&self, context: &Context, disks: &Disks, validator: usize) -> Node {
+        self.start_behind(context, disks, validator, Fence::shut()).await
+    }
+
+    /// Starts a validator on its disks, behind a fence that is watched.
+    pub(crate) async fn start_behind(&self, context: &Context, disks: &Disks, validator: usize, fence: Fence) -> Node {
+        let ends = self.ends(validator).await;
+        self.run(context, disks, (validator, validator), (ends, fence))
+    }
+
+    /// Starts one validator twice, on disks that know nothing of each other: the first self talks with some of the others,
+    /// the second self, on the disk `spare`, with some as well.
+    pub(crate) async fn start_twins(
+        &self,
+        context: &Context,
+        disks: &Disks,
+        (validator, spare): (usize, usize),
+        (first, second): (&[usize], &[usize]),
+    ) -> [Node; 2] {
+        let control = self.oracle.control(self.peers[validator].clone());
+        let keys = |of: &[usize]| of.iter().map(|peer| self.peers[*peer].clone()).collect::<Vec<_>>();
+        let (first, second) = (keys(first), keys(second));
+        let (mut one, mut other) = (Vec::new(), Vec::new());
         for channel in 0..CHANNELS {
-            channels.push(control.register(channel, QUOTA).await.expect("registers"));
+            let (outlet, inlet) = control.register(channel, QUOTA).await.expect("registers");
+            let (near, far) = (first.clone(), second.clone());
+            let child = context.child("twins").with_attribute("validator", validator);
+            let child = child.with_attribute("channel", channel);
+            let (left, right) = inlet.split_with(child, move |(from, _)| {
+                match (near.contains(from), far.contains(from)) {
+                    (true, true) => SplitTarget::Both,
+                    (true, false) => SplitTarget::Primary,
+                    (false, true) => SplitTarget::Secondary,
+                    (false, false) => SplitTarget::None,
+                }
+            });
+            one.push((Mouth::new(outlet.clone()).only_to(&first), Ear::new(left, None)));
+            other.push((Mouth::new(outlet).only_to(&second), Ear::new(right, None)));
         }
+        [(one, validator), (other, spare)].map(|(ends, disk)| {
+            let ends = ends.try_into().unwrap_or_else(|_| unreachable!("seven channels"));
+            // Twins are one liar: neither asks what the other has voted.
+            self.run(context, disks, (validator, disk), (ends, Fence::open()))
+        })
+    }
+
+    pub(crate) fn run(
+        &self,
+        context: &Context,
+        disks: &Disks,
+        (validator, disk): (usize, usize),
+        (ends, fence): (Ends, Fence),
+    ) -> Node {
+        let key = disks.clinic.validators[validator].clone();
+        let control = self.oracle.control(self.peers[validator].clone());
         let [
             votes,
             certificates,
@@ -239,7 +243,7 @@ impl World {
             proposals,
             mempool_channel,
             recall,
-        ] = channels.try_into().unwrap_or_else(|_| unreachable!("seven channels"));
+        ] = ends;
         let channels = Channels {
             votes,
             certificates,
@@ -249,16 +253,15 @@ impl World {
             mempool: mempool_channel,
             recall,
         };
-        let (chain, mempool) = (disks.chain(node), Mempool::new(&mempool::Config::default()));
-        let rooms = Rooms {
-            chain: chain.clone(),
-            mempool: mempool.clone(),
-            payloads: disks.vaults(node),
-        };
+        let (chain, mempool) = (disks.chain(disk), Mempool::new(&mempool::Config::default()));
         let settings = Settings {
             genesis: disks.clinic.genesis.clone(),
             key,
-            rooms,
+            rooms: Rooms {
+                chain: chain.clone(),
+                mempool: mempool.clone(),
+                payloads: disks.vaults(disk),
+            },
             patience: Patience {
                 idle: Duration::from_millis(100),
                 state: Duration::from_secs(1),
@@ -269,37 +272,37 @@ impl World {
                 certification: Duration::from_secs(1),
                 absence: Duration::from_secs(3),
             },
-            fence: Fence::shut(),
-            partition: format!("validator-{node}"),
+            fence,
+            partition: format!("validator-{disk}"),
         };
         let members = self.oracle.manager();
+        let start = self.starts.fetch_add(1, Ordering::Relaxed);
+        let context = context.child("validator").with_attribute("start", start);
         let task = context.spawn(move |context| async move {
-            let running = engine::start(context, settings, channels, control, members)
-                .await
-                .expect("its stores open");
-            panic!("validator {node}: {}", running.stopped().await);
+            match engine::start(context, settings, channels, control, members).await {
+                Ok(running) => running.stopped().await,
+                Err(error) => error.to_string(),
+            }
         });
-        Node { task, chain, mempool }
-    }
-
-    /// Starts a validator that lies instead.
-    pub(crate) async fn start_liar(&self, context: Context, clinic: &Clinic, node: usize) {
-        let key = &clinic.validators[node];
-        let votes = self
-            .oracle
-            .control(engine_key(&key.public()))
-            .register(0, QUOTA)
-            .await
-            .expect("registers");
-        let scheme = Scheme::signer(&ValidatorSet::of(&clinic.genesis), key, Fence::open());
-        context.spawn(move |_| liar::contradict(scheme, votes));
+        Node {
+            validator,
+            task,
+            end: None,
+            chain,
+            mempool,
+        }
     }
 }
 
 /// Waits, in simulated time, until every node has reached a height and every transaction is final there.
-pub(crate) async fn settled(context: &Context, nodes: &[Node], height: u64, submitted: &[SignedTransaction]) {
+pub(crate) async fn settled(context: &Context, nodes: &mut [Node], height: u64, submitted: &[SignedTransaction]) {
     let done = |node: &Node| node.chain.head().height >= Height(height) && submitted.iter().all(|t| node.is_final(t));
     while !nodes.iter().all(done) {
+        for node in nodes.iter_mut() {
+            if let Some(end) = node.ended() {
+                panic!("validator {} has stopped: {end}", node.validator);
+            }
+        }
         context.sleep(Duration::from_millis(100)).await;
     }
 }
