@@ -115,7 +115,9 @@ enum Fate {
 async fn comes_back(context: &Context, disks: &Disks, fate: Fate) -> (Vec<Chain>, Vec<SignedTransaction>) {
     let journal = ["validator-3-votes-0".to_owned()];
     let (world, mut nodes, mut submitted) = enrolled(context, disks).await;
+    nodes.pop().expect("four").crash(context).await;
     let old = copied(context, &journal).await;
+    nodes.push(world.start(context, disks, 3).await);
     submitted.extend(submit(context, disks, &nodes, 0..8).await);
     settled(context, &mut nodes, 8, &submitted).await;
     nodes.pop().expect("four").crash(context).await;

@@ -108,6 +108,9 @@ pub enum StoreError {
     /// One of its own.
     #[error("the engine's stores cannot be opened: {0}")]
     Archive(#[from] commonware_storage::archive::Error),
+    /// The journal of its votes.
+    #[error("the vote journal cannot be read: {0}")]
+    Votes(#[from] commonware_storage::journal::Error),
     /// The chain behind them.
     #[error(transparent)]
     Chain(#[from] chain::Error),
@@ -259,7 +262,7 @@ where
     };
     let (delivery, failure) = deliver(&context, applier, acknowledged, (deliveries, votes));
     let [sending, receiving] = gossip(&context, &settings.rooms, channels.mempool);
-    let (witness, recalling) = recall(&context, &base, &settings, channels.recall).await;
+    let (witness, recalling) = recall(&context, &base, &settings, channels.recall).await?;
 
     let voting = (channels.votes, channels.certificates, channels.resolver);
     let application = Application::new(
@@ -301,7 +304,12 @@ where
 }
 
 /// Looks at the vote journal, and starts the end of the recall channel that asks and answers.
-async fn recall<E, S, R, P>(context: &E, base: &Base, settings: &Settings<P>, channel: (S, R)) -> (Witness, Handle<()>)
+async fn recall<E, S, R, P>(
+    context: &E,
+    base: &Base,
+    settings: &Settings<P>,
+    channel: (S, R),
+) -> Result<(Witness, Handle<()>), StoreError>
 where
     E: Runtime,
     S: Sender<PublicKey = PublicKey>,
@@ -311,7 +319,7 @@ where
     let epoch = base.chain.state().seats().epoch();
     let asker = Asker {
         me: base.me.clone(),
-        journal: votes::remembered(context, &base.partition, &base.pages, epoch).await,
+        journal: votes::remembered(context, &base.partition, &base.pages, epoch).await?,
         schemes: base.schemes.clone(),
         chain: base.chain.clone(),
         fence: settings.fence.clone(),
@@ -320,7 +328,7 @@ where
     let task = context
         .child("recall")
         .spawn(move |clock| recall::run(clock, asker, seen, channel));
-    (witness, task)
+    Ok((witness, task))
 }
 
 /// Starts the writer of the chain. It blocks on the disk with each block: a thread of its own, where there are threads.

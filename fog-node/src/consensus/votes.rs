@@ -3,7 +3,10 @@
 use commonware_consensus::{simplex::types::Artifact, types::Round};
 use commonware_cryptography::certificate::Verifier as _;
 use commonware_runtime::{ReadOptions, buffer::paged::CacheRef};
-use commonware_storage::journal::segmented::variable::{self, Journal as Records};
+use commonware_storage::journal::{
+    Error,
+    segmented::variable::{self, Journal as Records},
+};
 use commonware_utils::NZUsize;
 
 use super::{
@@ -18,32 +21,52 @@ pub(super) fn partition(prefix: &str, epoch: u64) -> String {
     format!("{prefix}-votes-{epoch}")
 }
 
-/// Reads the votes of the newest epoch that has any, from `epoch` backwards by one. A journal that cannot be read is put out
-/// of the engine's way: what it held is asked of the others.
-pub(super) async fn remembered<E: Runtime>(context: &E, prefix: &str, pages: &CacheRef, epoch: u64) -> Journal {
+/// Reads the votes of the newest epoch that has any, from `epoch` backwards by one. A journal that does not hold what was
+/// written is put out of the engine's way: what it held is asked of the others.
+///
+/// # Errors
+/// The disk fails: that says nothing about the journal, which stays.
+pub(super) async fn remembered<E: Runtime>(
+    context: &E,
+    prefix: &str,
+    pages: &CacheRef,
+    epoch: u64,
+) -> Result<Journal, Error> {
     for epoch in [Some(epoch), epoch.checked_sub(1)].into_iter().flatten() {
         let partition = partition(prefix, epoch);
         match highest(context, partition.clone(), pages).await {
-            Ok(Some(round)) => return Journal::Remembers(round),
+            Ok(Some(round)) => return Ok(Journal::Remembers(round)),
             Ok(None) => {}
-            Err(error) => {
+            Err(error) if is_damage(&error) => {
                 metrics::counter!("fog_consensus_journals_lost_total").increment(1);
-                tracing::error!(%error, epoch, "the vote journal cannot be read; this node votes again when the others have told it what it voted");
-                if let Err(error) = context.remove(&partition, None).await {
-                    tracing::error!(%error, epoch, "the damaged vote journal cannot be removed");
-                }
-                return Journal::Blank;
+                tracing::error!(%error, epoch, "the vote journal is damaged; this node votes again when the others have told it what it voted");
+                context.remove(&partition, None).await?;
+                return Ok(Journal::Blank);
             }
+            Err(error) => return Err(error),
         }
     }
-    Journal::Blank
+    Ok(Journal::Blank)
 }
 
-async fn highest<E: Runtime>(
-    context: &E,
-    partition: String,
-    pages: &CacheRef,
-) -> Result<Option<Round>, commonware_storage::journal::Error> {
+/// Whether the file holds something else than what was written; a disk that fails is none.
+const fn is_damage(error: &Error) -> bool {
+    use commonware_runtime::Error as Disk;
+    match error {
+        Error::Runtime(disk) => matches!(
+            disk,
+            Disk::PartitionCorrupt(_)
+                | Disk::BlobCorrupt(..)
+                | Disk::BlobLayoutMismatch { .. }
+                | Disk::BlobVersionMismatch { .. }
+                | Disk::BlobInsufficientLength
+                | Disk::InvalidChecksum
+        ),
+        _ => true,
+    }
+}
+
+async fn highest<E: Runtime>(context: &E, partition: String, pages: &CacheRef) -> Result<Option<Round>, Error> {
     let records = variable::Config {
         partition,
         compression: None,
