@@ -9,6 +9,7 @@ pub mod fault;
 pub mod fhir;
 pub mod health;
 pub mod incidents;
+pub mod light;
 pub mod parameters;
 pub mod payloads;
 pub mod receipts;
@@ -29,6 +30,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     chain::{Chain, Head},
+    disclosure::Disclosure,
     index::Index,
     intake::Intake,
     mempool::Mempool,
@@ -189,6 +191,8 @@ pub struct Rooms {
     pub intake: Intake,
     /// What is asked.
     pub query: Query,
+    /// What a member without a chain may learn of it.
+    pub disclosure: Disclosure,
     /// Whether this node may answer, and what went wrong here.
     pub recovery: Recovery,
     /// What is counted.
@@ -285,6 +289,7 @@ pub fn routes() -> Vec<Route<Context>> {
         transactions::routes(),
         payloads::routes(),
         chain::routes(),
+        light::routes(),
         health::routes(),
         incidents::routes(),
         fhir::routes(),

@@ -8,7 +8,7 @@
 //!    finalize.
 //! 3. [`recovery`] compare with the others, read everything again, mend it.
 //! 4. [`intake`] check, keep, queue. [`query`] permitted questions, the only way to records. [`projection`] from the chain
-//!    into the index. [`retention`] every payload that the chain names, held here. [`turnstile`] how many of one name may be
+//!    into the index. [`disclosure`] what a member without a chain may learn of it. [`retention`] every payload that the chain names, held here. [`turnstile`] how many of one name may be
 //!    in a room.
 //! 5. [`mempool`] what waits for a block, the one turn of the line; [`chain`] finalized blocks and the state; [`vault`]
 //!    payloads by content identifier; [`index`] searchable metadata; [`keyring`] the keys this node holds.
@@ -24,6 +24,7 @@ pub mod http;
 
 pub mod recovery;
 
+pub mod disclosure;
 pub mod intake;
 pub mod projection;
 pub mod query;

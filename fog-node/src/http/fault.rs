@@ -4,7 +4,7 @@ use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Response, StatusCode, header};
 use record::fhir;
 
-use crate::{chain, index, intake, query, vault};
+use crate::{chain, disclosure, index, intake, query, vault};
 
 use super::answer::FHIR_JSON;
 
@@ -171,6 +171,16 @@ impl From<query::Error> for Fault {
                     "this node's index and store contradict each other; ask another node and tell its operator";
                 Self::of_ours(&error, Self::internal(sentence))
             }
+        }
+    }
+}
+
+impl From<disclosure::Error> for Fault {
+    fn from(error: disclosure::Error) -> Self {
+        match error {
+            disclosure::Error::Busy => Self::too_many(format!("{error}; wait for an answer before you ask again")),
+            disclosure::Error::Chain(chain) => chain.into(),
+            disclosure::Error::Vault(vault) => vault.into(),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The rooms of a node, opened from the innermost outwards: what keeps, then what works on it.
 
+use http::HeaderMap;
 use ledger::{genesis::Genesis, proof::ValidatorSet};
 use record::signature::SigningKey;
 
@@ -8,6 +9,7 @@ use crate::{
     chain::{self, Chain},
     config::Config,
     containment::contained,
+    disclosure::Disclosure,
     index::Index,
     intake::Intake,
     keyring::Keyring,
@@ -35,7 +37,7 @@ impl Stores {
     pub(super) async fn open(node: &Node) -> Result<Self, Error> {
         let (config, data_dir) = (&node.config, &node.config.data_dir);
         let incidents = Incidents::open(data_dir).map_err(open("incidents"))?;
-        let peers = peers_client(&node.identity)?;
+        let peers = peers_client(&node.identity, HeaderMap::new())?;
         let vault = Vault::open(&config.vault, data_dir, peers.clone()).await;
         let index = Index::open(&config.index, data_dir).await;
         Ok(Self {
@@ -56,6 +58,7 @@ pub(super) struct Work {
     pub(super) query: Query,
     pub(super) projection: Projection,
     pub(super) retention: Retention,
+    pub(super) disclosure: Disclosure,
     pub(super) recovery: Recovery,
 }
 
@@ -63,7 +66,7 @@ impl Work {
     pub(super) fn on(stores: &Stores, config: &Config, genesis: &Genesis, key: SigningKey) -> Self {
         let (chain, vault, index) = (&stores.chain, &stores.vault, &stores.index);
         let readable = query::Rooms {
-            chain: chain.clone(),
+            states: chain.states(),
             vault: vault.clone(),
             index: index.clone(),
             keyring: stores.keyring.clone(),
@@ -85,6 +88,7 @@ impl Work {
             ),
             query: Query::new(&config.query, config.organization.clone(), readable),
             retention: Retention::new(chain.clone(), vault.clone()),
+            disclosure: Disclosure::new(chain.clone(), vault.clone()),
             recovery: Recovery::new(
                 config.recovery.clone(),
                 (key, validators),
