@@ -17,7 +17,13 @@ use rustix::{
     process::{Resource, Rlimit, setrlimit, umask},
 };
 
-use crate::{audit, config::Config, node::Node, telemetry::Telemetry};
+use crate::{
+    audit,
+    config::{self, Config, Faults},
+    node::{self, Node},
+    observer::Observer,
+    telemetry::{self, Telemetry},
+};
 
 /// Bad usage or configuration.
 const EXIT_USAGE: u8 = 64;
@@ -34,6 +40,13 @@ struct Cli {
 enum Command {
     /// Runs the node until SIGTERM or SIGINT.
     Run {
+        /// Its configuration, TOML; FOG_SECTION__KEY in the environment overrides a key.
+        #[arg(long)]
+        config: PathBuf,
+    },
+    /// Runs an observer until SIGTERM or SIGINT: no vote and no chain, it follows headers and proofs and serves what its
+    /// organisation was granted.
+    Observe {
         /// Its configuration, TOML; FOG_SECTION__KEY in the environment overrides a key.
         #[arg(long)]
         config: PathBuf,
@@ -83,6 +96,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let _installed = rustls::crypto::aws_lc_rs::default_provider().install_default();
     match cli.command {
         Command::Run { config } => run(&config),
+        Command::Observe { config } => observe(&config),
         Command::CheckConfig { config } => match prepare(&config) {
             Ok(_) => {
                 say(format_args!("{}: nothing is wrong", config.display()));
@@ -106,7 +120,13 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 
 /// Reads everything and tells all faults at once, before anything is opened or bound.
 fn prepare(path: &Path) -> Result<(Config, Node), ExitCode> {
-    let prepared = Config::load(path).and_then(|config| Ok((config.clone(), Node::prepare(config)?)));
+    told(
+        path,
+        Config::load(path).and_then(|config| Ok((config.clone(), Node::prepare(config)?))),
+    )
+}
+
+fn told<T>(path: &Path, prepared: Result<T, Faults>) -> Result<T, ExitCode> {
     prepared.map_err(|faults| {
         complain(format_args!("{}:\n{}", path.display(), faults.to_string().trim_end()));
         ExitCode::from(EXIT_USAGE)
@@ -114,13 +134,29 @@ fn prepare(path: &Path) -> Result<(Config, Node), ExitCode> {
 }
 
 fn run(path: &Path) -> ExitCode {
+    match prepare(path) {
+        Ok((config, node)) => work(&config.telemetry, |telemetry| node.run(telemetry)),
+        Err(code) => code,
+    }
+}
+
+fn observe(path: &Path) -> ExitCode {
+    let prepared = config::Observer::load(path);
+    let prepared = prepared.and_then(|config| Ok((config.telemetry.clone(), Observer::prepare(config)?)));
+    match told(path, prepared) {
+        Ok((config, observer)) => work(&config, |telemetry| observer.run(telemetry)),
+        Err(code) => code,
+    }
+}
+
+/// Runs what was prepared, watched and hardened, until its end.
+fn work<F: Future<Output = Result<(), node::Error>>>(
+    config: &telemetry::Config,
+    run: impl FnOnce(Telemetry) -> F,
+) -> ExitCode {
     // Before anything creates a file.
     umask(Mode::RWXG | Mode::RWXO);
-    let (config, node) = match prepare(path) {
-        Ok(prepared) => prepared,
-        Err(code) => return code,
-    };
-    let telemetry = match Telemetry::start(&config.telemetry) {
+    let telemetry = match Telemetry::start(config) {
         Ok(telemetry) => telemetry,
         Err(error) => {
             complain(error);
@@ -135,7 +171,7 @@ fn run(path: &Path) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let ended = runtime.block_on(node.run(telemetry)).map_err(anyhow::Error::from);
+    let ended = runtime.block_on(run(telemetry)).map_err(anyhow::Error::from);
     // Blocking calls that are under way may not hold the process up.
     runtime.shutdown_background();
     match ended {

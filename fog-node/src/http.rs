@@ -10,6 +10,7 @@ pub mod fhir;
 pub mod health;
 pub mod incidents;
 pub mod light;
+pub mod observer;
 pub mod parameters;
 pub mod payloads;
 pub mod receipts;
@@ -270,6 +271,24 @@ impl Context {
         Table::new(routes(), Arc::new(self), bounds)
             .answering_if(Self::may_answer)
             .into_service(&PREFIXES)
+    }
+}
+
+impl fhir::Server for Context {
+    fn caller_of(&self, peer: &Peer, headers: &HeaderMap) -> Result<Caller, Fault> {
+        Self::caller_of(self, peer, headers)
+    }
+
+    fn query(&self) -> &Query {
+        &self.rooms.query
+    }
+
+    fn fhir_base(&self) -> &str {
+        &self.fhir_base
+    }
+
+    fn genesis(&self) -> &Genesis {
+        &self.genesis
     }
 }
 

@@ -2,15 +2,17 @@
 //!
 //! Doors open inwards only. From the street inwards, and along the line of one reading:
 //!
-//! 1. [`command`] the command line; [`audit`] a whole chain compared with the others', for people; [`node`] the composition, the only file that names every room; [`config`] the one file
+//! 1. [`command`] the command line; [`audit`] a whole chain compared with the others', for people; [`node`] the composition, the only file that names every room; [`observer`] another one, without chain and vote; [`config`] the one file
 //!    of settings.
 //! 2. [`http`] the outer door: one file a resource, who asks, how it fails. [`consensus`] the engine room: propose, verify,
 //!    finalize.
-//! 3. [`recovery`] compare with the others, read everything again, mend it.
+//! 3. [`follow`] headers, state and commitments from nodes that are not believed, for an observer. [`recovery`] compare
+//!    with the others, read everything again, mend it.
 //! 4. [`intake`] check, keep, queue. [`query`] permitted questions, the only way to records. [`projection`] from the chain
 //!    into the index. [`disclosure`] what a member without a chain may learn of it. [`retention`] every payload that the chain names, held here. [`turnstile`] how many of one name may be
 //!    in a room.
-//! 5. [`mempool`] what waits for a block, the one turn of the line; [`chain`] finalized blocks and the state; [`vault`]
+//! 5. [`mempool`] what waits for a block, the one turn of the line; [`proofs`] what an observer keeps
+//!    instead of a chain; [`chain`] finalized blocks and the state; [`vault`]
 //!    payloads by content identifier; [`index`] searchable metadata; [`keyring`] the keys this node holds.
 //! 6. [`telemetry`] what an operator sees. [`containment`] the only panics that do not end the process.
 
@@ -18,9 +20,12 @@ pub mod audit;
 pub mod command;
 pub mod config;
 pub mod node;
+pub mod observer;
 
 pub mod consensus;
 pub mod http;
+
+pub mod follow;
 
 pub mod recovery;
 
@@ -35,6 +40,7 @@ pub mod chain;
 pub mod index;
 pub mod keyring;
 pub mod mempool;
+pub mod proofs;
 pub mod vault;
 
 pub mod containment;

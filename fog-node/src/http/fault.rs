@@ -4,7 +4,7 @@ use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Response, StatusCode, header};
 use record::fhir;
 
-use crate::{chain, disclosure, index, intake, query, vault};
+use crate::{chain, disclosure, index, intake, proofs, query, vault};
 
 use super::answer::FHIR_JSON;
 
@@ -49,6 +49,8 @@ faults! {
     unsupported_media = UNSUPPORTED_MEDIA_TYPE, "not-supported";
     /// 422: understood, and wrong for good.
     unprocessable = UNPROCESSABLE_ENTITY, "business-rule";
+    /// 501: a fog node can, this program cannot.
+    not_implemented = NOT_IMPLEMENTED, "not-supported";
     /// 500: our own contradiction.
     internal = INTERNAL_SERVER_ERROR, "exception";
 }
@@ -172,6 +174,12 @@ impl From<query::Error> for Fault {
                 Self::of_ours(&error, Self::internal(sentence))
             }
         }
+    }
+}
+
+impl From<proofs::Error> for Fault {
+    fn from(error: proofs::Error) -> Self {
+        Self::of_ours(&error, Self::unavailable(ELSEWHERE))
     }
 }
 

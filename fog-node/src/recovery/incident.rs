@@ -28,6 +28,8 @@ pub enum Kind {
     IndexAltered,
     /// A majority of the validators has another chain or state than this node.
     Diverged,
+    /// Two blocks of one height, each with two thirds of the votes.
+    Forked,
 }
 
 /// Who noticed.
@@ -40,6 +42,8 @@ pub enum FoundBy {
     Comparison,
     /// The start: a file did not open.
     Start,
+    /// An observer, following other nodes.
+    Following,
 }
 
 /// An incident; nothing in it is personal.
@@ -188,6 +192,7 @@ const fn name(kind: Kind) -> &'static str {
         Kind::PayloadDamaged => "payload-damaged",
         Kind::IndexAltered => "index-altered",
         Kind::Diverged => "diverged",
+        Kind::Forked => "forked",
     }
 }
 
