@@ -11,4 +11,5 @@ mod a_killed_gateway_loses_nothing;
 mod a_reading_reaches_the_hospital;
 mod a_sandbox_leaves_nothing_running;
 mod a_stranger_reads_nothing;
+mod an_observer_reads_what_it_was_granted;
 mod nothing_readable_is_on_disk;
