@@ -6,6 +6,7 @@
 //! have no gap; a block is appended once; every block that is read back is hashed again and compared. A file that is damaged
 //! is set aside and made anew from good blocks (`repair`); nothing in it is trusted but what hashes to what was agreed.
 
+mod light;
 mod repair;
 mod store;
 
@@ -19,7 +20,7 @@ use ledger::{
     block::{FinalizedBlock, Header, Height},
     genesis::Genesis,
     handover::{Handover, Handovers},
-    proof::{CarriedBlock, DESCENT_MAX, Finalization, Receipt},
+    proof::{CarriedBlock, Finalization, Receipt},
     state::{Outcome, State},
     transaction::{Commitment, TransactionId},
 };
@@ -97,7 +98,7 @@ impl<E: Into<redb::Error>> From<E> for Error {
 }
 
 /// The last block, and what the state is after it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Head {
     /// Its height.
     pub height: Height,
@@ -190,6 +191,12 @@ impl Chain {
         Arc::clone(&self.0.state.borrow())
     }
 
+    /// Follows the state.
+    #[must_use]
+    pub fn states(&self) -> watch::Receiver<Arc<State>> {
+        self.0.state.subscribe()
+    }
+
     /// The block at a height.
     ///
     /// # Errors
@@ -232,7 +239,7 @@ impl Chain {
         self.read(move |store| store.placed(&digest)).await
     }
 
-    /// The receipt of a bundle: `None` until its block, or one of the next [`DESCENT_MAX`] blocks, carries votes.
+    /// The receipt of a bundle: `None` until its block, or one of the next [`ledger::proof::DESCENT_MAX`] blocks, carries votes.
     ///
     /// # Errors
     /// [`Error`].
@@ -384,18 +391,11 @@ fn receipt(store: &Store, bundle: &BundleId) -> Result<Option<String>, Error> {
     let Some(block) = store.block(placed.height)? else {
         return Err(Error::Damaged(format!("block {} is missing", placed.height)));
     };
-    let mut finalization = block.finalization;
-    let mut descendants = Vec::new();
-    let mut height = placed.height;
-    while finalization.is_none() && descendants.len() + 1 < DESCENT_MAX {
-        height = height.next();
-        let Some(descendant) = store.block(height)? else {
-            return Ok(None);
-        };
-        descendants.push(descendant.block.header);
-        finalization = descendant.finalization;
-    }
-    let receipt = finalization.and_then(|f| Receipt::of(&block.block, placed.index as usize, descendants, f));
+    let proof = light::proof_of(store, &block)?;
+    let receipt = proof.and_then(|proof| {
+        let descendants = proof.headers.into_iter().skip(1).collect();
+        Receipt::of(&block.block, placed.index as usize, descendants, proof.finalization)
+    });
     Ok(receipt.map(|r| r.to_json()))
 }
 

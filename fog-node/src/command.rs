@@ -1,15 +1,22 @@
 //! The command line: run a node, rebuild a lost one, check its configuration, check a receipt offline.
 
+mod live;
+
 use std::{
     ffi::OsString,
     fmt::Display,
     fs,
     io::{self, Write as _},
-    panic,
     path::{Path, PathBuf},
     process::ExitCode,
 };
 
+use crate::{
+    audit,
+    config::{Config, Faults},
+    members,
+    node::Node,
+};
 use clap::{Parser, Subcommand};
 use ledger::{
     committee::Change,
@@ -19,19 +26,6 @@ use ledger::{
 use record::{
     ids::OrganizationId,
     signature::{PublicKey, SigningKey},
-};
-use rustix::{
-    fs::Mode,
-    process::{Resource, Rlimit, setrlimit, umask},
-};
-
-use crate::{
-    audit,
-    config::Config,
-    members,
-    node::{self, Keys, Node},
-    replace::Progress,
-    telemetry::Telemetry,
 };
 
 /// Bad usage or configuration.
@@ -62,6 +56,13 @@ enum Command {
         /// A copy of the node's keyring.sealed. Peers cannot give it back: without it the node opens no record.
         #[arg(long)]
         keyring: Option<PathBuf>,
+    },
+    /// Runs an observer until SIGTERM or SIGINT: no vote and no chain, it follows headers and proofs and serves what its
+    /// organisation was granted.
+    Observe {
+        /// Its configuration, TOML; FOG_SECTION__KEY in the environment overrides a key.
+        #[arg(long)]
+        config: PathBuf,
     },
     /// Reads the configuration and the files it names, and tells everything that is wrong.
     CheckConfig {
@@ -162,8 +163,9 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     // Another provider can only be there if the caller installed it on purpose.
     let _installed = rustls::crypto::aws_lc_rs::default_provider().install_default();
     match cli.command {
-        Command::Run { config } => run(&config),
-        Command::Replace { config, keyring } => replace(&config, keyring.as_deref()),
+        Command::Run { config } => live::run(&config),
+        Command::Replace { config, keyring } => live::replace(&config, keyring.as_deref()),
+        Command::Observe { config } => live::observe(&config),
         Command::CheckConfig { config } => match prepare(&config) {
             Ok(_) => {
                 say(format_args!("{}: nothing is wrong", config.display()));
@@ -199,88 +201,17 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 
 /// Reads everything and tells all faults at once, before anything is opened or bound.
 fn prepare(path: &Path) -> Result<(Config, Node), ExitCode> {
-    let prepared = Config::load(path).and_then(|config| Ok((config.clone(), Node::prepare(config)?)));
+    told(
+        path,
+        Config::load(path).and_then(|config| Ok((config.clone(), Node::prepare(config)?))),
+    )
+}
+
+fn told<T>(path: &Path, prepared: Result<T, Faults>) -> Result<T, ExitCode> {
     prepared.map_err(|faults| {
         complain(format_args!("{}:\n{}", path.display(), faults.to_string().trim_end()));
         ExitCode::from(EXIT_USAGE)
     })
-}
-
-fn run(path: &Path) -> ExitCode {
-    // Before anything creates a file.
-    umask(Mode::RWXG | Mode::RWXO);
-    let (config, node) = match prepare(path) {
-        Ok(prepared) => prepared,
-        Err(code) => return code,
-    };
-    if node.is_half_rebuilt() {
-        complain(format_args!(
-            "data_dir {} is being rebuilt and is not whole: run `fog-node replace --config {}` (again) until it ends",
-            config.data_dir.display(),
-            path.display()
-        ));
-        return ExitCode::from(EXIT_USAGE);
-    }
-    match live(&config, |telemetry| node.run(telemetry)) {
-        Some(()) => ExitCode::SUCCESS,
-        None => ExitCode::FAILURE,
-    }
-}
-
-fn replace(path: &Path, keyring: Option<&Path>) -> ExitCode {
-    umask(Mode::RWXG | Mode::RWXO);
-    let (config, node) = match prepare(path) {
-        Ok(prepared) => prepared,
-        Err(code) => return code,
-    };
-    let claim = match node.claim(keyring) {
-        Ok(claim) => claim,
-        Err(faults) => {
-            complain(faults.to_string().trim_end());
-            return ExitCode::from(EXIT_USAGE);
-        }
-    };
-    let rebuilt = live(&config, |_| node.replace(claim, Progress::to(|line| say(line))));
-    let Some((summary, keys)) = rebuilt else {
-        return ExitCode::FAILURE;
-    };
-    say(format_args!("rebuilt in {}\n{summary}", config.data_dir.display()));
-    say(match keys {
-        Keys::NotConfigured => "keys        none, as it is configured".to_owned(),
-        Keys::Restored(count) => format!("keys        {count}, from the copy"),
-        Keys::Lost => {
-            "keys        NONE: without a copy of its keyring.sealed this node opens no record until keys are \
-                       handed to it again; it stores, votes and serves payloads without them"
-                .to_owned()
-        }
-    });
-    ExitCode::SUCCESS
-}
-
-/// Does a node's work under its telemetry, on a runtime of its own; a failure is logged.
-fn live<T, W: Future<Output = Result<T, node::Error>>>(
-    config: &Config,
-    work: impl FnOnce(Telemetry) -> W,
-) -> Option<T> {
-    let telemetry = match Telemetry::start(&config.telemetry) {
-        Ok(telemetry) => telemetry,
-        Err(error) => {
-            complain(error);
-            return None;
-        }
-    };
-    harden();
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            tracing::error!(%error, "no runtime");
-            return None;
-        }
-    };
-    let ended = runtime.block_on(work(telemetry)).map_err(anyhow::Error::from);
-    // Blocking calls that are under way may not hold the process up.
-    runtime.shutdown_background();
-    ended.inspect_err(|error| tracing::error!("{error:#}")).ok()
 }
 
 fn raise(node: &Node, key: &Path, change: For) -> anyhow::Result<String> {
@@ -330,33 +261,6 @@ fn audit_chain(path: &Path) -> ExitCode {
             ExitCode::FAILURE
         }
     }
-}
-
-/// No core dump, and no process that goes on half dead: a panic anywhere is a broken invariant, the
-/// process stops at once, and its supervisor starts it anew. Only the place and our own words are logged; a formatted
-/// message could repeat what somebody measured.
-fn harden() {
-    let none = Rlimit {
-        current: Some(0),
-        maximum: Some(0),
-    };
-    if let Err(error) = setrlimit(Resource::Core, none) {
-        tracing::warn!(%error, "core dumps cannot be switched off");
-    }
-    panic::set_hook(Box::new(|panicked| {
-        // A store may panic over an altered page; who opened it catches that and heals.
-        if crate::containment::is_contained() {
-            return;
-        }
-        let place = panicked.location().map(ToString::to_string).unwrap_or_default();
-        let words = panicked
-            .payload()
-            .downcast_ref::<&'static str>()
-            .copied()
-            .unwrap_or("a message that is not logged");
-        tracing::error!(%place, "panicked: {words}");
-        std::process::abort();
-    }));
 }
 
 /// Checks a receipt and says what was checked.

@@ -1,5 +1,7 @@
 //! The node's one configuration file: read, overridden from the environment, checked; all faults are told at once.
 
+mod observer;
+
 use std::{
     fmt, fs, io,
     path::{Path, PathBuf},
@@ -8,6 +10,8 @@ use std::{
 use record::ids::OrganizationId;
 use serde::de::DeserializeOwned;
 use toml::{Table, Value};
+
+pub use observer::Observer;
 
 use crate::{chain, consensus, http, index, intake, keyring, mempool, query, recovery, telemetry, vault};
 
@@ -99,15 +103,8 @@ impl Config {
     /// # Errors
     /// Everything that is wrong with it.
     pub fn load(path: &Path) -> Result<Self, Faults> {
-        let mut faults = Faults::default();
-        let Some(text) = faults.note(path.display(), read(path)) else {
-            return Err(faults);
-        };
-        let folder = path.parent().unwrap_or(Path::new("."));
-        // A value that is not UTF-8 is no value of ours.
-        let variables =
-            std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
-        Self::parse(&text, folder, variables)
+        let (text, variables) = read_file(path)?;
+        Self::parse(&text, path.parent().unwrap_or(Path::new(".")), variables)
     }
 
     /// Reads the text of a file in a folder, and variables that override it.
@@ -115,24 +112,10 @@ impl Config {
     /// # Errors
     /// Everything that is wrong with it.
     pub fn parse(text: &str, folder: &Path, variables: impl Iterator<Item = (String, String)>) -> Result<Self, Faults> {
-        let mut faults = Faults::default();
-        let mut table: Table = faults.note("not TOML", toml::from_str(text)).unwrap_or_default();
-        if !faults.0.is_empty() {
-            return Err(faults);
-        }
-        for (name, value) in variables {
-            if let Some(path) = name.strip_prefix(PREFIX) {
-                set(&mut table, &path.to_ascii_lowercase(), value)
-                    .unwrap_or_else(|why| faults.add(format_args!("{name}: {why}")));
-            }
-        }
-        let mut read = Reader { table, faults };
-        let config = Self {
+        let mut read = Reader::of(text, variables)?;
+        let mut config = Self {
             name: read.required("name").unwrap_or_default(),
-            // A name that was refused is noted; another one lets the rest be checked.
-            organization: read
-                .required("organization")
-                .unwrap_or_else(|| "unnamed".parse().expect("a good name")),
+            organization: read.organization(),
             data_dir: read.path("data_dir", folder),
             genesis: read.path("genesis", folder),
             key: read.path("key", folder),
@@ -156,7 +139,8 @@ impl Config {
         faults.extend(config.recovery.faults());
         faults.extend(config.telemetry.faults());
         faults.extend(config.limits_that_let_nothing_through());
-        faults.none_or(config.within(folder))
+        place(&mut config.http, &mut config.keyring, folder);
+        faults.none_or(config)
     }
 
     fn limits_that_let_nothing_through(&self) -> impl Iterator<Item = String> {
@@ -180,19 +164,23 @@ impl Config {
             .filter(|(_, value)| *value == 0)
             .map(|(key, _)| format!("{key} must be at least 1"))
     }
+}
 
-    /// Paths are relative to the file that names them, wherever the process was started.
-    fn within(mut self, folder: &Path) -> Self {
-        let paths = [
-            &mut self.http.certificate,
-            &mut self.http.private_key,
-            &mut self.http.ca,
-        ];
-        for path in paths.into_iter().chain(self.keyring.passphrase_file.as_mut()) {
-            *path = folder.join(&*path);
-        }
-        self
+/// Paths are relative to the file that names them, wherever the process was started.
+fn place(http: &mut http::Config, keyring: &mut keyring::Config, folder: &Path) {
+    let paths = [&mut http.certificate, &mut http.private_key, &mut http.ca];
+    for path in paths.into_iter().chain(keyring.passphrase_file.as_mut()) {
+        *path = folder.join(&*path);
     }
+}
+
+/// The file's text, and the variables of this process; one that is not UTF-8 is none of ours.
+fn read_file(path: &Path) -> Result<(String, impl Iterator<Item = (String, String)>), Faults> {
+    let mut faults = Faults::default();
+    let text = faults.note(path.display(), read(path)).ok_or(faults)?;
+    let variables =
+        std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    Ok((text, variables))
 }
 
 fn read(path: &Path) -> io::Result<String> {
@@ -235,6 +223,28 @@ struct Reader {
 }
 
 impl Reader {
+    /// The table of a text, with variables that override it.
+    fn of(text: &str, variables: impl Iterator<Item = (String, String)>) -> Result<Self, Faults> {
+        let mut faults = Faults::default();
+        let mut table: Table = faults.note("not TOML", toml::from_str(text)).unwrap_or_default();
+        if !faults.0.is_empty() {
+            return Err(faults);
+        }
+        for (name, value) in variables {
+            if let Some(path) = name.strip_prefix(PREFIX) {
+                set(&mut table, &path.to_ascii_lowercase(), value)
+                    .unwrap_or_else(|why| faults.add(format_args!("{name}: {why}")));
+            }
+        }
+        Ok(Self { table, faults })
+    }
+
+    /// A name that was refused is noted; another one lets the rest be checked.
+    fn organization(&mut self) -> OrganizationId {
+        self.required("organization")
+            .unwrap_or_else(|| "unnamed".parse().expect("a good name"))
+    }
+
     fn required<T: DeserializeOwned>(&mut self, key: &str) -> Option<T> {
         let Some(value) = self.table.remove(key) else {
             self.faults.add(format_args!("{key} is missing"));

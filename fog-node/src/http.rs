@@ -9,6 +9,8 @@ pub mod fault;
 pub mod fhir;
 pub mod health;
 pub mod incidents;
+pub mod light;
+pub mod observer;
 pub mod parameters;
 pub mod payloads;
 pub mod receipts;
@@ -29,6 +31,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     chain::{Chain, Head},
+    disclosure::Disclosure,
     index::Index,
     intake::Intake,
     mempool::Mempool,
@@ -189,6 +192,8 @@ pub struct Rooms {
     pub intake: Intake,
     /// What is asked.
     pub query: Query,
+    /// What a member without a chain may learn of it.
+    pub disclosure: Disclosure,
     /// Whether this node may answer, and what went wrong here.
     pub recovery: Recovery,
     /// What is counted.
@@ -269,6 +274,24 @@ impl Context {
     }
 }
 
+impl fhir::Server for Context {
+    fn caller_of(&self, peer: &Peer, headers: &HeaderMap) -> Result<Caller, Fault> {
+        Self::caller_of(self, peer, headers)
+    }
+
+    fn query(&self) -> &Query {
+        &self.rooms.query
+    }
+
+    fn fhir_base(&self) -> &str {
+        &self.fhir_base
+    }
+
+    fn genesis(&self) -> &Genesis {
+        &self.genesis
+    }
+}
+
 /// How old the last block is by this node's clock, in milliseconds; blocks come about once a second even when nothing
 /// happens.
 fn head_age_ms(head: &Head) -> u64 {
@@ -285,6 +308,7 @@ pub fn routes() -> Vec<Route<Context>> {
         transactions::routes(),
         payloads::routes(),
         chain::routes(),
+        light::routes(),
         health::routes(),
         incidents::routes(),
         fhir::routes(),

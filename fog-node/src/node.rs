@@ -6,6 +6,7 @@ mod seats;
 
 use std::{fs, io, net::SocketAddr, path::Path, time::Duration};
 
+use ::http::HeaderMap;
 use ledger::genesis::{Address, Genesis, Validator};
 use record::{ids::OrganizationId, signature::SigningKey};
 use tokio::{
@@ -33,7 +34,7 @@ use crate::{
 };
 
 /// How long the tasks may take to end after they were told to, beyond the time that requests have.
-const STOP_TIMEOUT: Duration = Duration::from_secs(5);
+pub(crate) const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a connection to another node may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -69,7 +70,7 @@ pub enum Error {
     Rebuild(#[from] replace::Error),
 }
 
-fn open<E: Into<Box<dyn std::error::Error + Send + Sync>>>(room: &'static str) -> impl FnOnce(E) -> Error {
+pub(crate) fn open<E: Into<Box<dyn std::error::Error + Send + Sync>>>(room: &'static str) -> impl FnOnce(E) -> Error {
     move |source| Error::Open {
         room,
         source: source.into(),
@@ -162,7 +163,7 @@ impl Node {
     /// # Errors
     /// The client cannot be made.
     pub fn member(&self) -> Result<(reqwest::Client, String, &OrganizationId, &Genesis), Error> {
-        let client = peers_client(&self.identity)?;
+        let client = peers_client(&self.identity, HeaderMap::new())?;
         Ok((client, self.own_url(), &self.config.organization, &self.genesis))
     }
 
@@ -182,7 +183,11 @@ impl Node {
         let own = self.own_url();
         let peers = self.config.vault.exchange.peers.iter().map(ToString::to_string);
         let nodes = std::iter::once(own).chain(peers).map(|url| Audited { url });
-        Ok((peers_client(&self.identity)?, nodes.collect(), &self.genesis))
+        Ok((
+            peers_client(&self.identity, HeaderMap::new())?,
+            nodes.collect(),
+            &self.genesis,
+        ))
     }
 
     /// Runs until SIGTERM or SIGINT (a good end), or until a task ends (never a good one).
@@ -248,6 +253,7 @@ impl Node {
             index: stores.index,
             intake: work.intake,
             query: work.query,
+            disclosure: work.disclosure,
             recovery: work.recovery.clone(),
             telemetry: telemetry.clone(),
             consensus_runs,
@@ -272,7 +278,7 @@ impl Node {
     }
 }
 
-async fn named(task: &'static str, run: impl Future<Output = ()>) -> (&'static str, String) {
+pub(crate) async fn named(task: &'static str, run: impl Future<Output = ()>) -> (&'static str, String) {
     run.await;
     (task, "without a reason".to_owned())
 }
@@ -315,7 +321,7 @@ impl Running {
     }
 }
 
-fn genesis(path: &Path, faults: &mut Faults) -> Option<Genesis> {
+pub(crate) fn genesis(path: &Path, faults: &mut Faults) -> Option<Genesis> {
     let text = faults.note(format_args!("genesis {}", path.display()), fs::read_to_string(path))?;
     faults.note(format_args!("genesis {}", path.display()), Genesis::from_json(&text))
 }
@@ -329,7 +335,7 @@ fn key(path: &Path, faults: &mut Faults) -> Option<SigningKey> {
     )
 }
 
-fn identity(config: &http::Config, faults: &mut Faults) -> Option<Identity> {
+pub(crate) fn identity(config: &http::Config, faults: &mut Faults) -> Option<Identity> {
     keep_private("http.private_key", &config.private_key, faults);
     let identity = faults.note(
         "http",
@@ -340,7 +346,7 @@ fn identity(config: &http::Config, faults: &mut Faults) -> Option<Identity> {
 }
 
 /// A missing file is noted by whoever reads it.
-fn keep_private(what: &str, path: &Path, faults: &mut Faults) {
+pub(crate) fn keep_private(what: &str, path: &Path, faults: &mut Faults) {
     if is_private(path).is_ok_and(|is_private| !is_private) {
         let path = path.display();
         faults.add(format_args!(
@@ -350,13 +356,14 @@ fn keep_private(what: &str, path: &Path, faults: &mut Faults) {
 }
 
 /// The client for other nodes: TLS 1.3 with our certificate, the network's CA alone, no redirects and no proxy.
-fn peers_client(identity: &Identity) -> Result<reqwest::Client, Error> {
+pub(crate) fn peers_client(identity: &Identity, headers: HeaderMap) -> Result<reqwest::Client, Error> {
     let tls = identity.client().map_err(open("vault"))?;
     let client = reqwest::Client::builder()
         .tls_backend_preconfigured(tls)
         .https_only(true)
         .no_proxy()
         .redirect(reqwest::redirect::Policy::none())
+        .default_headers(headers)
         .connect_timeout(CONNECT_TIMEOUT);
     client.build().map_err(open("vault"))
 }

@@ -4,31 +4,30 @@
 //! with what was committed, every device signature checked again, and all of it taken into the index in one step. The
 //! index keeps the height, so a crash repeats at most the block it interrupted.
 
+mod followed;
+mod sealed;
 mod verify;
 
 use std::{
     collections::BTreeMap,
-    sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use bytes::Bytes;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
-use ledger::{block::Height, state::State, transaction::Commitment};
-use record::{
-    bundle::{Bundle, Entry, SealedBundle, SubjectSecret},
-    ids::{GatewayId, NetworkId, SubjectId},
-    observation::Observation,
-    reading::{Reason, TimeQuality},
-};
+use ledger::{block::Height, transaction::Commitment};
+use record::{ids::BundleId, reading::Reason};
 use tokio::{sync::watch, task::JoinError, time::Instant};
 
 use crate::{
     chain::{self, Chain, Head},
     index::{self, Index, Pending, Projected, Rejection, Row},
     keyring::Keyring,
+    proofs,
     vault::{self, Vault},
 };
+pub use followed::Followed;
+use sealed::Sealed;
 
 /// Payloads of one block had and opened at a time, at most.
 const BUNDLES_AT_A_TIME: usize = 8;
@@ -54,8 +53,11 @@ const NOT_OPENED: &str = "not-opened";
 /// Root or count of what was opened are not those that were committed.
 const NOT_AS_COMMITTED: &str = "not-as-committed";
 
-/// Reasons that may pass: the payload comes, the device is enrolled.
-const RETRYABLE: [&str; 2] = [PAYLOAD_MISSING, Reason::UnknownDevice.as_str()];
+/// The bundle was not known when its block was projected.
+const LEARNED_LATE: &str = "learned-late";
+
+/// Reasons that may pass: the payload comes, the device is enrolled, the bundle is opened at last.
+const RETRYABLE: [&str; 3] = [PAYLOAD_MISSING, LEARNED_LATE, Reason::UnknownDevice.as_str()];
 
 /// Why a step could not be made; it is made again.
 #[derive(Debug, thiserror::Error)]
@@ -63,6 +65,9 @@ pub enum Failure {
     /// The chain cannot be read.
     #[error(transparent)]
     Chain(#[from] chain::Error),
+    /// What an observer has proven cannot be read.
+    #[error(transparent)]
+    Proofs(#[from] proofs::Error),
     /// The index does not answer.
     #[error(transparent)]
     Index(#[from] index::Error),
@@ -79,8 +84,8 @@ pub enum Failure {
 
 /// The projection's task.
 #[derive(Clone, Debug)]
-pub struct Projection {
-    chain: Chain,
+pub struct Projection<F = Chain> {
+    chain: F,
     vault: Vault,
     index: Index,
     keyring: Keyring,
@@ -97,18 +102,10 @@ struct Opened {
     measured_ms: Vec<i64>,
 }
 
-/// All that is needed to open one bundle.
-struct Sealed {
-    network: NetworkId,
-    commitment: Commitment,
-    subject: SubjectId,
-    height: Height,
-}
-
-impl Projection {
+impl<F: Followed> Projection<F> {
     /// A projection of the chain into the index, of what the keyring opens.
     #[must_use]
-    pub const fn new(chain: Chain, vault: Vault, index: Index, keyring: Keyring) -> Self {
+    pub const fn new(chain: F, vault: Vault, index: Index, keyring: Keyring) -> Self {
         Self {
             chain,
             vault,
@@ -134,7 +131,7 @@ impl Projection {
     /// [`Failure`].
     pub async fn advance(&self) -> Result<Option<Height>, Failure> {
         let next = self.index.projected().await?.next();
-        if next > self.chain.head().height {
+        if next > self.chain.watch().borrow().height {
             return Ok(None);
         }
         self.project(next).await.map(|()| Some(next))
@@ -171,7 +168,7 @@ impl Projection {
             if projected >= head {
                 return Ok(());
             }
-            projected = projected.next();
+            projected = self.chain.next(projected, head).await?;
             self.project(projected).await?;
         }
     }
@@ -235,9 +232,9 @@ impl Projection {
     }
 
     async fn observe_latency(&self, height: Height, measured_ms: &[i64]) -> Result<(), Failure> {
-        let block = self.chain.block(height).await?.ok_or(Failure::NoBlock(height))?;
+        let proposed_ms = self.chain.timestamp_ms(height).await?;
         let now_ms = now_ms();
-        let age = now_ms.saturating_sub(i64::try_from(block.block.header.timestamp_ms).unwrap_or(i64::MAX));
+        let age = now_ms.saturating_sub(i64::try_from(proposed_ms).unwrap_or(i64::MAX));
         if u128::from(age.max(0).cast_unsigned()) <= LIVE.as_millis() {
             for measured_ms in measured_ms {
                 let seconds = now_ms.saturating_sub(*measured_ms).max(0) as f64 / 1_000.0;
@@ -247,9 +244,31 @@ impl Projection {
         Ok(())
     }
 
+    /// Notes a bundle of a block that was projected before the bundle was known; it is projected with the next heights.
+    ///
+    /// # Errors
+    /// [`Failure`].
+    pub async fn note_late(&self, bundle: BundleId, height: Height) -> Result<(), Failure> {
+        let late = Rejection {
+            bundle,
+            entry: None,
+            reason: LEARNED_LATE,
+            height,
+        };
+        Ok(self.index.note(&[late]).await?)
+    }
+
+    /// The height up to which the chain is projected.
+    ///
+    /// # Errors
+    /// [`Failure`].
+    pub async fn projected(&self) -> Result<Height, Failure> {
+        Ok(self.index.projected().await?)
+    }
+
     /// The commitments of a block that took effect and that we hold the key of.
     async fn ours(&self, height: Height) -> Result<Vec<Commitment>, Failure> {
-        let mut commitments = self.chain.commitments(height).await?.ok_or(Failure::NoBlock(height))?;
+        let mut commitments = self.chain.commitments(height).await?;
         commitments.retain(|commitment| self.keyring.secret(&commitment.key).is_some());
         Ok(commitments)
     }
@@ -295,87 +314,6 @@ impl Projection {
     }
 }
 
-impl Sealed {
-    fn rejected(&self, reason: &'static str) -> Opened {
-        let rejection = Rejection {
-            bundle: self.commitment.bundle,
-            entry: None,
-            reason,
-            height: self.height,
-        };
-        Opened {
-            rejections: vec![rejection],
-            ..Opened::default()
-        }
-    }
-
-    /// Opens the payload, compares it with the commitment and puts every reading in clinical terms.
-    fn open(&self, payload: &[u8], secret: &SubjectSecret, state: &Arc<State>) -> Opened {
-        let opened = SealedBundle::decode(payload)
-            .ok()
-            .filter(|sealed| sealed.key == self.commitment.key)
-            .and_then(|sealed| Some((sealed.open(&self.network, secret).ok()?, sealed.author)));
-        let Some((bundle, author)) = opened else {
-            return self.rejected(NOT_OPENED);
-        };
-        if !self.is_as_committed(&bundle) {
-            return self.rejected(NOT_AS_COMMITTED);
-        }
-        let mut opened = Opened::default();
-        for (at, entry) in (0u32..).zip(&bundle.entries) {
-            match self.rows(at, entry, state, &author) {
-                Ok((rows, measured_ms)) => {
-                    opened.rows.extend(rows);
-                    opened.measured_ms.extend(measured_ms);
-                }
-                Err(reason) => opened.rejections.push(Rejection {
-                    bundle: self.commitment.bundle,
-                    entry: Some(at),
-                    reason: reason.as_str(),
-                    height: self.height,
-                }),
-            }
-        }
-        opened
-    }
-
-    fn is_as_committed(&self, bundle: &Bundle) -> bool {
-        u32::try_from(bundle.entries.len()) == Ok(self.commitment.count) && bundle.root() == self.commitment.root
-    }
-
-    /// The rows of one reading, whose device's signature is checked against the key on the chain (of a device that
-    /// reports to the gateway that sealed it), and when it was measured if the device's clock is set.
-    fn rows(
-        &self,
-        at: u32,
-        entry: &Entry,
-        state: &Arc<State>,
-        author: &GatewayId,
-    ) -> Result<(Vec<Row>, Option<i64>), Reason> {
-        let reading = entry
-            .reading
-            .decode(|device| state.device(device).filter(|d| d.gateway == *author).map(|d| d.key))
-            .map_err(|refusal| refusal.reason)?;
-        let observations = Observation::of(&reading, entry.received_ms).map_err(|refusal| refusal.reason)?;
-        let measured_ms = reading.wall.filter(|_| reading.time_quality == TimeQuality::Synced);
-        let rows = observations.into_iter().map(|observation| Row {
-            id: observation.id(),
-            key: self.commitment.key,
-            subject: self.subject,
-            code: observation.sign.code.to_owned(),
-            effective_ms: observation.effective_ms,
-            received_ms: observation.received_ms,
-            ordinal: observation.index,
-            reading: observation.reading,
-            bundle: self.commitment.bundle,
-            cid: self.commitment.cid,
-            entry: at,
-            height: self.height,
-        });
-        Ok((rows.collect(), measured_ms))
-    }
-}
-
 fn account(projected: &Projected, rejections: &[Rejection]) {
     metrics::counter!("fog_projection_observations_total").increment(projected.inserted);
     metrics::counter!("fog_projection_duplicates_total").increment(projected.duplicates);
@@ -409,11 +347,11 @@ mod tests {
         transaction::{Action, Author, DeviceEnrolment, GatewayEnrolment, SignedTransaction, Transaction},
     };
     use record::{
-        bundle::{Category, SubjectKey},
+        bundle::{Bundle, Category, Entry, SealedBundle, SubjectKey, SubjectSecret},
         canonical::Digest,
         fhir::Patient,
-        ids::{BootId, OrganizationId},
-        reading::{Measured, MeasurementState, Reading, VERSION},
+        ids::{BootId, GatewayId, OrganizationId, SubjectId},
+        reading::{Measured, MeasurementState, Reading, TimeQuality, VERSION},
         signature::SigningKey,
     };
 

@@ -16,9 +16,9 @@ use record::{
     observation::Observation,
 };
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 
 use crate::{
-    chain::Chain,
     index::{self, Cursor, DateRange, Index, Row, Search},
     keyring::Keyring,
     turnstile::Turnstile,
@@ -100,7 +100,7 @@ pub struct Answer {
 #[derive(Debug)]
 pub struct Rooms {
     /// Grants in force and device keys.
-    pub chain: Chain,
+    pub states: watch::Receiver<Arc<State>>,
     /// Sealed records.
     pub vault: Vault,
     /// Where they are.
@@ -113,10 +113,11 @@ pub struct Rooms {
 #[derive(Debug)]
 pub struct Query {
     organization: OrganizationId,
-    chain: Chain,
+    states: watch::Receiver<Arc<State>>,
     vault: Vault,
     index: Index,
     keyring: Keyring,
+    serves_granted: bool,
     readers: Turnstile<OrganizationId>,
 }
 
@@ -125,19 +126,31 @@ impl Query {
     #[must_use]
     pub fn new(config: &Config, organization: OrganizationId, rooms: Rooms) -> Self {
         let Rooms {
-            chain,
+            states,
             vault,
             index,
             keyring,
         } = rooms;
         Self {
             organization,
-            chain,
+            states,
             vault,
             index,
             keyring,
+            serves_granted: false,
             readers: Turnstile::new(config.in_flight_per_organization_max),
         }
+    }
+
+    /// Answers also from keys of other custodians that this organisation holds because it was granted them.
+    #[must_use]
+    pub fn serving_granted(mut self) -> Self {
+        self.serves_granted = true;
+        self
+    }
+
+    fn state(&self) -> Arc<State> {
+        Arc::clone(&self.states.borrow())
     }
 
     /// The patients an organisation may see here, by id: those of whom it may read something that this node can open.
@@ -146,7 +159,7 @@ impl Query {
     /// [`Error::Busy`].
     pub fn patients(&self, reader: &OrganizationId) -> Result<Vec<Patient>, Error> {
         let _inside = self.readers.enter(reader).ok_or(Error::Busy)?;
-        let state = self.chain.state();
+        let state = self.state();
         let visible = |patient: &&Patient| !self.permits(&state, reader, patient.id).is_empty();
         Ok(self.keyring.patients().filter(visible).cloned().collect())
     }
@@ -154,7 +167,7 @@ impl Query {
     /// One patient, if the organisation may see them; "unknown" and "not yours" are the same answer.
     #[must_use]
     pub fn patient(&self, reader: &OrganizationId, subject: SubjectId) -> Option<Patient> {
-        let permits = self.permits(&self.chain.state(), reader, subject);
+        let permits = self.permits(&self.state(), reader, subject);
         self.keyring.patient(subject).filter(|_| !permits.is_empty()).cloned()
     }
 
@@ -164,7 +177,7 @@ impl Query {
     /// [`Error`].
     pub async fn observations(&self, reader: &OrganizationId, question: Question) -> Result<Answer, Error> {
         let _inside = self.readers.enter(reader).ok_or(Error::Busy)?;
-        let state = self.chain.state();
+        let state = self.state();
         let subjects = question
             .subjects
             .unwrap_or_else(|| self.keyring.patients().map(|patient| patient.id).collect());
@@ -202,7 +215,10 @@ impl Query {
     /// What the organisation may read of one subject with the keys this node holds. A key of ours that another member
     /// announced as its own opens nothing: whoever saw its public half first would decide who reads.
     fn permits(&self, state: &State, reader: &OrganizationId, subject: SubjectId) -> Vec<Permit> {
-        let is_ours = |key: &&KeyId| state.subject_key(key).is_some_and(|k| k.custodian == self.organization);
+        let is_ours = |key: &&KeyId| {
+            state.subject_key(key).is_some_and(|k| k.custodian == self.organization)
+                || (self.serves_granted && consent::authorize(state, &self.organization, key).is_ok())
+        };
         let keys = self.keyring.keys_of(subject);
         keys.iter()
             .filter(is_ours)

@@ -25,6 +25,7 @@ use serde::{Deserialize, Serialize};
 use tokio::{runtime::Handle, sync::watch, task::spawn_blocking, time::sleep};
 
 pub use incident::{FoundBy, Incident, Incidents, Kind, Open};
+pub(crate) use peers::limited;
 pub use peers::{Given, Miss, Peers};
 
 use crate::{

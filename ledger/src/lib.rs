@@ -11,6 +11,7 @@
 //! 5. [`consent`] grants in force -> Permit.
 //! 6. [`proof`] what a third party checks: Merkle inclusion and two thirds of the votes; [`handover`] whose votes count.
 //! 7. [`agreement`] what nodes say of their chains, compared: the majority, and who stands outside it (Algorithm 2).
+//! 8. [`light`] what a node without a chain is handed, and how it checks it.
 
 pub mod genesis;
 pub mod transaction;
@@ -32,3 +33,5 @@ pub mod handover;
 pub mod proof;
 
 pub mod agreement;
+
+pub mod light;

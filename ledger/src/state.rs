@@ -96,16 +96,16 @@ impl State {
         self.digest
     }
 
+    /// The digest of the register, which the state's digest is made of, too.
+    #[must_use]
+    pub const fn register_digest(&self) -> Digest {
+        self.register_digest
+    }
+
     /// Who may do what.
     #[must_use]
     pub fn register(&self) -> &Register {
         &self.register
-    }
-
-    /// The digest of [`State::register`].
-    #[must_use]
-    pub const fn register_digest(&self) -> Digest {
-        self.register_digest
     }
 
     /// Applies the next block and returns what became of each transaction.

@@ -25,7 +25,9 @@ const CERTIFICATE_DAYS: u64 = 30;
 /// Certificates are valid a little before they were made, for clocks that differ by minutes.
 const BACKDATED: Duration = Duration::from_secs(3_600);
 /// Scopes of the tokens in the report: a system that reads.
-const SCOPE: &str = "system/Observation.rs system/Patient.rs";
+pub const SCOPE: &str = "system/Observation.rs system/Patient.rs";
+/// What the token of an observer may do: have sealed bundles. It opens nothing, so it may be shown to any fog node.
+pub const SEALED_SCOPE: &str = "system/Bundle.rs";
 
 /// The certificate authority of one run. Its private key lives in memory alone and ends with the process.
 pub struct Authority {
@@ -172,13 +174,13 @@ struct Claims<'a> {
     jti: String,
 }
 
-/// Signs an access token for a client of an organisation, with the organisation's key.
+/// Signs an access token for a client of an organisation with a scope, with the organisation's key.
 ///
 /// # Errors
 /// [`Fault::Identity`].
 pub fn access_token(
     (organization, key): (&OrganizationId, &SigningKey),
-    client: &str,
+    (client, scope): (&str, &str),
     network: NetworkId,
     lifetime: Duration,
 ) -> Result<String, Fault> {
@@ -190,7 +192,7 @@ pub fn access_token(
         iss: organization,
         sub: client,
         aud: network,
-        scope: SCOPE,
+        scope,
         iat: now,
         exp: now + lifetime.as_secs(),
         jti: uuid::Uuid::new_v4().to_string(),
@@ -231,7 +233,13 @@ mod tests {
         let key = SigningKey::random();
         let network = NetworkId(Digest::of(Domain::GENESIS, &[b"test"]));
         let organization = "hospital-a".parse().expect("good");
-        let token = access_token((&organization, &key), "client", network, Duration::from_secs(60)).expect("signs");
+        let token = access_token(
+            (&organization, &key),
+            ("client", SCOPE),
+            network,
+            Duration::from_secs(60),
+        )
+        .expect("signs");
         let mut rules = jsonwebtoken::Validation::new(Algorithm::EdDSA);
         rules.set_audience(&[network.to_string()]);
         let public = jsonwebtoken::DecodingKey::from_ed_der(key.public().as_bytes());

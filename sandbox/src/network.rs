@@ -1,5 +1,6 @@
 //! The founding of a network: members, validators, genesis, certificates; everything is on disk before anything runs.
 
+mod observers;
 mod programs;
 
 use std::{
@@ -27,10 +28,15 @@ use crate::{
     ports::Ports,
 };
 
+pub use observers::ObserverPlan;
+
 /// The gateway's id, part of every topic.
 pub const GATEWAY: &str = "home-1";
 /// The MQTT user that may publish for every device of the home.
 pub const HOME_USER: &str = "home";
+
+/// Observers that are prepared: of the first two members.
+const OBSERVERS: u16 = 2;
 
 /// A member of the network, with the key only it has.
 #[derive(Debug)]
@@ -101,6 +107,8 @@ pub struct Network {
     pub members: Vec<Member>,
     /// Its fog nodes, in the order of the members.
     pub nodes: Vec<NodePlan>,
+    /// Observers that nobody has started: of the custodian and of the stranger.
+    pub observers: Vec<ObserverPlan>,
     /// Its gateway.
     pub gateway: GatewayPlan,
     /// Patients and devices.
@@ -127,6 +135,11 @@ impl Network {
         let nodes: Vec<_> = (0..nodes)
             .map(|i| node(&folder, &authority, members[usize::from(i)].id(), (&ports, i)))
             .collect::<Result<_, _>>()?;
+        let observers = (0..OBSERVERS).zip(&members).map(|(i, member)| {
+            let port = ports.observer_http(i).port();
+            ObserverPlan::of(&folder, &authority, member, port)
+        });
+        let observers = observers.collect::<Result<_, _>>()?;
         let genesis = genesis(&members, &nodes);
         let genesis_file = folder.write("genesis.json", pretty(&genesis))?;
         let validators = Handovers::none(&genesis);
@@ -141,6 +154,7 @@ impl Network {
             genesis,
             members,
             nodes,
+            observers,
             genesis_file,
         })
     }

@@ -10,6 +10,7 @@ pub const BASE: u16 = 8400;
 /// Fog nodes in one sandbox, at most: one letter each, and their ports do not meet the gateway's.
 pub const NODES_MAX: u16 = 26;
 
+const OBSERVER_HTTP: u16 = 60;
 const GATEWAY_HTTP: u16 = 80;
 const CONSENSUS: u16 = 100;
 const MQTT: u16 = 10_430;
@@ -69,6 +70,12 @@ impl Ports {
     #[must_use]
     pub fn node_consensus(&self, index: u16) -> SocketAddr {
         self.node_at(index, CONSENSUS + 1 + index)
+    }
+
+    /// HTTPS of observer `index`, from 0, if somebody starts it.
+    #[must_use]
+    pub fn observer_http(&self, index: u16) -> SocketAddr {
+        self.at(OBSERVER_HTTP + 1 + index)
     }
 
     /// Health, metrics and status of the gateway.

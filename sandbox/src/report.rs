@@ -47,6 +47,8 @@ pub struct Report {
     pub latency_ms: Latencies,
     /// The fog nodes.
     pub nodes: Vec<NodeReport>,
+    /// Observers that nobody has started yet: of the custodian, and of the stranger.
+    pub observers: Vec<ObserverReport>,
     /// The gateway.
     pub gateway: GatewayReport,
     /// The fleet of devices.
@@ -99,6 +101,19 @@ pub struct NodeReport {
     /// The process.
     #[serde(flatten)]
     pub process: ProcessReport,
+}
+
+/// An observer that `fog-node observe` may start; its keyring has the first patient's key.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ObserverReport {
+    /// Whose it is.
+    pub organization: OrganizationId,
+    /// Where it answers once it runs.
+    pub http: String,
+    /// Its configuration.
+    pub config_file: PathBuf,
+    /// What it keeps.
+    pub data_dir: PathBuf,
 }
 
 /// A process.

@@ -8,10 +8,10 @@ use crate::{
     household::Device,
     identities::Tokens,
     monitor::{NodeView, Snapshot},
-    network::{GATEWAY, HOME_USER, Network, NodePlan},
+    network::{GATEWAY, HOME_USER, Network, NodePlan, ObserverPlan},
     report::{
-        DeviceReport, FleetReport, GatewayReport, HospitalReport, Latencies, NodeReport, PatientReport, Report,
-        StrangerReport,
+        DeviceReport, FleetReport, GatewayReport, HospitalReport, Latencies, NodeReport, ObserverReport, PatientReport,
+        Report, StrangerReport,
     },
 };
 
@@ -57,6 +57,7 @@ pub fn report(network: &Network, tokens: &Tokens, now: &Snapshot, ending: &Endin
             .enumerate()
             .map(|(i, (plan, view))| node(plan, view, sighting(i, view, ending)))
             .collect(),
+        observers: network.observers.iter().map(observer).collect(),
         gateway: gateway(network, now),
         fleet: FleetReport {
             data_dir: network.fleet_data_dir(),
@@ -104,6 +105,15 @@ fn node(plan: &NodePlan, view: &NodeView, head: Option<&Head>) -> NodeReport {
         state_digest: head.map(|head| head.state_digest),
         data_dir: plan.data_dir.clone(),
         process: view.process.report.clone(),
+    }
+}
+
+fn observer(plan: &ObserverPlan) -> ObserverReport {
+    ObserverReport {
+        organization: plan.organization.clone(),
+        http: plan.url.clone(),
+        config_file: plan.config_file.clone(),
+        data_dir: plan.data_dir.clone(),
     }
 }
 

@@ -19,7 +19,7 @@ use crate::{
     fault::Fault,
     folder::{Folder, replace_json},
     household::Household,
-    identities::{Tokens, access_token},
+    identities::{SCOPE, Tokens, access_token},
     interruption,
     monitor::Monitor,
     network::Network,
@@ -110,8 +110,14 @@ impl Run {
         );
         let lifetime = Duration::from_secs(config.token_hours * 3_600);
         let token = |member: &crate::network::Member| {
-            access_token((member.id(), &member.key), &member.client_id(), network.id(), lifetime)
+            access_token(
+                (member.id(), &member.key),
+                (&member.client_id(), SCOPE),
+                network.id(),
+                lifetime,
+            )
         };
+        network.write_observers(lifetime)?;
         let tokens = Tokens {
             hospital: token(network.custodian())?,
             stranger: token(network.stranger())?,

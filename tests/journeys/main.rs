@@ -13,5 +13,6 @@ mod a_reading_reaches_the_hospital;
 mod a_repeated_bundle_is_one_commitment;
 mod a_sandbox_leaves_nothing_running;
 mod a_stranger_reads_nothing;
+mod an_observer_reads_what_it_was_granted;
 mod nothing_readable_is_on_disk;
 mod the_benchmark_measures_what_it_says;

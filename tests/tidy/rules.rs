@@ -15,15 +15,17 @@ const EMPTY_NAMES: [&str; 14] = [
     "handler", "handlers", "misc",
 ];
 /// The rooms of a fog node from the outside in; a room may name rooms further in, and itself.
-const DOORS: [&[&str]; 10] = [
+const DOORS: [&[&str]; 12] = [
     &["main", "lib", "command"],
+    &["observer"],
     &["node"],
     &["audit", "replace"],
     &["config"],
     &["http", "consensus"],
+    &["follow"],
     &["recovery"],
-    &["intake", "query", "projection", "retention"],
-    &["mempool"],
+    &["intake", "query", "projection", "retention", "disclosure"],
+    &["mempool", "proofs"],
     &["chain", "vault", "index", "keyring"],
     &["telemetry", "turnstile", "containment"],
 ];

@@ -36,10 +36,10 @@ const RECORD_BYTES_MAX: usize = 1 << 30;
 /// What applying a block gave.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Applied {
-    digest: Digest,
-    state_digest: Digest,
-    outcomes: Vec<Outcome>,
+pub(super) struct Applied {
+    pub(super) digest: Digest,
+    pub(super) state_digest: Digest,
+    pub(super) outcomes: Vec<Outcome>,
 }
 
 /// The open file; closed only while it is opened anew, or when that has failed.
@@ -169,7 +169,7 @@ impl Store {
         Ok(Some(effective.filter_map(|(t, _)| t.commitment().cloned()).collect()))
     }
 
-    fn applied(&self, height: Height) -> Result<Option<Applied>, Error> {
+    pub(super) fn applied(&self, height: Height) -> Result<Option<Applied>, Error> {
         let table = self.database()?.begin_read()?.open_table(APPLIED)?;
         let bytes = table.get(height.0)?;
         bytes

@@ -36,6 +36,7 @@ use super::{
 };
 use crate::{
     chain::{self, Chain},
+    disclosure::Disclosure,
     index::{self, Index},
     intake::{self, Intake},
     keyring::{Holding, Keyring, Passphrase},
@@ -197,13 +198,14 @@ async fn rooms(dir: &Path, genesis: &Genesis, key: &SigningKey, (peers, holding)
     let intake = Intake::new(&intake, key.clone(), chain.clone(), mempool.clone(), vault.clone());
     let query = query::Config::default();
     let rooms = query::Rooms {
-        chain: chain.clone(),
+        states: chain.states(),
         vault: vault.clone(),
         index: index.clone(),
         keyring,
     };
     let query = Query::new(&query, genesis.organizations[0].id.clone(), rooms);
     let consensus_runs = watch::channel(true).1;
+    let disclosure = Disclosure::new(chain.clone(), vault.clone());
     Rooms {
         chain,
         mempool,
@@ -211,6 +213,7 @@ async fn rooms(dir: &Path, genesis: &Genesis, key: &SigningKey, (peers, holding)
         index,
         intake,
         query,
+        disclosure,
         recovery,
         telemetry: telemetry(),
         consensus_runs,

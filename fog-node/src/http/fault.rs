@@ -4,7 +4,7 @@ use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Response, StatusCode, header};
 use record::fhir;
 
-use crate::{chain, index, intake, query, vault};
+use crate::{chain, disclosure, index, intake, proofs, query, vault};
 
 use super::answer::FHIR_JSON;
 
@@ -49,6 +49,8 @@ faults! {
     unsupported_media = UNSUPPORTED_MEDIA_TYPE, "not-supported";
     /// 422: understood, and wrong for good.
     unprocessable = UNPROCESSABLE_ENTITY, "business-rule";
+    /// 501: a fog node can, this program cannot.
+    not_implemented = NOT_IMPLEMENTED, "not-supported";
     /// 500: our own contradiction.
     internal = INTERNAL_SERVER_ERROR, "exception";
 }
@@ -171,6 +173,22 @@ impl From<query::Error> for Fault {
                     "this node's index and store contradict each other; ask another node and tell its operator";
                 Self::of_ours(&error, Self::internal(sentence))
             }
+        }
+    }
+}
+
+impl From<proofs::Error> for Fault {
+    fn from(error: proofs::Error) -> Self {
+        Self::of_ours(&error, Self::unavailable(ELSEWHERE))
+    }
+}
+
+impl From<disclosure::Error> for Fault {
+    fn from(error: disclosure::Error) -> Self {
+        match error {
+            disclosure::Error::Busy => Self::too_many(format!("{error}; wait for an answer before you ask again")),
+            disclosure::Error::Chain(chain) => chain.into(),
+            disclosure::Error::Vault(vault) => vault.into(),
         }
     }
 }

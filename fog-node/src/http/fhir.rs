@@ -7,17 +7,50 @@ pub mod patient;
 pub mod search;
 
 use http::{HeaderMap, header};
+use ledger::genesis::Genesis;
 
 use super::{
-    Context,
+    caller::{Caller, Peer},
     fault::Fault,
     parameters::Parameters,
     route::{Request, Route},
 };
+use crate::query::Query;
+
+/// What stands behind this door: a fog node, or an observer.
+pub trait Server: Send + Sync + 'static {
+    /// Who asks, by the state of this moment.
+    ///
+    /// # Errors
+    /// 401 for a bad token.
+    fn caller_of(&self, peer: &Peer, headers: &HeaderMap) -> Result<Caller, Fault>;
+
+    /// The only way to records.
+    fn query(&self) -> &Query;
+
+    /// What addresses in answers begin with.
+    fn fhir_base(&self) -> &str;
+
+    /// The network's founding document.
+    fn genesis(&self) -> &Genesis;
+
+    /// Who asks, by the state of this moment.
+    ///
+    /// # Errors
+    /// 401 for a bad token.
+    fn caller(&self, request: &Request) -> Result<Caller, Fault> {
+        self.caller_of(&request.peer, &request.headers)
+    }
+}
+
+/// Whoever may send a form: the bearer of a token.
+fn is_client<S: Server>(server: &S, peer: &Peer, headers: &HeaderMap) -> Result<(), Fault> {
+    server.caller_of(peer, headers)?.client().map(|_| ())
+}
 
 /// Everything that is served here; the CapabilityStatement is made from this table.
 #[must_use]
-pub fn routes() -> Vec<Route<Context>> {
+pub fn routes<S: Server>() -> Vec<Route<S>> {
     let mut routes = metadata::routes();
     routes.extend(observation::routes());
     routes.extend(patient::routes());

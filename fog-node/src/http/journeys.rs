@@ -2,7 +2,9 @@
 
 use ledger::{
     admission::{Admission, Submission},
+    block::Height,
     handover::Committees,
+    light::{CarriedCommitments, CarriedHeaders},
     proof::Receipt,
     transaction::{Action, Grant},
 };
@@ -118,6 +120,58 @@ async fn payloads_are_for_nodes_alone() {
         .await
         .expect("answers");
     assert_eq!(inlined.status(), 400);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sealed_things_are_for_members_who_may_read_them() {
+    let clinic = Clinic::with_readings().await;
+    let ask = async |path: &str, token: Option<String>| {
+        let request = clinic.get(path);
+        let request = match token {
+            Some(token) => request.bearer_auth(token),
+            None => request,
+        };
+        let answer = request.send().await.expect("answers");
+        (answer.status().as_u16(), answer.bytes().await.expect("a body"))
+    };
+    let sealed = |organization: &str| Some(clinic.token(organization, "system/Bundle.rs"));
+    let headers = ask("/api/v1/chain/headers?from=0", None).await;
+    let headers = CarriedHeaders::decode(&headers.1).expect("canonical");
+    let committees = Committees::founding(&clinic.genesis);
+    let proven = headers.proven(Height(0), &committees).expect("holds");
+    assert!(
+        proven.headers().len() > 6,
+        "enrolments, key, readings: each in a voted block"
+    );
+    let commitments = "/api/v1/chain/commitments?from=1";
+    for path in [commitments, "/api/v1/chain/state"] {
+        assert_eq!(ask(path, None).await.0, 401);
+        let reader = clinic.token("hospital-a", "system/Observation.rs system/Patient.rs");
+        assert_eq!(
+            ask(path, Some(reader)).await.0,
+            403,
+            "the token of a client that reads is not shown around"
+        );
+    }
+    let told = async |organization: &str| {
+        let (status, body) = ask(commitments, sealed(organization)).await;
+        assert_eq!(status, 200);
+        CarriedCommitments::decode(&body).expect("canonical").blocks
+    };
+    let blocks = told("hospital-a").await;
+    assert!(blocks.iter().all(|block| block.check(&committees).is_ok()));
+    let included: Vec<_> = blocks.iter().flat_map(|block| &block.included).collect();
+    assert_eq!((included.len(), told("insurer-b").await.len()), (3, 0));
+    let cid = included[0].transaction.commitment().expect("a commitment").cid;
+    let payload = format!("/ipfs/{cid}?format=raw");
+    let (status, body) = ask(&payload, sealed("hospital-a")).await;
+    assert_eq!((status, record::canonical::cid_of(&body)), (200, cid));
+    assert_eq!(ask(&payload, sealed("insurer-b")).await.0, 404);
+    assert_eq!(
+        ask("/fhir/Patient", sealed("hospital-a")).await.0,
+        403,
+        "it opens no record"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -9,7 +9,9 @@ use record::canonical;
 
 use super::{
     BODY_BYTES_MAX, Context, answer,
+    caller::Caller,
     fault::Fault,
+    light::observing,
     route::{Answered, Request, Route},
 };
 
@@ -37,7 +39,11 @@ async fn keep(context: Arc<Context>, request: Request) -> Answered {
 
 /// The raw block of an IPFS trustless gateway, from this node's own disk; it never asks others on a caller's behalf.
 async fn give(context: Arc<Context>, request: Request) -> Answered {
-    context.caller(&request)?.validator()?;
+    // A node fetches what it must hold; a member's observer what is sealed to a key that the member was granted.
+    let reader = match context.caller(&request)? {
+        Caller::Client(_) => Some(observing(&context, &request)?),
+        caller => caller.validator().map(|_| None)?,
+    };
     let wants_raw = request.parameters.last("format") == Some("raw") || request.accepts("application/vnd.ipld.raw");
     if !wants_raw {
         return Err(Fault::not_acceptable(
@@ -45,11 +51,11 @@ async fn give(context: Arc<Context>, request: Request) -> Answered {
         ));
     }
     let cid = canonical::parse_cid(request.place()).map_err(Fault::invalid)?;
-    let payload = context
-        .vault
-        .local(&cid)
-        .await?
-        .ok_or_else(|| Fault::not_found("this node does not hold this payload"))?;
+    let payload = match reader {
+        Some(reader) => context.disclosure.payload(&reader, &cid).await?,
+        None => context.vault.local(&cid).await?,
+    };
+    let payload = payload.ok_or_else(|| Fault::not_found("this node does not hold this payload"))?;
     let mut response = answer::bytes(StatusCode::OK, answer::RAW, payload);
     // A content identifier never names other bytes; only the holder's own client may keep them.
     let forever = HeaderValue::from_static("private, max-age=31536000, immutable");

@@ -96,6 +96,12 @@ impl Sqlite {
         Ok(projected)
     }
 
+    pub(super) async fn note(&self, rejections: &[Rejection]) -> Result<(), Error> {
+        let mut transaction = self.pool.begin_with("BEGIN IMMEDIATE").await?;
+        reject(&mut transaction, rejections, 0).await?;
+        Ok(transaction.commit().await?)
+    }
+
     pub(super) async fn pending(&self, reasons: &[&'static str], count: u32) -> Result<Vec<Pending>, Error> {
         let mut query = QueryBuilder::new("SELECT bundle, height FROM rejected WHERE reason IN (");
         let mut list = query.separated(", ");

@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use ::http::HeaderMap;
+
 use super::{Error, Node, open, peers_client};
 use crate::{
     chain::Chain,
@@ -75,7 +77,7 @@ impl Node {
     /// [`Error`]; what was rebuilt stays and is gone on from.
     pub async fn replace(self, claim: Claim, mut progress: Progress) -> Result<(Summary, Keys), Error> {
         let (config, data_dir) = (&self.config, &self.config.data_dir);
-        let client = peers_client(&self.identity)?;
+        let client = peers_client(&self.identity, HeaderMap::new())?;
         let (keyring, keys) = self.keys(claim.copy.as_deref())?;
         let chain = Chain::open(&config.chain, data_dir, &self.genesis).map_err(open("chain"))?;
         let vault = Vault::open(&config.vault, data_dir, client.clone()).await;

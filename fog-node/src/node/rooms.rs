@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use http::HeaderMap;
 use ledger::genesis::Genesis;
 use record::signature::SigningKey;
 
@@ -11,6 +12,7 @@ use crate::{
     config::Config,
     consensus,
     containment::contained,
+    disclosure::Disclosure,
     index::Index,
     intake::Intake,
     keyring::Keyring,
@@ -38,7 +40,7 @@ impl Stores {
     pub(super) async fn open(node: &Node) -> Result<Self, Error> {
         let (config, data_dir) = (&node.config, &node.config.data_dir);
         let incidents = Incidents::open(data_dir).map_err(open("incidents"))?;
-        let peers = peers_client(&node.identity)?;
+        let peers = peers_client(&node.identity, HeaderMap::new())?;
         let vault = Vault::open(&config.vault, data_dir, peers.clone()).await;
         let index = Index::open(&config.index, data_dir).await;
         set_engine_aside(data_dir, &incidents)?;
@@ -60,6 +62,7 @@ pub(super) struct Work {
     pub(super) query: Query,
     pub(super) projection: Projection,
     pub(super) retention: Retention,
+    pub(super) disclosure: Disclosure,
     pub(super) recovery: Recovery,
 }
 
@@ -67,7 +70,7 @@ impl Work {
     pub(super) fn on(stores: &Stores, config: &Config, key: SigningKey) -> Self {
         let (chain, vault, index) = (&stores.chain, &stores.vault, &stores.index);
         let readable = query::Rooms {
-            chain: chain.clone(),
+            states: chain.states(),
             vault: vault.clone(),
             index: index.clone(),
             keyring: stores.keyring.clone(),
@@ -88,6 +91,7 @@ impl Work {
             ),
             query: Query::new(&config.query, config.organization.clone(), readable),
             retention: Retention::new(chain.clone(), vault.clone()),
+            disclosure: Disclosure::new(chain.clone(), vault.clone()),
             recovery: Recovery::new(
                 config.recovery.clone(),
                 key,

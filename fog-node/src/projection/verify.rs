@@ -5,10 +5,10 @@ use std::collections::{HashMap, HashSet};
 use ledger::block::Height;
 use tokio::time::Instant;
 
-use super::{Failure, PAYLOADS_WAIT_AGAIN, Projection, RETRYABLE};
+use super::{Failure, Followed, PAYLOADS_WAIT_AGAIN, Projection, RETRYABLE};
 use crate::index::Row;
 
-impl Projection {
+impl<F: Followed> Projection<F> {
     /// Compares the rows of a block with what the block and its payloads give, and makes them so. How many were altered,
     /// missing or invented.
     ///

@@ -30,6 +30,8 @@ pub enum Kind {
     EngineDamaged,
     /// A majority of the validators has another chain or state than this node.
     Diverged,
+    /// Two blocks of one height, each with two thirds of the votes.
+    Forked,
 }
 
 /// Who noticed.
@@ -42,6 +44,8 @@ pub enum FoundBy {
     Comparison,
     /// The start: a file did not open.
     Start,
+    /// An observer, following other nodes.
+    Following,
 }
 
 /// An incident; nothing in it is personal.
@@ -191,6 +195,7 @@ const fn name(kind: Kind) -> &'static str {
         Kind::PayloadDamaged => "payload-damaged",
         Kind::IndexAltered => "index-altered",
         Kind::Diverged => "diverged",
+        Kind::Forked => "forked",
     }
 }
 

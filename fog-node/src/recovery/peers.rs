@@ -199,7 +199,7 @@ impl Peers {
 }
 
 /// The whole body, if it is not longer than it may be.
-async fn limited(mut answer: Response, bytes_max: usize) -> Option<bytes::Bytes> {
+pub(crate) async fn limited(mut answer: Response, bytes_max: usize) -> Option<bytes::Bytes> {
     let mut body = BytesMut::new();
     while let Some(chunk) = answer.chunk().await.ok()? {
         if body.len() + chunk.len() > bytes_max {

@@ -25,8 +25,17 @@ use super::{
     usage::disk_bytes,
 };
 use crate::{
-    children::Program, client::Node, config::Limits, enrolment, fault::Fault, folder::Folder, household::Household,
-    identities::access_token, memory::Memory, network::Network, processes::Processes,
+    children::Program,
+    client::Node,
+    config::Limits,
+    enrolment,
+    fault::Fault,
+    folder::Folder,
+    household::Household,
+    identities::{SCOPE, access_token},
+    memory::Memory,
+    network::Network,
+    processes::Processes,
 };
 
 /// Devices of a network: as many as the sandbox has.
@@ -102,7 +111,7 @@ impl Fog {
         let network = Network::found(folder, order.ports.clone(), order.nodes, household)?;
         let custodian = network.custodian();
         let signer = (custodian.id(), &custodian.key);
-        let token = access_token(signer, &custodian.client_id(), network.id(), TOKEN_LIFETIME)?;
+        let token = access_token(signer, (&custodian.client_id(), SCOPE), network.id(), TOKEN_LIFETIME)?;
         Ok(Self {
             programs: network.node_programs(order.scrub_s)?,
             edge: Arc::new(Edge::of(&network)?),

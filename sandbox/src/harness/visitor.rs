@@ -56,22 +56,27 @@ impl Visitor {
     /// # Panics
     /// If nobody answers.
     pub async fn get(&self, url: &str, token: Option<&str>) -> Answer {
+        self.try_get(url, token).await.expect("the node answers to the end")
+    }
+
+    /// The same; `None` if nobody answers.
+    pub async fn try_get(&self, url: &str, token: Option<&str>) -> Option<Answer> {
         let request = self.http.get(url);
         let request = match token {
             Some(token) => request.bearer_auth(token),
             None => request,
         };
-        let answer = request.send().await.expect("the node answers");
+        let answer = request.send().await.ok()?;
         let content_type = answer
             .headers()
             .get(header::CONTENT_TYPE)
             .and_then(|value| value.to_str().ok());
         let content_type = content_type.unwrap_or_default().to_owned();
-        Answer {
+        Some(Answer {
             status: answer.status(),
             content_type,
-            text: answer.text().await.expect("the node answers to the end"),
-        }
+            text: answer.text().await.ok()?,
+        })
     }
 
     /// GET below the hospital's FHIR base, as the hospital.

@@ -7,25 +7,29 @@ use serde_json::{Value as Json, json};
 
 use super::{
     super::{
-        Context, answer,
+        answer,
         route::{Answered, Request, Route},
     },
-    expect_json, observation, patient,
+    Server, expect_json, observation, patient,
     search::SearchParameter,
 };
 
 /// What is served here.
 #[must_use]
-pub fn routes() -> Vec<Route<Context>> {
+pub fn routes<S: Server>() -> Vec<Route<S>> {
     vec![Route::get("/fhir/metadata", |context, request| {
         Box::pin(capabilities(context, request))
     })]
 }
 
-async fn capabilities(context: Arc<Context>, request: Request) -> Answered {
+async fn capabilities<S: Server>(context: Arc<S>, request: Request) -> Answered {
     expect_json(&request)?;
-    let founded = instant(i64::try_from(context.genesis.founded_ms).unwrap_or(i64::MAX));
-    Ok(answer::fhir(&statement(&context.fhir_base, &founded, &super::routes())))
+    let founded = instant(i64::try_from(context.genesis().founded_ms).unwrap_or(i64::MAX));
+    Ok(answer::fhir(&statement(
+        context.fhir_base(),
+        &founded,
+        &super::routes::<S>(),
+    )))
 }
 
 fn statement<C>(base: &str, date: &str, routes: &[Route<C>]) -> Json {
@@ -69,10 +73,15 @@ fn parameters_of(resource: &str) -> &'static [SearchParameter] {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http::Context;
 
     #[test]
     fn every_type_of_the_table_is_declared_with_its_parameters() {
-        let statement = statement("https://h/fhir", "2026-09-21T14:13:20.123Z", &super::super::routes());
+        let statement = statement(
+            "https://h/fhir",
+            "2026-09-21T14:13:20.123Z",
+            &super::super::routes::<Context>(),
+        );
         assert_eq!(statement["fhirVersion"], "4.0.1");
         let resources = statement["rest"][0]["resource"].as_array().expect("a list");
         let types: Vec<_> = resources.iter().map(|r| r["type"].as_str().expect("text")).collect();

@@ -9,13 +9,13 @@ use record::{
 
 use super::{
     super::{
-        Context, FORM_BYTES_MAX, answer,
+        FORM_BYTES_MAX, answer,
         fault::Fault,
         parameters::Parameters,
         route::{Answered, Request, Route},
         token::Right,
     },
-    date, expect_json, is_strict, parameters,
+    Server, date, expect_json, is_client, is_strict, parameters,
     search::{self, CURSOR, Page, SearchParameter},
 };
 use crate::query::Question;
@@ -61,14 +61,14 @@ const IDS_MAX: usize = 500;
 
 /// What is served here.
 #[must_use]
-pub fn routes() -> Vec<Route<Context>> {
+pub fn routes<S: Server>() -> Vec<Route<S>> {
     let routes = vec![
         Route::get("/fhir/Observation", |context, request| Box::pin(find(context, request)))
             .is("Observation", "search-type"),
-        Route::post("/fhir/Observation/_search", FORM_BYTES_MAX, |context, request| {
+        Route::<S>::post("/fhir/Observation/_search", FORM_BYTES_MAX, |context, request| {
             Box::pin(find(context, request))
         })
-        .from(|context, peer, headers| context.caller_of(peer, headers)?.client().map(|_| ())),
+        .from(is_client),
         Route::get("/fhir/Observation/{id}", |context, request| {
             Box::pin(read(context, request))
         })
@@ -77,7 +77,7 @@ pub fn routes() -> Vec<Route<Context>> {
     routes.into_iter().map(Route::for_all).collect()
 }
 
-async fn read(context: Arc<Context>, request: Request) -> Answered {
+async fn read<S: Server>(context: Arc<S>, request: Request) -> Answered {
     expect_json(&request)?;
     let reader = context.caller(&request)?.reader("Observation", Right::Read)?;
     let question = Question {
@@ -85,24 +85,24 @@ async fn read(context: Arc<Context>, request: Request) -> Answered {
         count: 1,
         ..Question::default()
     };
-    let answer = context.query.observations(&reader, question).await?;
+    let answer = context.query().observations(&reader, question).await?;
     let observation = answer.observations.first();
     let observation = observation
         .ok_or_else(|| Fault::not_found("no such observation is visible to your organization on this node"))?;
     Ok(answer::fhir(observation))
 }
 
-async fn find(context: Arc<Context>, request: Request) -> Answered {
+async fn find<S: Server>(context: Arc<S>, request: Request) -> Answered {
     expect_json(&request)?;
     let reader = context.caller(&request)?.reader("Observation", Right::Search)?;
     let mut parameters = parameters(&request)?;
     parameters.remove(NEWEST_FIRST);
-    let question = question(&context.fhir_base, &parameters)?;
+    let question = question(context.fhir_base(), &parameters)?;
     parameters.remove(search::SUMMARY);
     search::check(PARAMETERS, &parameters, is_strict(&request.headers))?;
-    let answer = context.query.observations(&reader, question).await?;
+    let answer = context.query().observations(&reader, question).await?;
     let page = Page {
-        base: &context.fhir_base,
+        base: context.fhir_base(),
         resource: "Observation",
         parameters: &parameters,
         known: PARAMETERS,

@@ -6,13 +6,13 @@ use record::fhir::{Patient, SYSTEM};
 
 use super::{
     super::{
-        Context, FORM_BYTES_MAX, answer,
+        FORM_BYTES_MAX, answer,
         fault::Fault,
         parameters::Parameters,
         route::{Answered, Request, Route},
         token::Right,
     },
-    expect_json, is_strict, parameters,
+    Server, expect_json, is_client, is_strict, parameters,
     search::{self, CURSOR, Page, SearchParameter},
 };
 
@@ -37,13 +37,13 @@ pub const PARAMETERS: &[SearchParameter] = &[
 
 /// What is served here.
 #[must_use]
-pub fn routes() -> Vec<Route<Context>> {
+pub fn routes<S: Server>() -> Vec<Route<S>> {
     let routes = vec![
         Route::get("/fhir/Patient", |context, request| Box::pin(find(context, request))).is("Patient", "search-type"),
-        Route::post("/fhir/Patient/_search", FORM_BYTES_MAX, |context, request| {
+        Route::<S>::post("/fhir/Patient/_search", FORM_BYTES_MAX, |context, request| {
             Box::pin(find(context, request))
         })
-        .from(|context, peer, headers| context.caller_of(peer, headers)?.client().map(|_| ())),
+        .from(is_client),
         Route::get("/fhir/Patient/{id}", |context, request| {
             Box::pin(read(context, request))
         })
@@ -52,24 +52,24 @@ pub fn routes() -> Vec<Route<Context>> {
     routes.into_iter().map(Route::for_all).collect()
 }
 
-async fn read(context: Arc<Context>, request: Request) -> Answered {
+async fn read<S: Server>(context: Arc<S>, request: Request) -> Answered {
     expect_json(&request)?;
     let reader = context.caller(&request)?.reader("Patient", Right::Read)?;
-    let subject = search::patient(&context.fhir_base, request.place());
-    let patient = subject.and_then(|subject| context.query.patient(&reader, subject));
+    let subject = search::patient(context.fhir_base(), request.place());
+    let patient = subject.and_then(|subject| context.query().patient(&reader, subject));
     let patient =
         patient.ok_or_else(|| Fault::not_found("no such patient is visible to your organization on this node"))?;
     Ok(answer::fhir(&patient.resource()))
 }
 
-async fn find(context: Arc<Context>, request: Request) -> Answered {
+async fn find<S: Server>(context: Arc<S>, request: Request) -> Answered {
     expect_json(&request)?;
     let reader = context.caller(&request)?.reader("Patient", Right::Search)?;
     let mut parameters = parameters(&request)?;
     let count = search::count(&parameters)?;
     parameters.remove(search::SUMMARY);
     search::check(PARAMETERS, &parameters, is_strict(&request.headers))?;
-    let mut matches = context.query.patients(&reader)?;
+    let mut matches = context.query().patients(&reader)?;
     matches.retain(|patient| meets(patient, &parameters));
     let total = matches.len() as u64;
     // They are ordered by id, so the last id of a page is where the next begins.
@@ -81,7 +81,7 @@ async fn find(context: Arc<Context>, request: Request) -> Answered {
     matches.truncate(on_page);
     let next = matches.last().filter(|_| more).map(|patient| patient.id.to_string());
     let page = Page {
-        base: &context.fhir_base,
+        base: context.fhir_base(),
         resource: "Patient",
         parameters: &parameters,
         known: PARAMETERS,

@@ -1,0 +1,140 @@
+//! What runs for long: a node, an observer, the rebuilding of a lost node; each under telemetry, hardened, on a runtime of its own.
+
+use std::{panic, path::Path, process::ExitCode};
+
+use rustix::{
+    fs::Mode,
+    process::{Resource, Rlimit, setrlimit, umask},
+};
+
+use super::{EXIT_USAGE, complain, prepare, say, told};
+use crate::{
+    config,
+    node::{self, Keys},
+    observer::Observer,
+    replace::Progress,
+    telemetry::{self, Telemetry},
+};
+
+/// Runs a node until it is told to stop.
+pub(super) fn run(path: &Path) -> ExitCode {
+    let (config, node) = match prepare(path) {
+        Ok(prepared) => prepared,
+        Err(code) => return code,
+    };
+    if node.is_half_rebuilt() {
+        complain(format_args!(
+            "data_dir {} is being rebuilt and is not whole: run `fog-node replace --config {}` (again) until it ends",
+            config.data_dir.display(),
+            path.display()
+        ));
+        return ExitCode::from(EXIT_USAGE);
+    }
+    code(live(&config.telemetry, |telemetry| node.run(telemetry)))
+}
+
+/// Runs an observer until it is told to stop.
+pub(super) fn observe(path: &Path) -> ExitCode {
+    let prepared = config::Observer::load(path);
+    let prepared = prepared.and_then(|config| Ok((config.telemetry.clone(), Observer::prepare(config)?)));
+    match told(path, prepared) {
+        Ok((config, observer)) => code(live(&config, |telemetry| observer.run(telemetry))),
+        Err(code) => code,
+    }
+}
+
+/// Rebuilds a node whose disk is lost.
+pub(super) fn replace(path: &Path, keyring: Option<&Path>) -> ExitCode {
+    let (config, node) = match prepare(path) {
+        Ok(prepared) => prepared,
+        Err(code) => return code,
+    };
+    // Before anything creates a file.
+    umask(Mode::RWXG | Mode::RWXO);
+    let claim = match node.claim(keyring) {
+        Ok(claim) => claim,
+        Err(faults) => {
+            complain(faults.to_string().trim_end());
+            return ExitCode::from(EXIT_USAGE);
+        }
+    };
+    let rebuilt = live(&config.telemetry, |_| {
+        node.replace(claim, Progress::to(|line| say(line)))
+    });
+    let Some((summary, keys)) = rebuilt else {
+        return ExitCode::FAILURE;
+    };
+    say(format_args!("rebuilt in {}\n{summary}", config.data_dir.display()));
+    say(match keys {
+        Keys::NotConfigured => "keys        none, as it is configured".to_owned(),
+        Keys::Restored(count) => format!("keys        {count}, from the copy"),
+        Keys::Lost => {
+            "keys        NONE: without a copy of its keyring.sealed this node opens no record until keys are \
+                       handed to it again; it stores, votes and serves payloads without them"
+                .to_owned()
+        }
+    });
+    ExitCode::SUCCESS
+}
+
+fn code(ended: Option<()>) -> ExitCode {
+    match ended {
+        Some(()) => ExitCode::SUCCESS,
+        None => ExitCode::FAILURE,
+    }
+}
+
+/// Does some work under telemetry, on a runtime of its own; a failure is logged.
+fn live<T, W: Future<Output = Result<T, node::Error>>>(
+    config: &telemetry::Config,
+    work: impl FnOnce(Telemetry) -> W,
+) -> Option<T> {
+    // Before anything creates a file.
+    umask(Mode::RWXG | Mode::RWXO);
+    let telemetry = match Telemetry::start(config) {
+        Ok(telemetry) => telemetry,
+        Err(error) => {
+            complain(error);
+            return None;
+        }
+    };
+    harden();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            tracing::error!(%error, "no runtime");
+            return None;
+        }
+    };
+    let ended = runtime.block_on(work(telemetry)).map_err(anyhow::Error::from);
+    // Blocking calls that are under way may not hold the process up.
+    runtime.shutdown_background();
+    ended.inspect_err(|error| tracing::error!("{error:#}")).ok()
+}
+
+/// No core dump, and no process that goes on half dead: a panic anywhere is a broken invariant, the
+/// process stops at once, and its supervisor starts it anew. Only the place and our own words are logged; a formatted
+/// message could repeat what somebody measured.
+fn harden() {
+    let none = Rlimit {
+        current: Some(0),
+        maximum: Some(0),
+    };
+    if let Err(error) = setrlimit(Resource::Core, none) {
+        tracing::warn!(%error, "core dumps cannot be switched off");
+    }
+    panic::set_hook(Box::new(|panicked| {
+        // A store may panic over an altered page; who opened it catches that and heals.
+        if crate::containment::is_contained() {
+            return;
+        }
+        let place = panicked.location().map(ToString::to_string).unwrap_or_default();
+        let words = panicked
+            .payload()
+            .downcast_ref::<&'static str>()
+            .copied()
+            .unwrap_or("a message that is not logged");
+        tracing::error!(%place, "panicked: {words}");
+        std::process::abort();
+    }));
+}

@@ -1,0 +1,43 @@
+//! Whose votes count for an observer: the founders of the genesis, and each committee that the one before it has voted in.
+
+use std::sync::{Arc, PoisonError, RwLock};
+
+use ledger::{
+    block::Height,
+    handover::{Committees, Handovers},
+    light::LightError,
+};
+
+/// The committees that are known; clones share them.
+#[derive(Clone, Debug)]
+pub(super) struct Voters(Arc<RwLock<Committees>>);
+
+impl Voters {
+    pub(super) fn new(founding: Committees) -> Self {
+        Self(Arc::new(RwLock::new(founding)))
+    }
+
+    /// As far as they are known.
+    pub(super) fn known(&self) -> Committees {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What a node tells, if each handover is proven from our own founders on.
+    pub(super) fn proven(&self, told: Handovers) -> Result<Committees, LightError> {
+        let founders = &self.known();
+        let founders = founders.at(0);
+        if told.network != founders.network || told.validators != founders.validators {
+            return Err(LightError::BrokenChain(Height(0)));
+        }
+        Ok(Committees::of(told)?)
+    }
+
+    /// Takes committees that go on from the known ones.
+    pub(super) fn learn(&self, told: Committees) {
+        let mut known = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        if told.continues(&known) {
+            tracing::info!(committees = told.count(), "the committee of the network has changed");
+            *known = told;
+        }
+    }
+}
