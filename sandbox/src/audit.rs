@@ -57,10 +57,14 @@ impl Auditor {
     }
 
     /// Walks the chain up to a height and counts each reading; the nodes are asked in turn.
-    pub async fn walk(&self, height: u64) -> OnChain {
+    pub async fn walk(mut self, height: u64) -> OnChain {
         let mut found = OnChain::default();
+        if let Err(why) = self.learn_committees().await {
+            found.fault(format!("who votes is not proven: {why}"));
+        }
+        let this = &self;
         let blocks = stream::iter(1..=height)
-            .map(|h| self.bundles_at(h))
+            .map(|h| this.bundles_at(h))
             .buffered(AT_ONCE_MAX);
         let bundles = blocks.collect::<Vec<_>>().await;
         let mut distinct = BTreeSet::new();
@@ -71,7 +75,7 @@ impl Auditor {
             }
         }
         let readings = stream::iter(distinct.into_iter().zip(0..))
-            .map(|(bundle, turn)| async move { (bundle, self.readings_in(&bundle, turn).await) });
+            .map(|(bundle, turn)| async move { (bundle, this.readings_in(&bundle, turn).await) });
         let mut readings = std::pin::pin!(readings.buffer_unordered(AT_ONCE_MAX));
         while let Some((bundle, readings)) = readings.next().await {
             match readings {
@@ -80,6 +84,18 @@ impl Auditor {
             }
         }
         found
+    }
+
+    /// The committees after the founders, each proven by the one before.
+    async fn learn_committees(&mut self) -> Result<(), String> {
+        let told = self.asked(0, async |node: &Node| node.handovers().await).await;
+        let told = told.map_err(|e| e.to_string())?;
+        let told = Committees::of(told).map_err(|e| e.to_string())?;
+        if told.at(0) != self.committees.at(0) {
+            return Err("a node names other founders".to_owned());
+        }
+        self.committees = told;
+        Ok(())
     }
 
     async fn bundles_at(&self, height: u64) -> Result<Vec<BundleId>, CallError> {

@@ -5,6 +5,7 @@ use std::{path::Path, time::Duration};
 use cid::Cid;
 use ledger::{
     admission::Admission,
+    handover::Handovers,
     state::Outcome,
     transaction::{SignedTransaction, TransactionId},
 };
@@ -184,6 +185,14 @@ impl Node {
                 .await?,
         )
         .await
+    }
+
+    /// The committees, as it tells of them.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub async fn handovers(&self) -> Result<Handovers, CallError> {
+        json(self.get("/api/v1/chain/validators").send().await?).await
     }
 
     /// The block at a height.

@@ -4,6 +4,8 @@ use std::{ops::RangeInclusive, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
+use ledger::policy::EPOCH_BLOCKS_MIN;
+
 use crate::ports::{self, Host};
 
 /// The sandbox's configuration; `config/sandbox.toml` lists every key with its default.
@@ -22,6 +24,8 @@ pub struct Config {
     pub token_hours: u64,
     /// How often each fog node reads everything on its disk again, in seconds.
     pub scrub_s: u64,
+    /// Blocks of an epoch: what the members decide about the committee takes effect with the epoch after the next.
+    pub epoch_blocks: u64,
     /// A host for each fog node; none: all are on loopback.
     pub hosts: Vec<Host>,
     /// How long what is waited for may take.
@@ -37,6 +41,7 @@ impl Default for Config {
             speed: 1.0,
             token_hours: 24,
             scrub_s: 300,
+            epoch_blocks: 1_000,
             hosts: Vec::new(),
             limits: Limits::default(),
         }
@@ -123,6 +128,11 @@ impl Config {
             ("port base", u64::from(self.port_base), bases),
             ("token_hours", self.token_hours, 1..=TOKEN_HOURS_MAX),
             ("scrub_s", self.scrub_s, 1..=LIMIT_MAX_S),
+            (
+                "epoch_blocks",
+                self.epoch_blocks,
+                EPOCH_BLOCKS_MIN..=u64::from(u32::MAX),
+            ),
             ("limits.start_s", limits.start_s, 1..=LIMIT_MAX_S),
             ("limits.enrol_s", limits.enrol_s, 1..=LIMIT_MAX_S),
             ("limits.drain_s", limits.drain_s, 1..=LIMIT_MAX_S),

@@ -1,5 +1,6 @@
 //! The founding of a network: members, validators, genesis, certificates; everything is on disk before anything runs.
 
+mod newcomer;
 mod observers;
 mod programs;
 
@@ -28,6 +29,7 @@ use crate::{
     ports::Ports,
 };
 
+pub use newcomer::NewcomerPlan;
 pub use observers::ObserverPlan;
 
 /// The gateway's id, part of every topic.
@@ -109,6 +111,8 @@ pub struct Network {
     pub nodes: Vec<NodePlan>,
     /// Observers that nobody has started: of the custodian and of the stranger.
     pub observers: Vec<ObserverPlan>,
+    /// A node of the last founder, for which the members would have to vote.
+    pub newcomer: NewcomerPlan,
     /// Its gateway.
     pub gateway: GatewayPlan,
     /// Patients and devices.
@@ -123,11 +127,17 @@ pub struct Network {
 }
 
 impl Network {
-    /// Makes keys and certificates anew and founds a network for a household in a folder.
+    /// Makes keys and certificates anew and founds a network of so many nodes, with epochs of so many blocks, for a household in
+    /// a folder.
     ///
     /// # Errors
     /// [`Fault::Identity`] or [`Fault::File`].
-    pub fn found(folder: Folder, ports: Ports, nodes: u16, household: Household) -> Result<Self, Fault> {
+    pub fn found(
+        folder: Folder,
+        ports: Ports,
+        (nodes, epoch_blocks): (u16, u64),
+        household: Household,
+    ) -> Result<Self, Fault> {
         let authority = Authority::new()?;
         let members: Vec<_> = (0..nodes.max(4))
             .map(|i| member(&folder, i))
@@ -140,7 +150,8 @@ impl Network {
             ObserverPlan::of(&folder, &authority, member, port)
         });
         let observers = observers.collect::<Result<_, _>>()?;
-        let genesis = genesis(&members, &nodes);
+        let newcomer = NewcomerPlan::of(&folder, &authority, members.last().expect("four at least"), &ports)?;
+        let genesis = genesis(&members, &nodes, epoch_blocks);
         let genesis_file = folder.write("genesis.json", pretty(&genesis))?;
         let validators = Handovers::none(&genesis);
         Ok(Self {
@@ -155,6 +166,7 @@ impl Network {
             members,
             nodes,
             observers,
+            newcomer,
             genesis_file,
         })
     }
@@ -250,7 +262,7 @@ fn gateway(folder: &Folder, authority: &Authority) -> Result<GatewayPlan, Fault>
     })
 }
 
-fn genesis(members: &[Member], nodes: &[NodePlan]) -> Genesis {
+fn genesis(members: &[Member], nodes: &[NodePlan], epoch_blocks: u64) -> Genesis {
     let founded = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Genesis {
         name: "vitalfog sandbox".to_owned(),
@@ -266,7 +278,10 @@ fn genesis(members: &[Member], nodes: &[NodePlan]) -> Genesis {
                 address: None,
             })
             .collect(),
-        policy: ValidityPolicy::default(),
+        policy: ValidityPolicy {
+            epoch_blocks,
+            ..ValidityPolicy::default()
+        },
     }
 }
 

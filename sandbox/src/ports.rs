@@ -11,6 +11,8 @@ pub const BASE: u16 = 8400;
 pub const NODES_MAX: u16 = 26;
 
 const OBSERVER_HTTP: u16 = 60;
+const NEWCOMER_HTTP: u16 = 70;
+const NEWCOMER_CONSENSUS: u16 = 71;
 const GATEWAY_HTTP: u16 = 80;
 const CONSENSUS: u16 = 100;
 const MQTT: u16 = 10_430;
@@ -76,6 +78,18 @@ impl Ports {
     #[must_use]
     pub fn observer_http(&self, index: u16) -> SocketAddr {
         self.at(OBSERVER_HTTP + 1 + index)
+    }
+
+    /// HTTPS of the newcomer, if somebody starts it.
+    #[must_use]
+    pub fn newcomer_http(&self) -> SocketAddr {
+        self.at(NEWCOMER_HTTP)
+    }
+
+    /// Consensus of the newcomer, if somebody starts it.
+    #[must_use]
+    pub fn newcomer_consensus(&self) -> SocketAddr {
+        self.at(NEWCOMER_CONSENSUS)
     }
 
     /// Health, metrics and status of the gateway.

@@ -48,7 +48,9 @@ pub struct Report {
     /// The fog nodes.
     pub nodes: Vec<NodeReport>,
     /// Observers that nobody has started yet: of the custodian, and of the stranger.
-    pub observers: Vec<ObserverReport>,
+    pub observers: Vec<PreparedReport>,
+    /// A node of the last member that is none of the founders; nobody has started it, or voted for it.
+    pub newcomer: PreparedReport,
     /// The gateway.
     pub gateway: GatewayReport,
     /// The fleet of devices.
@@ -103,9 +105,10 @@ pub struct NodeReport {
     pub process: ProcessReport,
 }
 
-/// An observer that `fog-node observe` may start; its keyring has the first patient's key.
+/// A process that is prepared, and that nobody has started: an observer (`fog-node observe`; its keyring has the first
+/// patient's key) or the newcomer (`fog-node run`).
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct ObserverReport {
+pub struct PreparedReport {
     /// Whose it is.
     pub organization: OrganizationId,
     /// Where it answers once it runs.

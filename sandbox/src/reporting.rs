@@ -8,9 +8,9 @@ use crate::{
     household::Device,
     identities::Tokens,
     monitor::{NodeView, Snapshot},
-    network::{GATEWAY, HOME_USER, Network, NodePlan, ObserverPlan},
+    network::{GATEWAY, HOME_USER, Network, NewcomerPlan, NodePlan, ObserverPlan},
     report::{
-        DeviceReport, FleetReport, GatewayReport, HospitalReport, Latencies, NodeReport, ObserverReport, PatientReport,
+        DeviceReport, FleetReport, GatewayReport, HospitalReport, Latencies, NodeReport, PatientReport, PreparedReport,
         Report, StrangerReport,
     },
 };
@@ -58,6 +58,7 @@ pub fn report(network: &Network, tokens: &Tokens, now: &Snapshot, ending: &Endin
             .map(|(i, (plan, view))| node(plan, view, sighting(i, view, ending)))
             .collect(),
         observers: network.observers.iter().map(observer).collect(),
+        newcomer: newcomer(&network.newcomer),
         gateway: gateway(network, now),
         fleet: FleetReport {
             data_dir: network.fleet_data_dir(),
@@ -108,8 +109,17 @@ fn node(plan: &NodePlan, view: &NodeView, head: Option<&Head>) -> NodeReport {
     }
 }
 
-fn observer(plan: &ObserverPlan) -> ObserverReport {
-    ObserverReport {
+fn observer(plan: &ObserverPlan) -> PreparedReport {
+    PreparedReport {
+        organization: plan.organization.clone(),
+        http: plan.url.clone(),
+        config_file: plan.config_file.clone(),
+        data_dir: plan.data_dir.clone(),
+    }
+}
+
+fn newcomer(plan: &NewcomerPlan) -> PreparedReport {
+    PreparedReport {
         organization: plan.organization.clone(),
         http: plan.url.clone(),
         config_file: plan.config_file.clone(),

@@ -95,7 +95,12 @@ impl Run {
         };
         let devices = usize::try_from(config.devices).expect("at most a few thousand");
         let household = Household::furnish(&folder, devices, recordings)?;
-        let network = Network::found(folder, order.ports.clone(), config.nodes, household)?;
+        let network = Network::found(
+            folder,
+            order.ports.clone(),
+            (config.nodes, config.epoch_blocks),
+            household,
+        )?;
         let http = network.callers.anybody()?;
         let nodes: Vec<_> = network
             .nodes
@@ -118,6 +123,7 @@ impl Run {
             )
         };
         network.write_observers(lifetime)?;
+        network.write_newcomer()?;
         let tokens = Tokens {
             hospital: token(network.custodian())?,
             stranger: token(network.stranger())?,

@@ -13,7 +13,7 @@ use ledger::{
 use sandbox::{
     harness::{Sandbox, Visitor},
     lifeline,
-    report::ObserverReport,
+    report::PreparedReport,
 };
 use serde_json::Value as Json;
 
@@ -28,11 +28,11 @@ fn watched() -> &'static Sandbox {
 /// A running observer, which ends with the test.
 struct Observer {
     process: Child,
-    plan: ObserverReport,
+    plan: PreparedReport,
 }
 
 impl Observer {
-    fn start(plan: &ObserverReport) -> Self {
+    fn start(plan: &PreparedReport) -> Self {
         let process = Command::new(program())
             .args(["fog-node", "observe", "--config"])
             .arg(&plan.config_file)

@@ -38,6 +38,8 @@ use crate::{
     processes::Processes,
 };
 
+/// Blocks of an epoch: as many as the sandbox has.
+const EPOCH_BLOCKS: u64 = 1_000;
 /// Devices of a network: as many as the sandbox has.
 const DEVICES: usize = 50;
 /// Readings in one bundle of the history: with as many, the bundle just stays below a padding class of 16 KiB.
@@ -108,7 +110,7 @@ impl Fog {
     /// Founds a network in a folder; nothing runs yet.
     pub(super) fn found(folder: Folder, order: &Order) -> Result<Self, Fault> {
         let household = Household::furnish(&folder, DEVICES, Library::embedded())?;
-        let network = Network::found(folder, order.ports.clone(), order.nodes, household)?;
+        let network = Network::found(folder, order.ports.clone(), (order.nodes, EPOCH_BLOCKS), household)?;
         let custodian = network.custodian();
         let signer = (custodian.id(), &custodian.key);
         let token = access_token(signer, (&custodian.client_id(), SCOPE), network.id(), TOKEN_LIFETIME)?;

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use fog_node::keyring::{Holding, Keyring, Passphrase};
 use record::bundle::{Category, SubjectSecret};
-use serde_json::json;
+use serde_json::{Value as Json, json};
 
 use super::{GATEWAY, HOME_USER, Network, NodePlan, pretty};
 use crate::{
@@ -44,21 +44,9 @@ impl Network {
         } else {
             &[]
         };
-        let holding = |p: &Person| Holding {
-            key: p.key.clone(),
-            secret: p.secret.clone(),
-            patient: p.patient.clone(),
-        };
         let passphrase = Password::create(&self.folder, &dir.join("keyring.pass").to_string_lossy())?;
-        std::fs::create_dir_all(&node.data_dir).map_err(Fault::file(&node.data_dir))?;
-        let keyring = node.data_dir.join("keyring.sealed");
-        Passphrase::read(&passphrase.file)
-            .and_then(|phrase| Keyring::create(&keyring, &phrase, people.iter().map(holding).collect()))
-            .map_err(Fault::identity("a keyring"))?;
-        let peers: Vec<_> = (0..)
-            .zip(&self.nodes)
-            .map(|(i, peer)| json!({"key": peer.key.public(), "address": self.ports.node_consensus(i)}))
-            .collect();
+        self.seal_keyring(&node.data_dir, &passphrase, people)?;
+        let peers = self.consensus_peers();
         let others: Vec<_> = self
             .nodes
             .iter()
@@ -90,6 +78,28 @@ impl Network {
             Some(host) => program.within(&host.namespace),
             None => program,
         })
+    }
+
+    /// Where the founders reach each other to vote.
+    pub(super) fn consensus_peers(&self) -> Vec<Json> {
+        let peer =
+            |(i, peer): (u16, &NodePlan)| json!({"key": peer.key.public(), "address": self.ports.node_consensus(i)});
+        (0..).zip(&self.nodes).map(peer).collect()
+    }
+
+    /// Makes a data folder with a keyring that opens the records of some people.
+    pub(super) fn seal_keyring(&self, data_dir: &Path, passphrase: &Password, people: &[Person]) -> Result<(), Fault> {
+        let holding = |p: &Person| Holding {
+            key: p.key.clone(),
+            secret: p.secret.clone(),
+            patient: p.patient.clone(),
+        };
+        std::fs::create_dir_all(data_dir).map_err(Fault::file(data_dir))?;
+        let keyring = data_dir.join("keyring.sealed");
+        Passphrase::read(&passphrase.file)
+            .and_then(|phrase| Keyring::create(&keyring, &phrase, people.iter().map(holding).collect()))
+            .map_err(Fault::identity("a keyring"))?;
+        Ok(())
     }
 
     /// Writes the gateway's users, enrolments and configuration, and says how to run it.
