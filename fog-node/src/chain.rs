@@ -6,6 +6,7 @@
 //! have no gap; a block is appended once; every block that is read back is hashed again and compared. A file that is damaged
 //! is set aside and made anew from good blocks (`repair`); nothing in it is trusted but what hashes to what was agreed.
 
+mod handovers;
 mod light;
 mod repair;
 mod store;
@@ -17,9 +18,8 @@ use std::{
 
 use ledger::{
     agreement::Position,
-    block::{FinalizedBlock, Header, Height},
+    block::{FinalizedBlock, Height},
     genesis::Genesis,
-    handover::{Handover, Handovers},
     proof::{CarriedBlock, Finalization, Receipt},
     state::{Outcome, State},
     transaction::{Commitment, TransactionId},
@@ -248,30 +248,6 @@ impl Chain {
         self.read(move |store| receipt(store, &bundle)).await
     }
 
-    /// The committees from the founders on, each with the votes that handed over to it, as far as there are such votes yet.
-    ///
-    /// # Errors
-    /// [`Error`].
-    pub async fn handovers(&self) -> Result<Handovers, Error> {
-        let (genesis, state) = (self.0.genesis.clone(), self.state());
-        let founders = Handovers::none(&genesis);
-        self.read(move |store| {
-            let mut handovers = Vec::new();
-            for era in state.seats().eras().iter().skip(1) {
-                let Some((header, finalization)) = voted_header(store, &genesis, era.from - 1)? else {
-                    break;
-                };
-                handovers.push(Handover {
-                    header,
-                    finalization,
-                    validators: era.validators.clone(),
-                });
-            }
-            Ok(Handovers { handovers, ..founders })
-        })
-        .await
-    }
-
     async fn read<T: Send + 'static>(
         &self,
         question: impl FnOnce(&Store) -> Result<T, Error> + Send + 'static,
@@ -361,23 +337,6 @@ impl Chain {
         self.0.head.send_modify(|_| {});
         Ok(())
     }
-}
-
-/// The first header of an epoch that has votes of its own.
-fn voted_header(store: &Store, genesis: &Genesis, epoch: u64) -> Result<Option<(Header, Finalization)>, Error> {
-    let policy = &genesis.policy;
-    let first = epoch
-        .checked_sub(1)
-        .map_or(Height(1), |before| policy.last_of(before).next());
-    for height in (first.0..=policy.last_of(epoch).0).map(Height) {
-        let Some(block) = store.block(height)? else {
-            return Ok(None);
-        };
-        if let Some(finalization) = block.finalization {
-            return Ok(Some((block.block.header, finalization)));
-        }
-    }
-    Ok(None)
 }
 
 fn receipt(store: &Store, bundle: &BundleId) -> Result<Option<String>, Error> {

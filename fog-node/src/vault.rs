@@ -5,6 +5,7 @@
 
 mod embedded;
 mod exchange;
+mod peer;
 mod wanted;
 
 use std::{fmt, path::Path, sync::Arc, time::Duration};
@@ -20,8 +21,9 @@ use tokio::{
 use tokio_util::task::AbortOnDropHandle;
 
 use embedded::Embedded;
+pub use exchange::Config as ExchangeConfig;
 use exchange::Exchange;
-pub use exchange::{Config as ExchangeConfig, Peer};
+pub use peer::Peer;
 use wanted::{MESSAGES_MAX, Message, Seeker};
 
 /// Where payloads are kept.

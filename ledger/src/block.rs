@@ -191,7 +191,6 @@ pub struct FinalizedBlock {
 pub(crate) mod tests {
     use super::*;
     use crate::{
-        committee::Sitting,
         genesis::{Genesis, Organization, Role, Validator},
         policy::{ValidityPolicy, Violation},
     };
@@ -247,7 +246,7 @@ pub(crate) mod tests {
         assert_eq!(Block::decode(&block.encode()).expect("canonical"), block);
         let verified = genesis
             .policy
-            .verify(block.clone(), &parent.header, &Sitting::founding(&genesis))
+            .verify(block.clone(), &parent.header, &genesis.sitting())
             .expect("valid");
         assert!(verified.digest().leading_zero_bits() >= 8);
         assert_eq!(verified.block(), &block);
@@ -265,7 +264,7 @@ pub(crate) mod tests {
             block.header = genesis.policy.mine(block.header).0;
             genesis
                 .policy
-                .verify(block, &parent.header, &Sitting::founding(&genesis))
+                .verify(block, &parent.header, &genesis.sitting())
                 .expect_err("violates")
         };
         assert_eq!(refused(&|h| h.network = NetworkId(Digest::ZERO)), Violation::Network);
@@ -285,9 +284,7 @@ pub(crate) mod tests {
             unmined.header.nonce += 1;
         }
         assert_eq!(
-            genesis
-                .policy
-                .verify(unmined, &parent.header, &Sitting::founding(&genesis)),
+            genesis.policy.verify(unmined, &parent.header, &genesis.sitting()),
             Err(Violation::Nonce)
         );
     }

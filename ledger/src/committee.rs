@@ -7,57 +7,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use record::{
-    canonical::{self, Digest, Domain},
-    ids::OrganizationId,
-    signature::PublicKey,
-};
+use record::{canonical::Digest, ids::OrganizationId, signature::PublicKey};
 use serde::{Deserialize, Serialize};
 
-use crate::{
-    block::Height,
-    genesis::{Genesis, Organization, VALIDATORS_MAX, Validator},
-};
+use crate::member::{Organization, VALIDATORS_MAX, Validator, keys_of};
+
+pub use crate::member::{Change, Voice, digest_of};
 
 /// Changes that one organisation may have asked for and that are not decided, at most.
 pub const OPEN_CHANGES_MAX: usize = 16;
-
-/// What members may change about themselves.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Change {
-    /// An organisation becomes a member.
-    Admit(Organization),
-    /// A member leaves: its signature counts no more, its gateways' neither, and what it was granted ends.
-    Dismiss(OrganizationId),
-    /// A fog node of a member gets a vote.
-    Seat(Validator),
-    /// A fog node loses its vote.
-    Unseat(PublicKey),
-}
-
-/// One organisation's voice for a change.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Voice {
-    /// What it is for.
-    pub change: Change,
-    /// The epoch in which it was raised; it counts in this one and the next, so that no old voice can be brought up later.
-    pub epoch: u64,
-}
-
-/// The digest by which headers name a committee: over its keys, sorted.
-#[must_use]
-pub fn digest_of(keys: &[PublicKey]) -> Digest {
-    Digest::of(Domain::COMMITTEE, &[&canonical::encode(&keys)])
-}
-
-/// The keys of some validators, sorted: the order in which the engine numbers them.
-pub(crate) fn keys_of(validators: &[Validator]) -> Vec<PublicKey> {
-    let mut keys: Vec<_> = validators.iter().map(|validator| validator.key).collect();
-    keys.sort();
-    keys
-}
 
 /// What a header of an epoch must say about committees.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,14 +26,6 @@ pub struct Sitting {
     pub voting: Vec<PublicKey>,
     /// Who votes in the next one: [`digest_of`] their keys.
     pub next: Digest,
-}
-
-impl Sitting {
-    /// What the blocks of the first epoch must say.
-    #[must_use]
-    pub fn founding(genesis: &Genesis) -> Self {
-        Seats::founding(genesis).sitting()
-    }
 }
 
 /// The committee of an epoch and of those after it, until the next change.
@@ -125,14 +75,14 @@ pub(crate) enum Unheard {
 }
 
 impl Seats {
-    pub(crate) fn founding(genesis: &Genesis) -> Self {
-        let founders = genesis.validators.clone();
+    pub(crate) fn founding(validators: &[Validator], epoch_blocks: u64) -> Self {
+        let founders = validators.to_vec();
         let era = Era {
             from: 0,
             validators: keys_of(&founders),
         };
         Self {
-            epoch_blocks: genesis.policy.epoch_blocks,
+            epoch_blocks,
             epoch: 0,
             voting: founders.clone(),
             next: founders.clone(),
@@ -178,8 +128,8 @@ impl Seats {
     }
 
     /// Whether an epoch ends with the block at a height.
-    pub(crate) const fn ends_with(&self, height: Height) -> bool {
-        (height.0 + 1) % self.epoch_blocks == 0
+    pub(crate) const fn ends_with(&self, height: u64) -> bool {
+        (height + 1).is_multiple_of(self.epoch_blocks)
     }
 
     /// The last block of an epoch was applied.
@@ -275,7 +225,7 @@ impl Seats {
 mod tests {
     use super::*;
     use crate::{block::tests::founded, policy::EPOCH_BLOCKS_MIN};
-    use record::signature::SigningKey;
+    use record::{canonical::Domain, signature::SigningKey};
 
     struct World {
         members: BTreeMap<OrganizationId, Organization>,
@@ -295,7 +245,7 @@ mod tests {
                     .map(|o| (o.id.clone(), o.clone()))
                     .collect(),
                 founders: genesis.committee(),
-                seats: Seats::founding(&genesis),
+                seats: Seats::founding(&genesis.validators, genesis.policy.epoch_blocks),
             }
         }
 
@@ -394,7 +344,7 @@ mod tests {
         let organization = Organization {
             id: "newcomer".parse().expect("good"),
             name: "Newcomer".to_owned(),
-            role: crate::genesis::Role::Payer,
+            role: crate::member::Role::Payer,
             key: SigningKey::random().public(),
         };
         world.members.insert(organization.id.clone(), organization.clone());

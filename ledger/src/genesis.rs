@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use record::{
     canonical::{self, Digest, Domain},
-    ids::{NetworkId, OrganizationId},
+    ids::NetworkId,
     merkle,
     signature::PublicKey,
 };
@@ -12,65 +12,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     block::{Block, Header, Height, VERSION},
-    committee::{digest_of, keys_of},
+    committee::{Seats, Sitting},
+    member::{digest_of, keys_of},
     policy::ValidityPolicy,
 };
 
-/// Validators of a network, at most: messages of the consensus are sized for so many.
-pub const VALIDATORS_MAX: usize = 64;
-
-/// What an organisation is in the network. The paper's "distributor" is a [`Role::Supplier`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Role {
-    /// Hospitals and practices.
-    Provider,
-    /// Insurers.
-    Payer,
-    /// Suppliers of medicine.
-    Supplier,
-    /// Who runs the machines.
-    Operator,
-}
-
-/// A member of the network.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Organization {
-    /// Its id.
-    pub id: OrganizationId,
-    /// The name people read.
-    pub name: String,
-    /// Its role.
-    pub role: Role,
-    /// The key with which it signs transactions and access tokens.
-    pub key: PublicKey,
-}
-
-/// A fog node with a vote.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Validator {
-    /// The organisation that runs it.
-    pub organization: OrganizationId,
-    /// The key with which it votes and signs admissions.
-    pub key: PublicKey,
-    /// Its TLS public key: SHA-256 of the SubjectPublicKeyInfo.
-    pub tls: Digest,
-    /// Where the others reach it; founders give their addresses to each other by their configurations.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub address: Option<Address>,
-}
-
-/// Where a validator is reached.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Address {
-    /// For votes: an IP address and a port.
-    pub consensus: String,
-    /// For payloads and comparisons: an `https://` URL without a path.
-    pub http: String,
-}
+pub use crate::member::{Address, Organization, Role, VALIDATORS_MAX, Validator};
 
 /// The founding document.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -141,6 +88,12 @@ impl Genesis {
     #[must_use]
     pub fn network(&self) -> NetworkId {
         NetworkId(Digest::of(Domain::GENESIS, &[&canonical::encode(self)]))
+    }
+
+    /// What the blocks of the first epoch must say of committees.
+    #[must_use]
+    pub fn sitting(&self) -> Sitting {
+        Seats::founding(&self.validators, self.policy.epoch_blocks).sitting()
     }
 
     /// The committee's keys, sorted: the order in which the engine numbers them.

@@ -11,9 +11,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     block::Header,
-    committee::{Era, digest_of},
-    genesis::{Genesis, VALIDATORS_MAX},
-    proof::{ReceiptError, ValidatorSet},
+    committee::Era,
+    genesis::Genesis,
+    member::{VALIDATORS_MAX, digest_of},
+    quorum::{NotFinal, ValidatorSet},
     votes::Finalization,
 };
 
@@ -70,7 +71,7 @@ pub enum HandoverError {
         /// The epoch whose committee should have voted.
         epoch: u64,
         /// What is wrong with them.
-        source: ReceiptError,
+        source: NotFinal,
     },
     /// The header is of another network, or names another committee.
     #[error("the handover after epoch {0}: its header is of another network, or names another committee")]
@@ -200,7 +201,8 @@ mod tests {
     use super::*;
     use crate::{
         block::{Block, tests::founded},
-        proof::{Vote, vote_message},
+        quorum::vote_message,
+        votes::Vote,
     };
     use record::{canonical::Digest, signature::SigningKey};
 

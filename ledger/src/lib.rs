@@ -2,18 +2,19 @@
 //!
 //! The pure half of the fog: no tokio, no I/O, no clock. In the order a commitment meets them:
 //!
-//! 1. [`genesis`] who founded the network; [`transaction`] what an author signs.
+//! 1. [`member`] organisations and their nodes; [`genesis`] who founded the network; [`transaction`] what an author signs.
 //! 2. [`admission`] how a gateway hands over a bundle; [`policy`] the hash validation policy P and the nonce
 //!    search (Algorithm 3).
 //! 3. [`block`] Block -> VerifiedBlock -> FinalizedBlock, by its [`votes`].
 //! 4. [`committee`] who votes in which epoch; [`register`] who may do what; [`state`] a finalized block applied to it, equally
 //!    on every node.
 //! 5. [`consent`] grants in force -> Permit.
-//! 6. [`proof`] what a third party checks: Merkle inclusion and two thirds of the votes; [`handover`] whose votes count.
+//! 6. [`proof`] what a third party checks: Merkle inclusion and two thirds of the votes ([`quorum`]); [`handover`] whose votes count.
 //! 7. [`agreement`] what nodes say of their chains, compared: the majority, and who stands outside it (Algorithm 2).
 //! 8. [`light`] what a node without a chain is handed, and how it checks it.
 
 pub mod genesis;
+pub mod member;
 pub mod transaction;
 
 pub mod admission;
@@ -31,6 +32,7 @@ pub mod consent;
 
 pub mod handover;
 pub mod proof;
+pub mod quorum;
 
 pub mod agreement;
 

@@ -121,7 +121,10 @@ impl CarriedHeaders {
         let mut final_headers = 0;
         for (at, carried) in self.0.iter().enumerate() {
             if let Some(finalization) = &carried.finalization {
-                finalization.check(&carried.header, committees.at(carried.header.epoch))?;
+                let committee = committees.at(carried.header.epoch);
+                finalization
+                    .check(&carried.header, committee)
+                    .map_err(ReceiptError::from)?;
                 final_headers = at + 1;
             }
         }

@@ -141,7 +141,7 @@ impl Register {
                 .iter()
                 .map(|o| (o.id.clone(), o.clone()))
                 .collect(),
-            seats: Seats::founding(genesis),
+            seats: Seats::founding(&genesis.validators, genesis.policy.epoch_blocks),
             gateways: BTreeMap::new(),
             devices: BTreeMap::new(),
             keys: Vec::new(),

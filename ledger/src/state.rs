@@ -140,7 +140,7 @@ impl State {
             }
             outcomes.push(outcome.map_or_else(Outcome::Refused, |()| Outcome::Applied));
         }
-        if self.register.seats().ends_with(block.header.height) {
+        if self.register.seats().ends_with(block.header.height.0) {
             Arc::make_mut(&mut self.register).turn();
             changed = true;
         }

@@ -12,7 +12,7 @@ use record::{
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
-use crate::committee::Voice;
+use crate::member::Voice;
 
 /// A signed transaction has at most this many bytes: it is a commitment, not a record.
 pub const TRANSACTION_BYTES_MAX: usize = 4_096;

@@ -3,7 +3,7 @@
 use ledger::{
     admission::{Admission, Submission},
     block::{Block, Header, Height},
-    committee::{Change, Sitting, Voice, digest_of},
+    committee::{Change, Voice, digest_of},
     genesis::{Address, Genesis, Organization, Role, Validator},
     handover::{Committees, Handover, Handovers},
     policy::ValidityPolicy,
@@ -260,12 +260,7 @@ fn the_pinned_handover_is_proven() {
 fn the_pinned_block_meets_the_policy() {
     let genesis = genesis();
     let parent = Block::genesis(&genesis).header;
-    assert!(
-        genesis
-            .policy
-            .verify(block(), &parent, &Sitting::founding(&genesis))
-            .is_ok()
-    );
+    assert!(genesis.policy.verify(block(), &parent, &genesis.sitting()).is_ok());
 }
 
 #[test]

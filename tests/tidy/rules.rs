@@ -19,7 +19,7 @@ const DOORS: [&[&str]; 12] = [
     &["main", "lib", "command"],
     &["observer"],
     &["node"],
-    &["audit", "replace"],
+    &["audit", "members", "replace"],
     &["config"],
     &["http", "consensus"],
     &["follow"],

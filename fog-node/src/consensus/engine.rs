@@ -1,7 +1,7 @@
 //! Wires simplex, marshal, broadcast and their stores: generic over runtime and network, so that the simulation runs the
 //! same function as production.
 //!
-//! The voting itself is in [`super::epochs`], one engine an epoch.
+//! The voting itself is in `epochs`, one engine an epoch.
 
 pub(super) mod config;
 
@@ -32,7 +32,7 @@ use super::{
     application::{Application, Patience, Rooms},
     ballot::Ballot,
     codec::{EngineBlock, EngineDigest, engine_key},
-    delivery::{self, Applier, Blocks, Delivery, FinalVotes},
+    delivery::{self, Applier, Blocks, Delivery, FinalVotes, Marshal},
     epochs::Epochs,
     fence::Fence,
     finalization::in_engine_form,
@@ -265,32 +265,13 @@ where
     let (witness, recalling) = recall(&context, &base, &settings, channels.recall).await?;
 
     let voting = (channels.votes, channels.certificates, channels.resolver);
-    let application = Application::new(
-        settings.genesis.clone(),
-        settings.key.public(),
-        settings.rooms,
-        settings.patience,
+    let epochs = vote(
+        &context,
+        base,
+        settings,
+        (mailbox, final_votes, witness, blocker),
+        voting,
     );
-    let epochs = Epochs {
-        context: Arc::new(context.child("epochs")),
-        ballot: Ballot::new(&context, application, mailbox.clone(), base.epocher),
-        chain: base.chain,
-        policy: settings.genesis.policy,
-        schemes: base.schemes,
-        fence: settings.fence,
-        marshal: mailbox,
-        final_votes,
-        witness,
-        blocker,
-        pages: base.pages,
-        partition: base.partition,
-        timeouts: settings.timeouts,
-    };
-    let epochs = context.child("voting").spawn(move |_| async move {
-        if let Err(error) = epochs.run(voting).await {
-            tracing::error!(%error, "the chain cannot be read where an epoch begins");
-        }
-    });
     let actors = vec![
         ("broadcast", broadcast),
         ("marshal", marshal),
@@ -365,4 +346,43 @@ where
             .child("gossip_in")
             .spawn(move |clock| gossip::receive(clock, receiving, receiver)),
     ]
+}
+
+/// Starts the voting, with our application as what is asked.
+fn vote<E, S, R, B, P>(
+    context: &E,
+    base: Base,
+    settings: Settings<P>,
+    (marshal, final_votes, witness, blocker): (Marshal, mpsc::Sender<FinalVotes>, Witness, B),
+    channels: ((S, R), (S, R), (S, R)),
+) -> Handle<()>
+where
+    E: Runtime,
+    S: Sender<PublicKey = PublicKey>,
+    R: Receiver<PublicKey = PublicKey>,
+    B: Blocker<PublicKey = PublicKey>,
+    P: Payloads,
+{
+    let (policy, me) = (settings.genesis.policy.clone(), settings.key.public());
+    let application = Application::new(settings.genesis, me, settings.rooms, settings.patience);
+    let epochs = Epochs {
+        context: Arc::new(context.child("epochs")),
+        ballot: Ballot::new(context, application, marshal.clone(), base.epocher),
+        chain: base.chain,
+        policy,
+        schemes: base.schemes,
+        fence: settings.fence,
+        marshal,
+        final_votes,
+        witness,
+        blocker,
+        pages: base.pages,
+        partition: base.partition,
+        timeouts: settings.timeouts,
+    };
+    context.child("voting").spawn(move |_| async move {
+        if let Err(error) = epochs.run(channels).await {
+            tracing::error!(%error, "the chain cannot be read where an epoch begins");
+        }
+    })
 }

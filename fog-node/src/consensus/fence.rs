@@ -2,8 +2,8 @@
 //!
 //! The engine's vote journal remembers that. A journal that was lost, or restored from an old copy, does not; a node that
 //! votes all the same may contradict itself and becomes the liar of the network. So every validator starts with its
-//! [`Fence`] shut: it follows, and signs nothing. It asks the others what they have seen ([`super::recall`]), and
-//! [`opening`] says when that is enough, and above which round it may sign again; it is opened when the others have left that
+//! [`Fence`] shut: it follows, and signs nothing. It asks the others what they have seen (`recall`), and
+//! `opening` says when that is enough, and above which round it may sign again; it is opened when the others have left that
 //! round behind.
 //!
 //! **Why it is enough.** Whoever votes in view v has seen a quorum's certificate of view v - 1, or v is the first view of an

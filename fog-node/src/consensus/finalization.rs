@@ -56,16 +56,15 @@ fn proposal_of(header: &Header) -> types::Proposal<EngineDigest> {
     types::Proposal::new(round, View::new(header.parent_view), engine_digest(&header.digest()))
 }
 
-/// The ledger's votes on a header in the engine's form, together and one by one; `None` if they are no quorum of the committee.
-#[must_use]
-pub fn in_engine_form(
-    scheme: &Scheme,
-    header: &Header,
-    finalization: &Finalization,
-) -> Option<(
+/// A quorum's votes together, and each by itself.
+pub type EngineVotes = (
     types::Finalization<Scheme, EngineDigest>,
     Vec<types::Finalize<Scheme, EngineDigest>>,
-)> {
+);
+
+/// The ledger's votes on a header in the engine's form, together and one by one; `None` if they are no quorum of the committee.
+#[must_use]
+pub fn in_engine_form(scheme: &Scheme, header: &Header, finalization: &Finalization) -> Option<EngineVotes> {
     let vote = |vote: &Vote| {
         let signature = ed25519::Signature::decode(Copying(vote.signature.as_bytes().as_slice())).ok()?;
         Some(types::Finalize {

@@ -4,7 +4,7 @@
 //! Some damage to its files makes the engine panic, or end, while it opens them; a process that is started again finds the
 //! same damage. So a mark stands in the data folder from before the engine opens its files until it has run for a while.
 //! Who finds the mark of [`FAILURES_MAX`] starts puts the stores aside as evidence. The vote journal stays where it is:
-//! it is checked by itself ([`super::votes`]), and goes only if the engine does not start without the others either.
+//! it is checked by itself (`votes`), and goes only if the engine does not start without the others either.
 
 use std::{
     fs, io,

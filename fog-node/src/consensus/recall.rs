@@ -16,7 +16,7 @@ use commonware_codec::{Decode as _, Encode as _, RangeCfg};
 use commonware_consensus::{
     Reporter,
     simplex::types::{Activity, Certificate, Vote},
-    types::Round,
+    types::{Epoch, Round},
 };
 use commonware_cryptography::{
     certificate::{Scheme as _, Verifier as _},
@@ -33,6 +33,7 @@ use super::{
     codec::EngineDigest,
     fence::{Fence, Journal, Opening, Told, opening},
     finalization::in_engine_form,
+    scheme::Scheme,
     schemes::Schemes,
 };
 use crate::chain::Chain;
@@ -48,8 +49,8 @@ const CERTIFICATE_BYTES_MAX: usize = 8_192;
 /// A message has at most this many bytes.
 pub(super) const MESSAGE_BYTES_MAX: u32 = 64 + (VOTE_BYTES_MAX + CERTIFICATE_BYTES_MAX) as u32;
 
-type EngineVote = Vote<super::scheme::Scheme, EngineDigest>;
-type EngineCertificate = Certificate<super::scheme::Scheme, EngineDigest>;
+type EngineVote = Vote<Scheme, EngineDigest>;
+type EngineCertificate = Certificate<Scheme, EngineDigest>;
 
 /// A question (no bytes) or an answer: an encoded certificate and an encoded vote, each empty if there is none.
 type Message = Option<(Bytes, Bytes)>;
@@ -88,6 +89,7 @@ struct Seen {
 #[derive(Clone, Debug)]
 pub(super) struct Witness {
     schemes: Schemes,
+    // A lock for a moment: the engine reports from its own task, questions are answered from another.
     seen: Arc<Mutex<Seen>>,
 }
 
@@ -113,7 +115,7 @@ impl Witness {
             return Ok(());
         };
         let header = &block.block.header;
-        let scheme = self.schemes.at(commonware_consensus::types::Epoch::new(header.epoch));
+        let scheme = self.schemes.at(Epoch::new(header.epoch));
         if let (Some(scheme), Some(votes)) = (scheme, &block.finalization)
             && let Some((finalization, votes)) = in_engine_form(&scheme, header, votes)
         {
@@ -161,14 +163,14 @@ impl Witness {
     /// What is told to a validator.
     fn tell(&self, asker: &PublicKey) -> Message {
         let seen = self.seen();
-        let certificate = seen.certificate.as_ref().map(|certificate| certificate.encode().into());
-        let vote = seen.votes.get(asker).map(|vote| vote.encode().into());
+        let certificate = seen.certificate.as_ref().map(|certificate| certificate.encode());
+        let vote = seen.votes.get(asker).map(|vote| vote.encode());
         Some((certificate.unwrap_or_default(), vote.unwrap_or_default()))
     }
 }
 
 impl Reporter for Witness {
-    type Activity = Activity<super::scheme::Scheme, EngineDigest>;
+    type Activity = Activity<Scheme, EngineDigest>;
 
     fn report(&mut self, activity: Self::Activity) -> Feedback {
         match activity {
@@ -184,7 +186,7 @@ impl Reporter for Witness {
     }
 }
 
-fn is_signed(vote: &EngineVote, scheme: &super::scheme::Scheme) -> bool {
+fn is_signed(vote: &EngineVote, scheme: &Scheme) -> bool {
     let mut rng = sys_rng();
     match vote {
         Vote::Notarize(vote) => vote.verify(&mut rng, scheme, &Sequential),
@@ -208,7 +210,7 @@ impl Asker {
         let certified = if certificate.is_empty() {
             None
         } else {
-            let unbounded = super::scheme::Scheme::certificate_codec_config_unbounded();
+            let unbounded = Scheme::certificate_codec_config_unbounded();
             let certificate = EngineCertificate::decode_cfg(certificate, &unbounded).ok()?;
             let round = certified_round(&certificate);
             let scheme = self.schemes.at(round.epoch())?;
@@ -231,7 +233,7 @@ impl Asker {
     /// What the others of the committee have told suffices for, if it does.
     fn consider(&self, told: &BTreeMap<PublicKey, Told>) -> Option<Opening> {
         let epoch = self.chain.state().seats().epoch();
-        let scheme = self.schemes.at(commonware_consensus::types::Epoch::new(epoch))?;
+        let scheme = self.schemes.at(Epoch::new(epoch))?;
         let committee = scheme.participants();
         let others = told.iter().filter(|(by, _)| committee.index(by).is_some());
         let told: Vec<_> = others.map(|(_, told)| *told).collect();

@@ -21,6 +21,7 @@ pub struct Schemes {
     chain: Chain,
     key: SigningKey,
     fence: Fence,
+    // A lock for a lookup: marshal, the voting engine and delivery ask for schemes from their own tasks.
     kept: Arc<Mutex<BTreeMap<u64, Arc<Scheme>>>>,
 }
 

@@ -15,6 +15,13 @@ use ledger::block;
 use super::codec::{EngineBlock, EngineDigest, engine_digest};
 use crate::chain::Chain;
 
+/// By what a block is asked for.
+#[derive(Clone, Copy)]
+enum Asked {
+    Height(block::Height),
+    Digest(EngineDigest),
+}
+
 /// A store whose losses the chain makes good.
 pub(super) struct Backed<S> {
     store: S,
@@ -27,22 +34,22 @@ impl<S: Blocks<Block = Arc<EngineBlock>>> Backed<S> {
     }
 
     /// Whether a block that was read is the one that was asked for.
-    fn is_right(&self, id: &Identifier<'_, EngineDigest>, block: &EngineBlock) -> bool {
-        match id {
-            Identifier::Key(digest) => block.digest() == **digest,
-            Identifier::Index(height) => {
-                let agreed = self.chain.digest_at(block::Height(*height)).ok().flatten();
+    fn is_right(&self, asked: Asked, block: &EngineBlock) -> bool {
+        match asked {
+            Asked::Digest(digest) => block.digest() == digest,
+            Asked::Height(height) => {
+                let agreed = self.chain.digest_at(height).ok().flatten();
                 agreed.is_none_or(|agreed| block.digest() == engine_digest(&agreed))
             }
         }
     }
 
-    fn of_chain(&self, id: &Identifier<'_, EngineDigest>) -> Option<Arc<EngineBlock>> {
+    fn of_chain(&self, asked: Asked) -> Option<Arc<EngineBlock>> {
         // The genesis block is the engine's own anchor: it looks whether that is there, and else puts it.
-        let Identifier::Index(height @ 1..) = id else {
+        let Asked::Height(height @ block::Height(1..)) = asked else {
             return None;
         };
-        let block = self.chain.block_now(block::Height(*height)).ok().flatten()?;
+        let block = self.chain.block_now(height).ok().flatten()?;
         Some(Arc::new(EngineBlock::new(block.block)))
     }
 }
@@ -67,17 +74,17 @@ impl<S: Blocks<Block = Arc<EngineBlock>>> Blocks for Backed<S> {
     }
 
     async fn get(&self, id: Identifier<'_, EngineDigest>) -> Result<Option<Arc<EngineBlock>>, S::Error> {
-        let asked: Identifier<'_, EngineDigest> = match id {
-            Identifier::Index(height) => Identifier::Index(height),
-            Identifier::Key(digest) => Identifier::Key(digest),
+        let asked = match &id {
+            Identifier::Index(height) => Asked::Height(block::Height(*height)),
+            Identifier::Key(digest) => Asked::Digest(**digest),
         };
         match self.store.get(id).await {
-            Ok(Some(block)) if self.is_right(&asked, &block) => return Ok(Some(block)),
+            Ok(Some(block)) if self.is_right(asked, &block) => return Ok(Some(block)),
             Ok(None) => {}
             Ok(Some(_)) => warn("it is another block"),
             Err(error) => warn(&error.to_string()),
         }
-        Ok(self.of_chain(&asked))
+        Ok(self.of_chain(asked))
     }
 
     async fn prune(self, min: Height) -> Result<Self, S::Error> {

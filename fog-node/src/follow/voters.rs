@@ -10,6 +10,7 @@ use ledger::{
 
 /// The committees that are known; clones share them.
 #[derive(Clone, Debug)]
+// Read by every check of an answer, written once when the committee has changed.
 pub(super) struct Voters(Arc<RwLock<Committees>>);
 
 impl Voters {

@@ -31,6 +31,7 @@ const HANDOVERS_BYTES_MAX: usize = 4 << 20;
 #[derive(Clone, Debug)]
 pub struct Peers {
     client: reqwest::Client,
+    // Read by every question, written when a node gets a seat.
     peers: Arc<RwLock<Vec<Peer>>>,
     timeout: Duration,
 }

@@ -2,7 +2,6 @@
 
 use std::{
     fmt,
-    str::FromStr as _,
     sync::{
         Arc, PoisonError, RwLock, RwLockReadGuard,
         atomic::{AtomicU64, Ordering},
@@ -22,6 +21,8 @@ use tokio::{
     task::JoinSet,
 };
 
+use super::Peer;
+
 /// Media type of a payload's bytes.
 const RAW: &str = "application/vnd.ipld.raw";
 /// Peers that payloads are exchanged with, at most: as many as there can be validators.
@@ -32,47 +33,6 @@ const QUEUE_PAYLOADS_MAX: usize = 4_096;
 const PUSHES_IN_FLIGHT_MAX: usize = 16;
 /// Pause before the second attempt of a push; doubles.
 const PUSH_PAUSE: Duration = Duration::from_millis(200);
-
-/// The base URL of a fog node, e.g. `https://127.0.0.1:8402`.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct Peer(String);
-
-impl TryFrom<String> for Peer {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        let url = reqwest::Url::from_str(&text).map_err(|e| format!("peer {text:?} is not a URL: {e}"))?;
-        let is_loopback = url
-            .host_str()
-            .is_some_and(|host| ["127.0.0.1", "[::1]", "localhost"].contains(&host));
-        if url.scheme() != "https" && !(url.scheme() == "http" && is_loopback) {
-            return Err(format!("peer {text:?} must be https (plain http only on loopback)"));
-        }
-        if url.query().is_some() || url.fragment().is_some() || !url.username().is_empty() {
-            return Err(format!("peer {text:?} must be scheme, host and port alone"));
-        }
-        Ok(Self(text.trim_end_matches('/').to_owned()))
-    }
-}
-
-impl From<Peer> for String {
-    fn from(peer: Peer) -> Self {
-        peer.0
-    }
-}
-
-impl fmt::Display for Peer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl fmt::Debug for Peer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
 
 /// How payloads travel.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -15,6 +15,7 @@ use super::node::Node;
 
 /// The committees that are known; clones share them.
 #[derive(Clone, Debug)]
+// Read by every flight, written once when the committee has changed.
 pub(super) struct Voters(Arc<RwLock<Committees>>);
 
 impl Voters {
