@@ -57,6 +57,13 @@ enum Command {
         #[arg(long)]
         keyring: Option<PathBuf>,
     },
+    /// Fetches the whole chain and all sealed payloads for a node that is to get a vote, as `replace` does, and prints what the
+    /// members are asked to vote for (`voice seat`). The data folder must be absent or empty.
+    Join {
+        /// The node's configuration, with `consensus.newcomer`.
+        #[arg(long)]
+        config: PathBuf,
+    },
     /// Runs an observer until SIGTERM or SIGINT: no vote and no chain, it follows headers and proofs and serves what its
     /// organisation was granted.
     Observe {
@@ -165,6 +172,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     match cli.command {
         Command::Run { config } => live::run(&config),
         Command::Replace { config, keyring } => live::replace(&config, keyring.as_deref()),
+        Command::Join { config } => live::join(&config),
         Command::Observe { config } => live::observe(&config),
         Command::CheckConfig { config } => match prepare(&config) {
             Ok(_) => {

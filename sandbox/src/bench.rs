@@ -1,11 +1,11 @@
 //! The benchmark: what a bundle costs at several lengths of history, beside the paper's Algorithm 2 taken literally.
 //!
-//! 1. For each length a network of its own is founded ([`fog`]): four real fog nodes, with disks, keys and mutual TLS. The
-//!    benchmark is their enrolled gateway ([`edge`]): it signs as devices do, seals, hands in, and checks each receipt itself.
+//! 1. For each length a network of its own is founded (`fog`): four real fog nodes, with disks, keys and mutual TLS. The
+//!    benchmark is their enrolled gateway (`edge`): it signs as devices do, seals, hands in, and checks each receipt itself.
 //!    The network is filled with that many readings and stopped.
-//! 2. Then come rounds. In each, every network in turn is started again, measured ([`round`]) and stopped: one at a time,
+//! 2. Then come rounds. In each, every network in turn is started again, measured (`round`) and stopped: one at a time,
 //!    so that none disturbs another, and in turn, so that whatever else the machine does meets all lengths alike.
-//! 3. [`figures`] are the middle over the rounds, with the range; [`table`] prints them, `--report` keeps them all.
+//! 3. `figures` are the middle over the rounds, with the range; `table` prints them, `--report` keeps them all.
 //!
 //! Nothing here is a limit that fails: what is slow is slow in the table. Only what is wrong fails, like a receipt that does
 //! not hold.

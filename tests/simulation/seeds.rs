@@ -378,6 +378,15 @@ fn a_thousand_seeds_fork_lose_and_repeat_nothing() {
     );
 }
 
+/// They failed once: a read that failed was taken for a damaged vote journal, which was removed; the validator then had to
+/// hear from all others, and the fourth was a silent liar.
+#[test]
+fn seeds_85_and_314_in_which_a_failing_read_cost_a_validator_its_votes() {
+    for seed in [85, 314] {
+        live(seed);
+    }
+}
+
 #[test]
 fn the_same_seed_draws_and_gives_the_same_run() {
     for seed in 0..6 {

@@ -77,6 +77,30 @@ pub(super) fn replace(path: &Path, keyring: Option<&Path>) -> ExitCode {
     ExitCode::SUCCESS
 }
 
+/// Fetches everything for a node that is none of the founders, and says what the members are asked to vote for.
+pub(super) fn join(path: &Path) -> ExitCode {
+    let (config, node) = match prepare(path) {
+        Ok(prepared) => prepared,
+        Err(code) => return code,
+    };
+    if !config.consensus.newcomer {
+        complain("consensus.newcomer is not set: a founder does not join; `fog-node replace` rebuilds it");
+        return ExitCode::from(EXIT_USAGE);
+    }
+    let seat = match serde_json::to_string_pretty(&node.seat()) {
+        Ok(seat) => seat,
+        Err(error) => {
+            complain(error);
+            return ExitCode::FAILURE;
+        }
+    };
+    let ended = replace(path, None);
+    if ended == ExitCode::SUCCESS {
+        say(format_args!("the members vote for this with `fog-node voice .. seat FILE`:\n{seat}"));
+    }
+    ended
+}
+
 fn code(ended: Option<()>) -> ExitCode {
     match ended {
         Some(()) => ExitCode::SUCCESS,
