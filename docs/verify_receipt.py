@@ -194,11 +194,13 @@ def counted(votes, header, members):
 def committees(validators):
     """The first epoch and the keys of each committee, the newest first; `Forged` if one was not handed over to."""
     known = [(0, [unhex(key, 32) for key in validators["validators"]])]
+    demand(0 < len(known[0][1]) <= 64 and known[0][1] == sorted(set(known[0][1])), "the founders are not in order")
     for handover in validators.get("handovers", []):
         header, keys = fields(fields(handover, HANDOVER)["header"], HEADER), [unhex(key, 32) for key in handover["validators"]]
         demand(header["network"] == validators["network"] and header["epoch"] + 1 > known[0][0], "the handovers are not in order")
         named = digest("vitalfog/committee/v1", cbor(keys)) == raw(header["next_validators"])
-        demand(named and keys and keys == sorted(set(keys)), "a handover names another committee")
+        demand(named and 0 < len(keys) <= 64 and keys == sorted(set(keys)), "a handover names another committee")
+        demand(keys != known[0][1], "the handovers are not in order")
         counted(handover["finalization"], header, sitting(known, header["epoch"]))
         known.insert(0, (header["epoch"] + 1, keys))
     return known
@@ -243,7 +245,7 @@ def main(arguments):
         with open(arguments[1], encoding="utf-8") as file:
             validators = json.load(file)
         votes, of = check(text, validators)
-    except (Forged, OSError, ValueError) as error:
+    except (Forged, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         print(f"{arguments[0]}: {error}", file=sys.stderr)
         return 1
     print(f"the receipt holds: {votes} of {of} validators voted for it")

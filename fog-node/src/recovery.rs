@@ -167,9 +167,9 @@ impl Recovery {
         }))
     }
 
-    /// Compares with one more peer from now on.
-    pub fn meet(&self, peer: &vault::Peer) {
-        self.0.peers.meet(peer);
+    /// Compares with these and the configured peers from now on, and with nobody else.
+    pub fn keep(&self, seated: &[vault::Peer]) {
+        self.0.peers.keep(seated);
     }
 
     /// Whether this node may answer.

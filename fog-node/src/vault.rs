@@ -165,9 +165,9 @@ impl Vault {
         })
     }
 
-    /// Exchanges payloads with one more peer from now on.
-    pub fn meet(&self, peer: &Peer) {
-        self.exchange.meet(peer);
+    /// Exchanges payloads with these and the configured peers from now on, and with nobody else.
+    pub fn keep(&self, seated: &[Peer]) {
+        self.exchange.keep(seated);
     }
 
     /// Keeps a payload; on return it is on the disk. Many concurrent calls share one commit.

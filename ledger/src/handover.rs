@@ -76,8 +76,8 @@ pub enum HandoverError {
     /// The header is of another network, or names another committee.
     #[error("the handover after epoch {0}: its header is of another network, or names another committee")]
     OtherCommittee(u64),
-    /// Not in their order, or more validators than there can be.
-    #[error("the committees are not in their order, empty, or too large")]
+    /// Not in their order, the same one twice, or more validators than there can be.
+    #[error("the committees are not in their order, one stands there twice, or one is empty or too large")]
     Disorder,
 }
 
@@ -138,7 +138,9 @@ impl Committees {
             validators,
         };
         let from = header.epoch.saturating_add(1);
-        if self.eras.last().is_none_or(|(last, _)| *last >= from) || !set.is_well_formed() {
+        let is_later = self.eras.last().is_some_and(|(last, _)| *last < from);
+        // One committee has one entry: a liar could else fill the list with what every header says.
+        if !is_later || !set.is_well_formed() || *self.newest() == set {
             return Err(HandoverError::Disorder);
         }
         if header.network != set.network || header.next_validators != digest_of(&set.validators) {
@@ -176,10 +178,18 @@ impl Committees {
         self.eras.len()
     }
 
-    /// Whether these are the other ones and more.
+    /// Whether these are to be believed rather than the other ones: they go on from them, or tell of a change earlier. Both are
+    /// proven, and no honest header names a committee before it was decided on; who leaves a change out, or tells of it
+    /// later (by the votes of a quorum of the old committee that stayed), tells of the next one too late.
     #[must_use]
-    pub fn continues(&self, other: &Self) -> bool {
-        self.eras.len() > other.eras.len() && self.eras.starts_with(&other.eras)
+    pub fn supersede(&self, other: &Self) -> bool {
+        let eras = self.eras.iter().zip(&other.eras);
+        let same = eras.take_while(|(ours, theirs)| ours == theirs).count();
+        match (self.eras.get(same), other.eras.get(same)) {
+            (Some(_), None) => true,
+            (Some((ours, _)), Some((theirs, _))) => ours < theirs,
+            _ => false,
+        }
     }
 
     /// The newest committee that is known.
@@ -263,6 +273,35 @@ mod tests {
             .hand_over(world.handover(5, &new[1..], &world.keys[..1]))
             .expect("the new committee hands over");
         assert_eq!(committees.newest().validators.len(), 1);
+    }
+
+    #[test]
+    fn who_pads_leaves_out_or_delays_a_change_is_superseded_by_who_does_not() {
+        let world = World::new();
+        let founders = &world.keys;
+        let mut five = world.keys.clone();
+        five.push(SigningKey::random());
+        five.sort_by_key(SigningKey::public);
+        let known = |handovers: &[(u64, &[SigningKey], &[SigningKey])]| {
+            let mut committees = Committees::founding(&world.genesis);
+            for (epoch, voters, to) in handovers {
+                committees
+                    .hand_over(world.handover(*epoch, voters, to))
+                    .expect("proven");
+            }
+            committees
+        };
+        let mut padded = Committees::founding(&world.genesis);
+        let same = world.handover(0, founders, founders);
+        assert_eq!(padded.hand_over(same), Err(HandoverError::Disorder));
+        let true_one = known(&[(1, founders, &five)]);
+        let delayed = known(&[(5, &founders[..3], &five)]);
+        let (none, three) = (known(&[]), &founders[..3]);
+        let skipped = known(&[(7, &founders[..3], three)]);
+        for worse in [&delayed, &none, &skipped] {
+            assert!(true_one.supersede(worse) && !worse.supersede(&true_one));
+        }
+        assert!(!true_one.supersede(&true_one));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Who may do what: members, validators, gateways, devices, announced keys, grants. What a snapshot of the state holds.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use record::{
     bundle::SubjectKey,
@@ -121,6 +121,8 @@ pub struct Register {
     /// The network.
     pub network: NetworkId,
     organizations: BTreeMap<OrganizationId, Organization>,
+    /// Names of former members: whoever took one would take the rights that go with it.
+    dismissed: BTreeSet<OrganizationId>,
     seats: Seats,
     gateways: BTreeMap<GatewayId, Gateway>,
     devices: BTreeMap<DeviceId, DeviceEnrolment>,
@@ -141,6 +143,7 @@ impl Register {
                 .iter()
                 .map(|o| (o.id.clone(), o.clone()))
                 .collect(),
+            dismissed: BTreeSet::new(),
             seats: Seats::founding(&genesis.validators, genesis.policy.epoch_blocks),
             gateways: BTreeMap::new(),
             devices: BTreeMap::new(),
@@ -206,7 +209,14 @@ impl Register {
                 free(self.devices.contains_key(&enrolment.device))
             }
             Action::AnnounceKey(key) => free(self.subject_key(&key.id()).is_some()),
-            Action::Voice(voice) => Ok(self.seats.hear(author, voice, &self.organizations)?),
+            Action::Voice(voice) => {
+                if let Change::Admit(organization) = &voice.change
+                    && self.dismissed.contains(&organization.id)
+                {
+                    return Err(Refused::Impossible);
+                }
+                Ok(self.seats.hear(author, voice, &self.organizations)?)
+            }
             Action::Grant(grant) | Action::Revoke(grant) => {
                 let announced = self.subject_key(&grant.key).ok_or(Refused::UnknownName)?;
                 if !self.organizations.contains_key(&grant.grantee) {
@@ -275,6 +285,7 @@ impl Register {
             }
             Change::Dismiss(id) => {
                 self.organizations.remove(id);
+                self.dismissed.insert(id.clone());
                 for decision in self
                     .decisions
                     .iter_mut()

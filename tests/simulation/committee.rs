@@ -83,6 +83,29 @@ fn a_newcomer_gets_a_vote_and_a_founder_loses_its_own_while_the_others_go_on() {
     }
 }
 
+/// One of four is down for good while a fifth is seated: the newcomer's votes are needed as soon as it has a seat.
+#[test]
+fn a_fifth_is_seated_while_one_of_four_is_down() {
+    let disks = Disks::with_newcomers(4, 1);
+    let (chains, submitted) = seeded(305).start(|context| {
+        let disks = &disks;
+        async move {
+            let (world, mut nodes, mut submitted) = enrolled(&context, disks).await;
+            nodes.pop().expect("four").crash(&context).await;
+            submitted.push(raise(disks, &nodes, Change::Seat(disks.clinic.seat(4))));
+            nodes.extend(start_all(&context, &world, disks, [4]).await);
+            submitted.extend(submit(&context, disks, &nodes[..3], 0..6).await);
+            let height = two_epochs_on(&nodes[0]) + EPOCH_BLOCKS_MIN;
+            settled(&context, &mut nodes, height, &submitted).await;
+            (
+                nodes.iter().map(|node| node.chain.clone()).collect::<Vec<_>>(),
+                submitted,
+            )
+        }
+    });
+    assert_all(&disks, &chains, &submitted);
+}
+
 /// The highest round in which votes of a key are on a chain.
 fn voted(disks: &Disks, chain: &Chain, key: &PublicKey) -> Round {
     let mut highest = Round::zero();
@@ -145,11 +168,11 @@ async fn comes_back(context: &Context, disks: &Disks, fate: Fate) -> (Vec<Chain>
         fate == Fate::Whole,
         "{fate:?}: it voted in {before}"
     );
-    // Its vote is needed again.
+    // Its vote is needed again, also in the first round of the next epoch.
     nodes.remove(0).crash(context).await;
-    let height = nodes[0].chain.head().height.0;
+    let height = (nodes[0].chain.state().seats().epoch() + 1) * EPOCH_BLOCKS_MIN + 4;
     submitted.extend(submit(context, disks, &nodes, 12..16).await);
-    settled(context, &mut nodes, height + 4, &submitted).await;
+    settled(context, &mut nodes, height, &submitted).await;
     assert_eq!(
         world.shut_out().await,
         [],
@@ -161,7 +184,7 @@ async fn comes_back(context: &Context, disks: &Disks, fate: Fate) -> (Vec<Chain>
 #[test]
 fn a_validator_that_forgot_its_votes_signs_none_before_all_others_have_told_it_of_them() {
     for (seed, fate) in (310..).zip([Fate::Lost, Fate::SetBack, Fate::Whole]) {
-        let disks = Disks::of(4);
+        let disks = Disks::with_newcomers(4, 0);
         let (chains, submitted) = seeded(seed).start(|context| {
             let disks = &disks;
             async move { comes_back(&context, disks, fate).await }

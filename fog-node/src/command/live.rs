@@ -96,7 +96,9 @@ pub(super) fn join(path: &Path) -> ExitCode {
     };
     let ended = replace(path, None);
     if ended == ExitCode::SUCCESS {
-        say(format_args!("the members vote for this with `fog-node voice .. seat FILE`:\n{seat}"));
+        say(format_args!(
+            "the members vote for this with `fog-node voice .. seat FILE`:\n{seat}"
+        ));
     }
     ended
 }

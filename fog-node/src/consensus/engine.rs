@@ -41,7 +41,7 @@ use super::{
     scheme::Scheme,
     schemes::Schemes,
     stores::Backed,
-    votes,
+    votes::{self, Memory},
 };
 use crate::chain::{self, Chain};
 
@@ -198,7 +198,7 @@ impl Base {
             if let Some(block) = self.chain.block_now(height)?
                 && let Some(votes) = &block.finalization
                 && let Some(scheme) = self.schemes.at(Epoch::new(block.block.header.epoch))
-                && let Some((finalization, _)) = in_engine_form(&scheme, &block.block.header, votes)
+                && let Some(finalization) = in_engine_form(&scheme, &block.block.header, votes)
             {
                 return Ok(Start::Floor(finalization));
             }
@@ -296,11 +296,13 @@ where
     S: Sender<PublicKey = PublicKey>,
     R: Receiver<PublicKey = PublicKey>,
 {
-    let witness = Witness::new(base.schemes.clone(), &base.chain);
     let epoch = base.chain.state().seats().epoch();
+    // Read before anybody is answered: what the engine noted and the chain lacks is told, too.
+    let Memory { own, quorums } = votes::read_back(context, &base.partition, &base.pages, epoch).await?;
+    let witness = Witness::new(base.schemes.clone(), &base.chain, quorums);
     let asker = Asker {
         me: base.me.clone(),
-        journal: votes::remembered(context, &base.partition, &base.pages, epoch).await?,
+        journal: own,
         schemes: base.schemes.clone(),
         chain: base.chain.clone(),
         fence: settings.fence.clone(),

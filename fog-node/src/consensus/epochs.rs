@@ -6,16 +6,16 @@ use std::{future::pending, sync::Arc, time::Duration};
 use commonware_consensus::{
     Reporters,
     simplex::{self, Floor, ForwardPolicy, elector::RoundRobin},
-    types::{Epoch, Height, ViewDelta},
+    types::{Epoch, Height, Round, View, ViewDelta},
 };
 use commonware_cryptography::{Sha256, ed25519::PublicKey};
 use commonware_macros::select;
 use commonware_p2p::{
     Blocker, Receiver, Sender,
-    utils::mux::{Builder as _, MuxHandle, Muxer},
+    utils::mux::{Builder as _, MuxHandle, Muxer, SubReceiver, SubSender},
 };
 use commonware_parallel::Sequential;
-use commonware_runtime::{Handle, buffer::paged::CacheRef};
+use commonware_runtime::{Clock, Handle, buffer::paged::CacheRef};
 use commonware_utils::{NZDuration, NZUsize, vec::NonEmptyVec};
 use ledger::{block, policy::ValidityPolicy};
 use tokio::sync::mpsc;
@@ -34,7 +34,9 @@ use super::{
 use crate::chain::{self, Chain};
 
 /// In this time every part of an engine that was ended has ended.
-const ENDED_AFTER: Duration = Duration::from_millis(20);
+const ENDED_AFTER: Duration = Duration::from_millis(250);
+/// How often a channel is asked for that an engine before may still hold.
+const REGISTER_TRIES: u32 = 100;
 
 /// What the engines of all epochs have in common.
 pub(super) struct Epochs<E: Runtime, B, P: Payloads> {
@@ -109,7 +111,9 @@ where
                 // others are.
                 () = opened => {
                     follows = false;
-                    self.end(running).await;
+                    end(running).await;
+                    // Its parts end each at their next turn; then nothing of it has the journal open.
+                    self.context.sleep(ENDED_AFTER).await;
                     running = self.vote(epoch, &mut channels).await?;
                 },
                 changed = heads.changed() => {
@@ -118,10 +122,11 @@ where
                     }
                     let next = self.epoch();
                     if next > epoch {
-                        self.end(running).await;
+                        end(running).await;
+                        let ended = epoch;
                         (epoch, follows) = (next, self.fence.is_shut());
                         running = self.vote(epoch, &mut channels).await?;
-                        votes::forget(&*self.context, &self.partition, epoch).await;
+                        votes::forget(&*self.context, &self.partition, (ended, epoch)).await;
                     }
                 },
                 message = of_other_epochs.recv() => {
@@ -136,14 +141,6 @@ where
         }
     }
 
-    /// Ends an engine, with all its parts.
-    async fn end(&mut self, running: Handle<()>) {
-        running.abort();
-        let _ = running.await;
-        // Its parts end each at their next turn; then nothing of it has a file or a channel.
-        self.context.sleep(ENDED_AFTER).await;
-    }
-
     fn epoch(&self) -> u64 {
         self.chain.state().seats().epoch()
     }
@@ -156,9 +153,11 @@ where
         let last_before = epoch
             .checked_sub(1)
             .map_or(block::Height(0), |before| self.policy.last_of(before));
-        let Some(root) = self.chain.digest_at(last_before)? else {
+        let Some(root) = self.chain.block_now(last_before)? else {
             return Err(chain::Error::Damaged(format!("block {last_before} is missing")));
         };
+        let end = &root.block.header;
+        self.fence.pass(Round::new(Epoch::new(end.epoch), View::new(end.view)));
         let scheme = self.schemes.at(Epoch::new(epoch));
         let scheme = scheme.expect("the committee of the state's own epoch is decided");
         tracing::info!(epoch, from = %last_before.next(), "an epoch begins");
@@ -177,7 +176,7 @@ where
             partition: votes::partition(&self.partition, epoch),
             mailbox_size: NZUsize!(config::MAILBOX_MAX),
             epoch: Epoch::new(epoch),
-            floor: Floor::Genesis(engine_digest(&root)),
+            floor: Floor::Genesis(engine_digest(&root.digest)),
             replay_buffer: NZUsize!(config::REPLAY_BYTES_MAX),
             write_buffer: NZUsize!(config::WRITE_BYTES_MAX),
             page_cache: self.pages.clone(),
@@ -191,11 +190,34 @@ where
             forward: ForwardPolicy::SilentVoters,
         };
         let context = self.context.child("simplex").with_attribute("epoch", epoch);
-        let registered = "one engine an epoch, and the one before has let go of its channels";
-        Ok(simplex::Engine::new(context, simplex).start(
-            channels.votes.register(epoch).await.expect(registered),
-            channels.certificates.register(epoch).await.expect(registered),
-            channels.resolver.register(epoch).await.expect(registered),
-        ))
+        let votes = registered(&*self.context, &mut channels.votes, epoch).await;
+        let certificates = registered(&*self.context, &mut channels.certificates, epoch).await;
+        let resolver = registered(&*self.context, &mut channels.resolver, epoch).await;
+        Ok(simplex::Engine::new(context, simplex).start(votes, certificates, resolver))
     }
+}
+
+/// Ends an engine; its parts end each at their next turn.
+async fn end(running: Handle<()>) {
+    running.abort();
+    let _ = running.await;
+}
+
+/// The part of a channel that belongs to an epoch, as soon as an engine before has let go of it.
+///
+/// # Panics
+/// If it does not within seconds: the node cannot vote then, and is better started again.
+async fn registered<S: Sender>(
+    clock: &impl Clock,
+    channel: &mut MuxHandle<S>,
+    epoch: u64,
+) -> (SubSender<S>, SubReceiver<S::PublicKey>) {
+    for _ in 1..REGISTER_TRIES {
+        match channel.register(epoch).await {
+            Ok(ends) => return ends,
+            Err(_) => clock.sleep(ENDED_AFTER).await,
+        }
+    }
+    let ends = channel.register(epoch).await;
+    ends.expect("an engine lets go of its channels when it has ended")
 }

@@ -56,15 +56,13 @@ fn proposal_of(header: &Header) -> types::Proposal<EngineDigest> {
     types::Proposal::new(round, View::new(header.parent_view), engine_digest(&header.digest()))
 }
 
-/// A quorum's votes together, and each by itself.
-pub type EngineVotes = (
-    types::Finalization<Scheme, EngineDigest>,
-    Vec<types::Finalize<Scheme, EngineDigest>>,
-);
-
-/// The ledger's votes on a header in the engine's form, together and one by one; `None` if they are no quorum of the committee.
+/// The ledger's votes on a header in the engine's form; `None` if they are no quorum of the committee.
 #[must_use]
-pub fn in_engine_form(scheme: &Scheme, header: &Header, finalization: &Finalization) -> Option<EngineVotes> {
+pub fn in_engine_form(
+    scheme: &Scheme,
+    header: &Header,
+    finalization: &Finalization,
+) -> Option<types::Finalization<Scheme, EngineDigest>> {
     let vote = |vote: &Vote| {
         let signature = ed25519::Signature::decode(Copying(vote.signature.as_bytes().as_slice())).ok()?;
         Some(types::Finalize {
@@ -77,8 +75,7 @@ pub fn in_engine_form(scheme: &Scheme, header: &Header, finalization: &Finalizat
     };
     let votes: Vec<_> = finalization.votes.iter().map(vote).collect::<Option<_>>()?;
     let all = NonEmpty::try_new(votes.iter())?;
-    let together = types::Finalization::from_finalizes(scheme, all, &Sequential).ok()?;
-    Some((together, votes))
+    types::Finalization::from_finalizes(scheme, all, &Sequential).ok()
 }
 
 #[cfg(test)]
@@ -171,8 +168,7 @@ mod tests {
             genesis,
         } = sample();
         let scheme = Scheme::verifier(&ValidatorSet::of(&genesis));
-        let (together, votes) = in_engine_form(&scheme, &block.header, &finalization).expect("a quorum");
-        assert_eq!(votes.len(), 3);
+        let together = in_engine_form(&scheme, &block.header, &finalization).expect("a quorum");
         assert_eq!(
             in_ledger_form(&scheme, &block.header, &together),
             Some(finalization.clone())

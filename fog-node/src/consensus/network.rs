@@ -68,11 +68,11 @@ pub(super) async fn follow_seats(chain: Chain, configured: Peers, mut oracle: Or
             let peers = with_seats(&state, &configured);
             if peers.len() > configured.len() + NEWCOMERS_MAX {
                 tracing::error!("more validators got a seat than this node connects to; start it again");
-            } else {
-                set += 1;
-                // Of a set that was never tracked there is nothing to report back.
-                let _ = oracle.track(set, peers);
             }
+            let met = peers.iter_pairs().take(configured.len() + NEWCOMERS_MAX);
+            set += 1;
+            // Of a set that was never tracked there is nothing to report back.
+            let _ = oracle.track(set, Peers::from_iter_dedup(met.map(|(k, a)| (k.clone(), a.clone()))));
         }
         if heads.changed().await.is_err() {
             return;

@@ -3,8 +3,8 @@
 //!
 //! Some damage to its files makes the engine panic, or end, while it opens them; a process that is started again finds the
 //! same damage. So a mark stands in the data folder from before the engine opens its files until it has run for a while.
-//! Who finds the mark of [`FAILURES_MAX`] starts puts the stores aside as evidence. The vote journal stays where it is:
-//! it is checked by itself (`votes`), and goes only if the engine does not start without the others either.
+//! Who finds the mark of [`FAILURES_MAX`] starts puts the stores aside as evidence. The vote journal always stays where it is:
+//! it is checked by itself (`votes`), and whatever else ends a process while it starts says nothing against it.
 
 use std::{
     fs, io,
@@ -62,7 +62,6 @@ pub fn set_aside_what_does_not_open(data_dir: &Path) -> io::Result<Option<PathBu
     if failures < FAILURES_MAX || !stores(data_dir).is_dir() {
         return Ok(None);
     }
-    let with_votes = failures > FAILURES_MAX;
     let now_ms = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |since| since.as_millis());
@@ -71,7 +70,7 @@ pub fn set_aside_what_does_not_open(data_dir: &Path) -> io::Result<Option<PathBu
     for entry in fs::read_dir(stores(data_dir))? {
         let entry = entry?;
         let is_journal = entry.file_name().to_string_lossy().contains("-votes-");
-        if with_votes || !is_journal {
+        if !is_journal {
             fs::rename(entry.path(), evidence.join(entry.file_name()))?;
         }
     }
@@ -124,7 +123,7 @@ mod tests {
         assert!(!stands(&folder, "fog-blocks-key") && stands(&folder, "fog-votes-0"));
         begin(folder.path()).expect("noted");
         set_aside_what_does_not_open(folder.path()).expect("looks");
-        assert!(!stands(&folder, "fog-votes-0"), "it was not the others");
+        assert!(stands(&folder, "fog-votes-0"), "whatever it was");
     }
 
     #[test]

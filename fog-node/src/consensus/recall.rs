@@ -15,11 +15,11 @@ use commonware_actor::Feedback;
 use commonware_codec::{Decode as _, Encode as _, RangeCfg};
 use commonware_consensus::{
     Reporter,
-    simplex::types::{Activity, Certificate, Vote},
+    simplex::types::{Activity, Certificate, Finalize, Notarize, Nullify, Vote},
     types::{Epoch, Round},
 };
 use commonware_cryptography::{
-    certificate::{Scheme as _, Verifier as _},
+    certificate::{Attestation, Scheme as _, Verifier as _},
     ed25519::PublicKey,
 };
 use commonware_macros::select;
@@ -31,7 +31,7 @@ use ledger::block::Height;
 
 use super::{
     codec::EngineDigest,
-    fence::{Fence, Journal, Opening, Told, opening},
+    fence::{Cast, Fence, Journal, Opening, Told, opening},
     finalization::in_engine_form,
     scheme::Scheme,
     schemes::Schemes,
@@ -55,12 +55,42 @@ type EngineCertificate = Certificate<Scheme, EngineDigest>;
 /// A question (no bytes) or an answer: an encoded certificate and an encoded vote, each empty if there is none.
 type Message = Option<(Bytes, Bytes)>;
 
-fn round_of(vote: &EngineVote) -> Round {
-    match vote {
-        Vote::Notarize(vote) => vote.round(),
-        Vote::Nullify(vote) => vote.round(),
-        Vote::Finalize(vote) => vote.round(),
-    }
+fn cast(vote: &EngineVote) -> Cast {
+    let (round, is_last) = match vote {
+        Vote::Notarize(vote) => (vote.round(), false),
+        Vote::Nullify(vote) => (vote.round(), true),
+        Vote::Finalize(vote) => (vote.round(), true),
+    };
+    Cast { round, is_last }
+}
+
+/// The votes that make a quorum, one by one.
+fn votes_of(certificate: &EngineCertificate) -> Vec<EngineVote> {
+    let votes = match certificate {
+        Certificate::Notarization(quorum) => &quorum.certificate,
+        Certificate::Nullification(quorum) => &quorum.certificate,
+        Certificate::Finalization(quorum) => &quorum.certificate,
+    };
+    let attestations = votes.signers.iter().zip(&votes.signatures);
+    let attestations = attestations.map(|(signer, signature)| Attestation {
+        signer,
+        signature: signature.clone(),
+    });
+    let vote = |attestation| match certificate {
+        Certificate::Notarization(quorum) => Vote::Notarize(Notarize {
+            proposal: quorum.proposal.clone(),
+            attestation,
+        }),
+        Certificate::Nullification(quorum) => Vote::Nullify(Nullify {
+            round: quorum.round,
+            attestation,
+        }),
+        Certificate::Finalization(quorum) => Vote::Finalize(Finalize {
+            proposal: quorum.proposal.clone(),
+            attestation,
+        }),
+    };
+    attestations.map(vote).collect()
 }
 
 fn certified_round(certificate: &EngineCertificate) -> Round {
@@ -94,12 +124,15 @@ pub(super) struct Witness {
 }
 
 impl Witness {
-    /// A witness that knows what the votes on the newest blocks of the chain say.
-    pub(super) fn new(schemes: Schemes, chain: &Chain) -> Self {
+    /// A witness that knows what the votes on the newest blocks of the chain say, and quorums that were seen before.
+    pub(super) fn new(schemes: Schemes, chain: &Chain, quorums: Vec<EngineCertificate>) -> Self {
         let witness = Self {
             schemes,
             seen: Arc::default(),
         };
+        for quorum in quorums {
+            witness.note_certificate(quorum);
+        }
         let head = chain.head().height.0;
         for height in (head.saturating_sub(TOLD_BLOCKS)..=head).map(Height) {
             if let Err(error) = witness.note_block(chain, height) {
@@ -117,12 +150,9 @@ impl Witness {
         let header = &block.block.header;
         let scheme = self.schemes.at(Epoch::new(header.epoch));
         if let (Some(scheme), Some(votes)) = (scheme, &block.finalization)
-            && let Some((finalization, votes)) = in_engine_form(&scheme, header, votes)
+            && let Some(finalization) = in_engine_form(&scheme, header, votes)
         {
             self.note_certificate(Certificate::Finalization(finalization));
-            for vote in votes {
-                self.note_vote(Vote::Finalize(vote));
-            }
         }
         Ok(())
     }
@@ -131,8 +161,13 @@ impl Witness {
         self.seen.lock().expect("nobody panics while it holds what was seen")
     }
 
-    /// The engine reports only certificates that it has checked.
-    fn note_certificate(&self, certificate: EngineCertificate) {
+    /// The engine reports only quorums that it has checked. Each vote in one was seen, too.
+    pub(super) fn note_certificate(&self, certificate: EngineCertificate) {
+        if let Some(scheme) = self.schemes.at(certified_round(&certificate).epoch()) {
+            for vote in votes_of(&certificate) {
+                self.note_checked(vote, &scheme);
+            }
+        }
         let mut seen = self.seen();
         let known = seen.certificate.as_ref().map(certified_round);
         if known < Some(certified_round(&certificate)) {
@@ -142,16 +177,24 @@ impl Witness {
 
     /// The engine may report votes before it has checked them.
     fn note_vote(&self, vote: EngineVote) {
-        let round = round_of(&vote);
-        let Some(scheme) = self.schemes.at(round.epoch()) else {
+        let Some(scheme) = self.schemes.at(cast(&vote).round.epoch()) else {
             return;
         };
-        let Some(voter) = scheme.participants().key(signer_of(&vote)).cloned() else {
-            return;
-        };
-        let known = self.seen().votes.get(&voter).map(round_of);
-        if known < Some(round) && is_signed(&vote, &scheme) {
-            self.seen().votes.insert(voter, vote);
+        if self.is_news(&vote, &scheme) && is_signed(&vote, &scheme) {
+            self.note_checked(vote, &scheme);
+        }
+    }
+
+    fn is_news(&self, vote: &EngineVote, scheme: &Scheme) -> bool {
+        let voter = scheme.participants().key(signer_of(vote));
+        voter.is_some_and(|voter| self.seen().votes.get(voter).map(cast) < Some(cast(vote)))
+    }
+
+    fn note_checked(&self, vote: EngineVote, scheme: &Scheme) {
+        if self.is_news(&vote, scheme)
+            && let Some(voter) = scheme.participants().key(signer_of(&vote))
+        {
+            self.seen().votes.insert(voter.clone(), vote);
         }
     }
 
@@ -223,21 +266,29 @@ impl Asker {
             None
         } else {
             let vote = EngineVote::decode_cfg(vote, &()).ok()?;
-            let scheme = self.schemes.at(round_of(&vote).epoch())?;
+            let scheme = self.schemes.at(cast(&vote).round.epoch())?;
             let is_mine = scheme.participants().key(signer_of(&vote)) == Some(&self.me);
-            (is_mine && is_signed(&vote, &scheme)).then(|| round_of(&vote))
+            (is_mine && is_signed(&vote, &scheme)).then(|| cast(&vote))
         };
         Some(Told { certified, voted })
     }
 
-    /// What the others of the committee have told suffices for, if it does.
+    /// What suffices for, of what the others have told: the committee of this epoch for a whole journal; for another one that of
+    /// the next epoch as well, whose votes this node may have cast before its chain was lost.
     fn consider(&self, told: &BTreeMap<PublicKey, Told>) -> Option<Opening> {
         let epoch = self.chain.state().seats().epoch();
+        match self.consider_in(epoch, told)? {
+            Opening::Everything if self.journal != Journal::Blank => Some(Opening::Everything),
+            now => Some(now.max(self.consider_in(epoch + 1, told)?)),
+        }
+    }
+
+    fn consider_in(&self, epoch: u64, told: &BTreeMap<PublicKey, Told>) -> Option<Opening> {
         let scheme = self.schemes.at(Epoch::new(epoch))?;
         let committee = scheme.participants();
         let others = told.iter().filter(|(by, _)| committee.index(by).is_some());
         let told: Vec<_> = others.map(|(_, told)| *told).collect();
-        // Who is not in the committee yet counts itself as one more.
+        // Who is not in the committee counts itself as one more.
         let validators = committee.len() + usize::from(committee.index(&self.me).is_none());
         opening(self.journal, &told, validators)
     }

@@ -33,10 +33,10 @@ impl Voters {
         Ok(Committees::of(told)?)
     }
 
-    /// Takes committees that go on from the known ones.
+    /// Takes committees that are to be believed rather than the known ones.
     pub(super) fn learn(&self, told: Committees) {
         let mut known = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        if told.continues(&known) {
+        if told.supersede(&known) {
             tracing::info!(committees = told.count(), "the committee of the network has changed");
             *known = told;
         }

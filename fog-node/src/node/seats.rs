@@ -1,4 +1,5 @@
-//! Whoever gets a seat is met: payloads are exchanged and heads compared with it, without a restart of anybody.
+//! Whoever gets a seat is met, and whoever loses it is met no more: payloads are exchanged and heads compared without a restart
+//! of anybody. Peers of the configuration stay until it is changed.
 
 use record::signature::PublicKey;
 
@@ -15,15 +16,16 @@ pub(super) async fn meet(chain: Chain, me: PublicKey, vault: Vault, recovery: Re
         if keys != met {
             met = keys;
             let others = seats.iter().filter(|seat| seat.key != me);
-            for (seat, address) in others.filter_map(|seat| Some((seat, seat.address.as_ref()?))) {
-                match Peer::try_from(address.http.clone()) {
-                    Ok(peer) => {
-                        vault.meet(&peer);
-                        recovery.meet(&peer);
-                    }
-                    Err(why) => tracing::warn!(validator = %seat.key, why, "a validator's address is no use"),
-                }
-            }
+            let addresses = others.filter_map(|seat| Some((seat.key, seat.address.as_ref()?)));
+            let peers: Vec<_> = addresses
+                .filter_map(|(validator, address)| {
+                    let peer = Peer::try_from(address.http.clone());
+                    peer.inspect_err(|why| tracing::warn!(%validator, why, "a validator's address is no use"))
+                        .ok()
+                })
+                .collect();
+            vault.keep(&peers);
+            recovery.keep(&peers);
         }
         if heads.changed().await.is_err() {
             return;

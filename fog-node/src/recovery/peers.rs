@@ -31,6 +31,7 @@ const HANDOVERS_BYTES_MAX: usize = 4 << 20;
 #[derive(Clone, Debug)]
 pub struct Peers {
     client: reqwest::Client,
+    configured: Arc<[Peer]>,
     // Read by every question, written when a node gets a seat.
     peers: Arc<RwLock<Vec<Peer>>>,
     timeout: Duration,
@@ -82,17 +83,17 @@ impl Peers {
     pub fn new(client: reqwest::Client, peers: &[Peer], timeout: Duration) -> Self {
         Self {
             client,
+            configured: peers.into(),
             peers: Arc::new(RwLock::new(peers.to_vec())),
             timeout,
         }
     }
 
-    /// Asks one more peer from now on.
-    pub(super) fn meet(&self, peer: &Peer) {
-        let mut peers = self.peers.write().unwrap_or_else(PoisonError::into_inner);
-        if peers.len() < VALIDATORS_MAX && !peers.contains(peer) {
-            peers.push(peer.clone());
-        }
+    /// Asks these and the configured peers from now on, and nobody else.
+    pub(super) fn keep(&self, seated: &[Peer]) {
+        let new = seated.iter().filter(|peer| !self.configured.contains(peer));
+        let all = self.configured.iter().chain(new).take(VALIDATORS_MAX);
+        *self.peers.write().unwrap_or_else(PoisonError::into_inner) = all.cloned().collect();
     }
 
     /// The same ones, each with so much time for an answer.
@@ -107,7 +108,7 @@ impl Peers {
         self.peers.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// The committees of the network: of what the peers tell, the longest line of them that is proven from the founders on.
+    /// The committees of the network: of what the peers tell, what is proven from the founders on and superseded by nothing else.
     pub async fn committees(&self, genesis: &Genesis) -> Committees {
         let peers = self.list();
         let asked = peers.iter().map(|peer| self.handovers(peer));
@@ -116,7 +117,10 @@ impl Peers {
         let proven = told
             .filter(|told| told.network == genesis.network() && told.validators == genesis.committee())
             .filter_map(|told| Committees::of(told).ok());
-        proven.max_by_key(Committees::count).unwrap_or(founding)
+        proven.fold(
+            founding,
+            |known, told| if told.supersede(&known) { told } else { known },
+        )
     }
 
     async fn handovers(&self, peer: &Peer) -> Option<Handovers> {

@@ -160,8 +160,17 @@ impl Exchange {
         exchange
     }
 
-    /// Exchanges payloads with one more peer from now on.
-    pub(super) fn meet(&self, peer: &Peer) {
+    /// Exchanges payloads with these and the configured peers from now on, and with nobody else.
+    pub(super) fn keep(&self, seated: &[Peer]) {
+        let mut peers = self.peers.write().unwrap_or_else(PoisonError::into_inner);
+        peers.retain(|known| self.config.peers.contains(&known.peer) || seated.contains(&known.peer));
+        drop(peers);
+        for peer in seated {
+            self.meet(peer);
+        }
+    }
+
+    fn meet(&self, peer: &Peer) {
         let mut peers = self.peers.write().unwrap_or_else(PoisonError::into_inner);
         if peers.len() >= PEERS_MAX || peers.iter().any(|known| known.peer == *peer) {
             return;

@@ -58,7 +58,7 @@ impl Voters {
         let Ok(told) = Committees::of(handovers) else {
             return false;
         };
-        let follows = same_founders && told.continues(&known);
+        let follows = same_founders && told.supersede(&known);
         if follows {
             tracing::info!(committees = told.count(), "the committee of the network has changed");
             *self.0.write().unwrap_or_else(PoisonError::into_inner) = told;
