@@ -22,6 +22,7 @@ mod recall;
 pub mod scheme;
 pub mod schemes;
 mod stores;
+mod unvoted;
 mod votes;
 
 use std::{
@@ -49,6 +50,7 @@ use fence::Fence;
 use network::{Connected, Peers};
 
 pub use opening::set_aside_what_does_not_open;
+pub use unvoted::{declare_unvoted, fence_of};
 
 use crate::{
     chain::Chain,
@@ -295,6 +297,7 @@ pub fn start(config: Config, parts: Parts) -> Result<Consensus, Error> {
     })?);
 
     opening::begin(&parts.data_dir).map_err(Error::Folder)?;
+    let fence = unvoted::fence_of(&parts.data_dir).map_err(Error::Folder)?;
     let (stop, stop_requested) = oneshot::channel();
     let (reason, stopped) = watch::channel(None);
     let thread = std::thread::Builder::new().name("consensus".to_owned());
@@ -305,14 +308,19 @@ pub fn start(config: Config, parts: Parts) -> Result<Consensus, Error> {
             .with_tcp_nodelay(Some(true))
             .with_read_write_timeout(SILENCE_MAX)
             .with_storage_directory(opening::stores(&parts.data_dir));
-        let why = runtime::Runner::new(runtime).start(|context| run(context, config, parts, stop_requested));
+        let why = runtime::Runner::new(runtime).start(|context| run(context, config, (parts, fence), stop_requested));
         reason.send_replace(Some(why));
     };
     thread.spawn(body).map_err(Error::Thread)?;
     Ok(Consensus { stop, stopped })
 }
 
-async fn run(context: runtime::Context, config: Config, parts: Parts, stop_requested: oneshot::Receiver<()>) -> String {
+async fn run(
+    context: runtime::Context,
+    config: Config,
+    (parts, fence): (Parts, Fence),
+    stop_requested: oneshot::Receiver<()>,
+) -> String {
     let (me, network) = (parts.key.public(), parts.genesis.network());
     let (peers, chain) = (config.addresses(&me), parts.chain.clone());
     let Connected { channels, oracle, task } = network::connect(
@@ -333,7 +341,7 @@ async fn run(context: runtime::Context, config: Config, parts: Parts, stop_reque
         },
         patience: config.patience(),
         timeouts: config.timeouts(),
-        fence: Fence::shut(),
+        fence,
         partition: "fog".to_owned(),
     };
     let seats = network::follow_seats(chain, peers, oracle.clone());

@@ -12,7 +12,7 @@ use std::{
 use cid::Cid;
 use fog_node::{
     chain::{self, Chain},
-    consensus::Payloads,
+    consensus::{self, Payloads, fence::Fence},
     mempool::{Mempool, Pending},
     vault::{self, Held, Vault},
 };
@@ -115,6 +115,9 @@ impl Disks {
             .build()
             .expect("starts");
         let folders: Vec<_> = (0..disks).map(|_| folder()).collect();
+        for founder in &folders[..clinic.genesis.validators.len()] {
+            consensus::declare_unvoted(founder.path()).expect("writes");
+        }
         let client = reqwest::Client::new();
         let vaults = folders.iter().map(|folder| {
             let config = vault::Config {
@@ -132,6 +135,11 @@ impl Disks {
             vaults,
             cut_off: Arc::new(AtomicUsize::new(NONE)),
         }
+    }
+
+    /// Behind what a validator starts: as on a real disk.
+    pub(crate) fn fence(&self, disk: usize) -> Fence {
+        consensus::fence_of(self.folders[disk].path()).expect("removes a mark")
     }
 
     /// Lets no payload reach this node's vault, until another or none is.

@@ -387,6 +387,13 @@ fn seeds_85_and_314_in_which_a_failing_read_cost_a_validator_its_votes() {
     }
 }
 
+/// It failed once: a liar's vote made a quorum with the two that began first, and the third, with no votes to remember, waited
+/// for the liar to tell it that it had not voted. A founder's first start asks nobody now.
+#[test]
+fn seed_879_in_which_a_liar_kept_the_network_from_beginning() {
+    live(879);
+}
+
 #[test]
 fn the_same_seed_draws_and_gives_the_same_run() {
     for seed in 0..6 {

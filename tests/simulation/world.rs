@@ -181,7 +181,8 @@ impl World {
 
     /// Starts a validator on its disks.
     pub(crate) async fn start(&self, context: &Context, disks: &Disks, validator: usize) -> Node {
-        self.start_behind(context, disks, validator, Fence::shut()).await
+        self.start_behind(context, disks, validator, disks.fence(validator))
+            .await
     }
 
     /// Starts a validator on its disks, behind a fence that is watched.

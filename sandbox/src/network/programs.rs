@@ -46,6 +46,7 @@ impl Network {
         };
         let passphrase = Password::create(&self.folder, &dir.join("keyring.pass").to_string_lossy())?;
         self.seal_keyring(&node.data_dir, &passphrase, people)?;
+        fog_node::consensus::declare_unvoted(&node.data_dir).map_err(Fault::file(&node.data_dir))?;
         let peers = self.consensus_peers();
         let others: Vec<_> = self
             .nodes
