@@ -276,8 +276,9 @@ impl Follower {
             self.rooms.proofs.extend(new).await?;
             return Ok(is_new);
         }
-        // Nobody votes on the genesis: another one is no evidence, but nonsense.
-        if let Some(other) = headers.proof_of(height).filter(|_| height.0 > 0) {
+        // Nobody votes on the genesis, and a height has one epoch: another one is no evidence, but nonsense.
+        let is_evidence = height.0 > 0 && carried[same].header.epoch == anchor.header.epoch;
+        if let Some(other) = headers.proof_of(height).filter(|_| is_evidence) {
             self.found_fork(height, followed, other).await?;
         }
         self.sources.lied(at, height);
@@ -342,25 +343,21 @@ impl Follower {
             return Ok(());
         }
         let header = proofs.header_at(height)?;
-        let Some((carried, state)) = self.pending.take() else {
+        let (Some((carried, state)), Some(header)) = (self.pending.take(), header) else {
+            // Nothing is known of a height this old any more: the next state is asked for.
             return Ok(());
         };
-        match header {
-            Some(header) if header.digest == carried.position.digest => {
-                proofs.adopt(carried, state, header.timestamp_ms).await?;
-            }
-            other => {
-                let what = format!(
-                    "validators signed block {}, votes say {other:?}",
-                    carried.position.digest
-                );
-                let place = format!("height {height}");
-                let _open = self
-                    .rooms
-                    .incidents
-                    .found(Kind::Diverged, FoundBy::Following, place, what);
-            }
+        if header.digest == carried.position.digest {
+            proofs.adopt(carried, state, header.timestamp_ms).await?;
+            return Ok(());
         }
+        let (signed, voted) = (carried.position.digest, header.digest);
+        let what = format!("validators signed block {signed}, votes say {voted}");
+        let place = format!("height {height}");
+        let _open = self
+            .rooms
+            .incidents
+            .found(Kind::Diverged, FoundBy::Following, place, what);
         Ok(())
     }
 }

@@ -18,6 +18,9 @@ use crate::{
     votes::Finalization,
 };
 
+/// Bytes of JSON of [`Handovers`], at most: some hundred committees of the largest kind.
+pub const HANDOVERS_BYTES_MAX: usize = 4 << 20;
+
 /// The proof that a committee took over.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -76,6 +79,9 @@ pub enum HandoverError {
     /// The header is of another network, or names another committee.
     #[error("the handover after epoch {0}: its header is of another network, or names another committee")]
     OtherCommittee(u64),
+    /// Of another network, or of one with other founders.
+    #[error("the committees are those of another network, or of other founders")]
+    OtherFounders,
     /// Not in their order, the same one twice, or more validators than there can be.
     #[error("the committees are not in their order, one stands there twice, or one is empty or too large")]
     Disorder,
@@ -121,6 +127,19 @@ impl Committees {
             committees.hand_over(handover)?;
         }
         Ok(committees)
+    }
+
+    /// What somebody tells of the same network, from our own founders on, each handover checked. Whether it is to be
+    /// believed rather than what is known here, [`Committees::supersede`] says.
+    ///
+    /// # Errors
+    /// [`HandoverError`].
+    pub fn told(&self, handovers: Handovers) -> Result<Self, HandoverError> {
+        let founders = self.at(0);
+        if handovers.network != founders.network || handovers.validators != founders.validators {
+            return Err(HandoverError::OtherFounders);
+        }
+        Self::of(handovers)
     }
 
     /// Takes one more handover.

@@ -112,7 +112,10 @@ impl CarriedHeaders {
     pub fn proven(self, from: Height, committees: &Committees) -> Result<ProvenHeaders, LightError> {
         let (mut expected, network) = (from, committees.network());
         for (at, CarriedHeader { header, .. }) in self.0.iter().enumerate() {
-            let is_child = at == 0 || header.parent == self.0[at - 1].header.digest();
+            let is_child = at == 0 || {
+                let before = &self.0[at - 1].header;
+                header.parent == before.digest() && header.epoch >= before.epoch
+            };
             if at >= HEADERS_MAX || header.network != network || header.height != expected || !is_child {
                 return Err(LightError::BrokenChain(from));
             }

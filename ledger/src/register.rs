@@ -136,13 +136,10 @@ impl Register {
     /// What the founders agreed on.
     #[must_use]
     pub fn genesis(genesis: &Genesis) -> Self {
+        let member = |o: &Organization| (o.id.clone(), o.clone());
         Self {
             network: genesis.network(),
-            organizations: genesis
-                .organizations
-                .iter()
-                .map(|o| (o.id.clone(), o.clone()))
-                .collect(),
+            organizations: genesis.organizations.iter().map(member).collect(),
             dismissed: BTreeSet::new(),
             seats: Seats::founding(&genesis.validators, genesis.policy.epoch_blocks),
             gateways: BTreeMap::new(),
@@ -178,6 +175,23 @@ impl Register {
             (Author::Organization(author), action) => self.may_decide(author, claims.sequence, action),
             (Author::Gateway(_), _) => Err(Refused::NotAllowed),
         }
+    }
+
+    /// Whether a commitment in a final block took effect there, as far as a later state can tell: what a former member's
+    /// gateway committed stands, so membership is not asked.
+    ///
+    /// # Errors
+    /// [`Refused`].
+    pub fn committed(&self, transaction: &SignedTransaction) -> Result<(), Refused> {
+        let claims = transaction.claims();
+        let (Author::Gateway(author), Action::Commit(commitment)) = (&claims.author, &claims.action) else {
+            return Err(Refused::NotAllowed);
+        };
+        let gateway = self.gateways.get(author).ok_or(Refused::NotAllowed)?;
+        if claims.network != self.network || !transaction.is_signed_by(&gateway.enrolment.key) {
+            return Err(Refused::WrongSignature);
+        }
+        self.may_commit(author, claims.sequence, commitment)
     }
 
     /// A gateway commits for the people of its own operator: nobody else's gateway can write into their records.
@@ -286,11 +300,8 @@ impl Register {
             Change::Dismiss(id) => {
                 self.organizations.remove(id);
                 self.dismissed.insert(id.clone());
-                for decision in self
-                    .decisions
-                    .iter_mut()
-                    .filter(|decision| decision.grant.grantee == *id)
-                {
+                let theirs = |decision: &&mut Decision| decision.grant.grantee == *id;
+                for decision in self.decisions.iter_mut().filter(theirs) {
                     decision.in_force = false;
                 }
             }

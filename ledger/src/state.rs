@@ -175,6 +175,7 @@ mod tests {
     use crate::{
         block::tests::{child, founded},
         consent::authorize,
+        member::{Change, Organization, Role, Voice},
         transaction::{Author, Commitment, GatewayEnrolment, Grant, Transaction},
     };
     use proptest::prelude::*;
@@ -307,6 +308,53 @@ mod tests {
         let thief = SigningKey::random();
         let stolen = world.commit(1).claims().clone().sign(&thief);
         assert_eq!(world.apply(vec![stolen]), [Outcome::Refused(Refused::WrongSignature)]);
+    }
+
+    #[test]
+    fn what_a_former_members_gateway_committed_stands() {
+        let mut world = World::new();
+        world.keys.push(SigningKey::random());
+        let (id, key): (OrganizationId, _) = ("org-4".parse().expect("good"), world.keys[4].public());
+        let (name, role) = ("Org 4".to_owned(), Role::Provider);
+        let fifth = Organization {
+            id: id.clone(),
+            name,
+            role,
+            key,
+        };
+        let raised = |world: &mut World, change: &Change| {
+            let voice = |i| {
+                world.org(
+                    i,
+                    Action::Voice(Voice {
+                        change: change.clone(),
+                        epoch: 0,
+                    }),
+                )
+            };
+            let voices = (0..3).map(voice).collect();
+            assert_eq!(world.apply(voices), [Outcome::Applied; 3]);
+        };
+        raised(&mut world, &Change::Admit(fifth));
+        let of_the_fifth = |world: &World, transaction: SignedTransaction| {
+            let action = transaction.claims().action.clone();
+            world.org(4, action)
+        };
+        let [enrol, announce] = [world.enrol(), world.announce()].map(|taken| of_the_fifth(&world, taken));
+        let commit = world.commit(1);
+        assert_eq!(
+            world.apply(vec![enrol, announce, commit.clone()]),
+            [Outcome::Applied; 3]
+        );
+        raised(&mut world, &Change::Dismiss(id));
+        assert_eq!(
+            world.state.admit(&world.commit(1)),
+            Err(Refused::NotAllowed),
+            "no more of it"
+        );
+        assert_eq!(world.state.committed(&commit), Ok(()));
+        let forged = commit.claims().clone().sign(&SigningKey::random());
+        assert_eq!(world.state.committed(&forged), Err(Refused::WrongSignature));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use futures::future::join_all;
 use ledger::{
     agreement::SignedHead,
     block::Height,
-    handover::{Committees, Handovers},
+    handover::{Committees, HANDOVERS_BYTES_MAX, Handovers},
     light::{
         COMMITMENTS_BYTES_MAX, CarriedCommitments, CarriedHeaders, CarriedState, HEADERS_BYTES_MAX, HEADERS_MAX,
         LightError, ProvenHeaders, STATE_BYTES_MAX,
@@ -25,8 +25,6 @@ use crate::{recovery::limited, vault::Peer};
 
 /// A signed head has at most this many bytes of JSON.
 const HEAD_BYTES_MAX: usize = 4_096;
-/// The committees have fewer bytes of JSON than this.
-const HANDOVERS_BYTES_MAX: usize = 4 << 20;
 /// How long a node that did not answer is left alone; doubles.
 const REST: Duration = Duration::from_secs(2);
 /// How long it is left alone at most, and a node that lied at once.

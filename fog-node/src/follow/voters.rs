@@ -3,7 +3,6 @@
 use std::sync::{Arc, PoisonError, RwLock};
 
 use ledger::{
-    block::Height,
     handover::{Committees, Handovers},
     light::LightError,
 };
@@ -25,12 +24,7 @@ impl Voters {
 
     /// What a node tells, if each handover is proven from our own founders on.
     pub(super) fn proven(&self, told: Handovers) -> Result<Committees, LightError> {
-        let founders = &self.known();
-        let founders = founders.at(0);
-        if told.network != founders.network || told.validators != founders.validators {
-            return Err(LightError::BrokenChain(Height(0)));
-        }
-        Ok(Committees::of(told)?)
+        Ok(self.known().told(told)?)
     }
 
     /// Takes committees that are to be believed rather than the known ones.

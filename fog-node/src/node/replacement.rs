@@ -93,7 +93,7 @@ impl Node {
         };
         let peers = Peers::new(client, &config.vault.exchange.peers, BLOCK_TIMEOUT);
         let committees = peers.committees(&self.genesis).await;
-        let (donors, me) = (Donors::new(peers, committees), self.key.public());
+        let (donors, me) = (Donors::new(peers, committees, &self.genesis.policy), self.key.public());
         let summary = replace::rebuild(&rooms, &donors, &me, &mut progress).await;
         let summary = summary?;
         if keys == Keys::Lost {

@@ -11,7 +11,7 @@ use ledger::{
     agreement::SignedHead,
     block::Height,
     genesis::{Genesis, VALIDATORS_MAX},
-    handover::{Committees, Handovers},
+    handover::{Committees, HANDOVERS_BYTES_MAX, Handovers},
     proof::{CARRIED_BYTES_MAX, CarriedBlock},
 };
 use record::canonical::{Digest, MEDIA_TYPE};
@@ -23,9 +23,6 @@ use crate::{chain::Source, vault::Peer};
 
 /// A head, signed or not, has at most this many bytes of JSON.
 const HEAD_BYTES_MAX: usize = 4_096;
-
-/// The committees have fewer bytes of JSON than this.
-const HANDOVERS_BYTES_MAX: usize = 4 << 20;
 
 /// The other nodes. Clones share the client.
 #[derive(Clone, Debug)]
@@ -112,15 +109,14 @@ impl Peers {
     pub async fn committees(&self, genesis: &Genesis) -> Committees {
         let peers = self.list();
         let asked = peers.iter().map(|peer| self.handovers(peer));
-        let founding = Committees::founding(genesis);
-        let told = join_all(asked).await.into_iter().flatten();
-        let proven = told
-            .filter(|told| told.network == genesis.network() && told.validators == genesis.committee())
-            .filter_map(|told| Committees::of(told).ok());
-        proven.fold(
-            founding,
-            |known, told| if told.supersede(&known) { told } else { known },
-        )
+        let mut known = Committees::founding(genesis);
+        for told in join_all(asked).await.into_iter().flatten() {
+            known = match known.told(told) {
+                Ok(told) if told.supersede(&known) => told,
+                _ => known,
+            };
+        }
+        known
     }
 
     async fn handovers(&self, peer: &Peer) -> Option<Handovers> {

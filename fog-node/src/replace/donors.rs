@@ -13,6 +13,7 @@ use ledger::{
     agreement::Position,
     block::{FinalizedBlock, Height},
     handover::Committees,
+    policy::ValidityPolicy,
     proof::CarriedBlock,
 };
 use record::{canonical::Digest, signature::PublicKey};
@@ -28,6 +29,7 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(3);
 /// Blocks that are asked for at the same time, over all peers.
 const ASKED_MAX: usize = 16;
 const OTHER_BLOCK: &str = "a block that is not the one that was voted for";
+const OTHER_EPOCH: &str = "a block of another epoch than its height's";
 const BAD_VOTES: &str = "votes that do not hold";
 
 /// One of the peers.
@@ -81,12 +83,14 @@ pub struct Donors {
     donors: Vec<Donor>,
     /// Whose votes count.
     committees: Committees,
+    /// Which height belongs to which of them.
+    policy: ValidityPolicy,
 }
 
 impl Donors {
     /// These peers; none of them has lied or failed yet.
     #[must_use]
-    pub fn new(peers: Peers, committees: Committees) -> Self {
+    pub fn new(peers: Peers, committees: Committees, policy: &ValidityPolicy) -> Self {
         let list = peers.list();
         Self {
             heads: peers.clone().waiting(HEAD_TIMEOUT),
@@ -94,6 +98,7 @@ impl Donors {
             list,
             peers,
             committees,
+            policy: policy.clone(),
         }
     }
 
@@ -217,7 +222,11 @@ impl Donors {
         if !carried.is(digest) {
             return Err(Flaw::Lie(OTHER_BLOCK));
         }
-        let epoch = carried.block.header.epoch;
+        let (height, epoch) = (carried.block.header.height, carried.block.header.epoch);
+        // A committee has no say after its term.
+        if epoch != self.policy.epoch_of(height) {
+            return Err(Flaw::Lie(OTHER_EPOCH));
+        }
         let block = carried.finalized(self.committees.at(epoch));
         if has_votes && block.finalization.is_none() {
             return Err(Flaw::Lie(BAD_VOTES));

@@ -176,7 +176,11 @@ impl Village {
             projection: None,
         };
         let committees = Committees::founding(&self.genesis);
-        let donors = Donors::new(Peers::new(client, &peers, Duration::from_secs(2)), committees);
+        let donors = Donors::new(
+            Peers::new(client, &peers, Duration::from_secs(2)),
+            committees,
+            &self.genesis.policy,
+        );
         let result = rebuild(&rooms, &donors, &self.keys[0].public(), &mut Progress::to(|_| {})).await;
         (Rebuilt { result, peers }, rooms)
     }

@@ -11,7 +11,7 @@ use tokio::{
 };
 
 use super::Config;
-use ledger::proof::RECEIPT_BYTES_MAX;
+use ledger::{handover::HANDOVERS_BYTES_MAX, proof::RECEIPT_BYTES_MAX};
 
 /// A node's explanation is cut after this many bytes.
 const REASON_BYTES_MAX: usize = 2_048;
@@ -19,8 +19,6 @@ const REASON_BYTES_MAX: usize = 2_048;
 const ADMISSION_BYTES_MAX: usize = 16_384;
 /// A node's `Retry-After` is believed up to this.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(30);
-/// The committees have fewer bytes of JSON than this.
-const VALIDATORS_BYTES_MAX: usize = 4 << 20;
 /// The question for the committees may take this long.
 const VALIDATORS_TIMEOUT: Duration = Duration::from_secs(10);
 /// What a receipt question may take beyond its waiting time.
@@ -258,7 +256,7 @@ impl Node {
         if response.status() != StatusCode::OK {
             return None;
         }
-        match body(response, VALIDATORS_BYTES_MAX).await {
+        match body(response, HANDOVERS_BYTES_MAX).await {
             Reply::Done(text) => Some(text),
             _ => None,
         }

@@ -54,11 +54,10 @@ impl Voters {
             return false;
         };
         let known = self.known();
-        let same_founders = handovers.network == known.network() && handovers.validators == known.at(0).validators;
-        let Ok(told) = Committees::of(handovers) else {
+        let Ok(told) = known.told(handovers) else {
             return false;
         };
-        let follows = same_founders && told.supersede(&known);
+        let follows = told.supersede(&known);
         if follows {
             tracing::info!(committees = told.count(), "the committee of the network has changed");
             *self.0.write().unwrap_or_else(PoisonError::into_inner) = told;
