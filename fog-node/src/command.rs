@@ -15,12 +15,12 @@ use crate::{
     audit,
     config::{Config, Faults},
     members,
-    node::Node,
+    node::{Node, keep_private},
 };
 use clap::{Parser, Subcommand};
 use ledger::{
     committee::Change,
-    handover::{Committees, Handovers},
+    handover::{Committees, HANDOVERS_BYTES_MAX, Handovers},
     proof::{RECEIPT_BYTES_MAX, Receipt},
 };
 use record::{
@@ -30,6 +30,9 @@ use record::{
 
 /// Bad usage or configuration.
 const EXIT_USAGE: u8 = 64;
+
+/// Bytes of a file that says who is to be a member or to vote, or of a private key, at most.
+const SMALL_FILE_BYTES_MAX: usize = 65_536;
 
 /// A fog node: stores, agrees, answers.
 #[derive(Debug, Parser)]
@@ -144,9 +147,9 @@ enum For {
 impl For {
     fn change(self) -> anyhow::Result<Change> {
         Ok(match self {
-            Self::Admit { file } => Change::Admit(serde_json::from_str(&read(&file)?)?),
+            Self::Admit { file } => Change::Admit(serde_json::from_str(&read(&file, SMALL_FILE_BYTES_MAX)?)?),
             Self::Dismiss { organization } => Change::Dismiss(organization),
-            Self::Seat { file } => Change::Seat(serde_json::from_str(&read(&file)?)?),
+            Self::Seat { file } => Change::Seat(serde_json::from_str(&read(&file, SMALL_FILE_BYTES_MAX)?)?),
             Self::Unseat { key } => Change::Unseat(key),
         })
     }
@@ -224,7 +227,13 @@ fn told<T>(path: &Path, prepared: Result<T, Faults>) -> Result<T, ExitCode> {
 
 fn raise(node: &Node, key: &Path, change: For) -> anyhow::Result<String> {
     use anyhow::Context as _;
-    let key = SigningKey::from_pem(&zeroize::Zeroizing::new(read(key)?)).context("--organization-key")?;
+    let mut faults = Faults::default();
+    keep_private("--organization-key", key, &mut faults);
+    faults
+        .none_or(())
+        .map_err(|faults| anyhow::anyhow!("{}", faults.to_string().trim()))?;
+    let key = SigningKey::from_pem(&zeroize::Zeroizing::new(read(key, SMALL_FILE_BYTES_MAX)?))
+        .context("--organization-key")?;
     let (client, url, organization, genesis) = node.member()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let raised = members::raise((&client, &url), genesis, (organization.clone(), &key), change.change()?);
@@ -273,8 +282,8 @@ fn audit_chain(path: &Path) -> ExitCode {
 
 /// Checks a receipt and says what was checked.
 fn verify(receipt: &Path, validators: &Path) -> anyhow::Result<String> {
-    let text = read(receipt)?;
-    let handovers: Handovers = serde_json::from_str(&read(validators)?).map_err(|error| {
+    let text = read(receipt, RECEIPT_BYTES_MAX)?;
+    let handovers: Handovers = serde_json::from_str(&read(validators, HANDOVERS_BYTES_MAX)?).map_err(|error| {
         anyhow::anyhow!(
             "{} is not what /api/v1/chain/validators gives: {error}",
             validators.display()
@@ -300,13 +309,13 @@ fn verify(receipt: &Path, validators: &Path) -> anyhow::Result<String> {
     ))
 }
 
-fn read(path: &Path) -> anyhow::Result<String> {
+fn read(path: &Path, bytes_max: usize) -> anyhow::Result<String> {
     use anyhow::Context as _;
     let read = || {
         let length = fs::metadata(path)?.len();
-        if length > RECEIPT_BYTES_MAX as u64 {
+        if length > bytes_max as u64 {
             return Err(io::Error::other(format!(
-                "{length} bytes, at most {RECEIPT_BYTES_MAX} are read"
+                "{length} bytes, at most {bytes_max} are read"
             )));
         }
         fs::read_to_string(path)

@@ -6,6 +6,7 @@ use ledger::{
     block::Height,
     committee::{Change, Voice},
     genesis::Genesis,
+    state::Outcome,
     transaction::{Action, Author, Transaction},
 };
 use record::{canonical::MEDIA_TYPE, ids::OrganizationId, signature::SigningKey};
@@ -26,6 +27,12 @@ pub enum Error {
     /// It says no, and why.
     #[error("the node refuses: {0}")]
     Refused(String),
+    /// It is final, and the state did not take it.
+    #[error("the voice is in a block and has no effect: {0}")]
+    NoEffect(ledger::state::Refused),
+    /// It waits still.
+    #[error("the voice {0} was taken, and is not final yet: look at /api/v1/members before it is raised again")]
+    NotFinal(String),
     /// The clock of this machine stands before 1970.
     #[error("this machine's clock stands before 1970")]
     Clock,
@@ -41,8 +48,13 @@ struct Accepted {
     id: String,
 }
 
-/// Signs a voice for a change as the organisation, hands it to the node at `url`, and gives the node's word on what became of
-/// it.
+#[derive(Deserialize)]
+struct Became {
+    outcome: Outcome,
+}
+
+/// Signs a voice for a change as the organisation, hands it to the node at `url`, and gives the node's word on the block
+/// that it took effect in.
 ///
 /// # Errors
 /// [`Error`].
@@ -75,7 +87,16 @@ pub async fn raise(
     let outcome = client
         .get(format!("{url}/api/v1/transactions/{id}?wait_ms={WAIT_MS}"))
         .timeout(ANSWER_TIMEOUT);
-    Ok(good(outcome.send().await?).await?.text().await?)
+    let text = good(outcome.send().await?).await?.text().await?;
+    match serde_json::from_str(&text) {
+        Ok(Became {
+            outcome: Outcome::Applied,
+        }) => Ok(text),
+        Ok(Became {
+            outcome: Outcome::Refused(why),
+        }) => Err(Error::NoEffect(why)),
+        Err(_) => Err(Error::NotFinal(id)),
+    }
 }
 
 async fn good(answer: Response) -> Result<Response, Error> {

@@ -4,6 +4,7 @@ use std::{fs, path::Path, time::Duration};
 
 use http::{HeaderMap, HeaderValue, header};
 use ledger::{genesis::Genesis, handover::Committees, proof::ValidatorSet};
+use record::ids::OrganizationId;
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
@@ -15,7 +16,7 @@ use zeroize::Zeroizing;
 use crate::{
     config::{self, Faults},
     follow::{self, Follower},
-    http::{observer as door, tls::Identity},
+    http::{observer as door, tls::Identity, token::claimed_issuer},
     index::Index,
     keyring::{Keyring, Passphrase},
     node::{Error, STOP_TIMEOUT, genesis, identity, keep_private, named, open, peers_client},
@@ -49,23 +50,16 @@ impl Observer {
         let genesis = genesis(&config.genesis, &mut faults);
         let identity = identity(&config.http, &mut faults);
         keep_private("token", &config.token, &mut faults);
-        let token = faults.note(format_args!("token {}", config.token.display()), token(&config.token));
+        let token = faults.note(
+            format_args!("token {}", config.token.display()),
+            token(&config.token, &config.organization),
+        );
         if let Some(passphrase_file) = &config.keyring.passphrase_file {
             faults.note("keyring.passphrase_file", Passphrase::read(passphrase_file));
         }
         let (Some(genesis), Some(identity), Some(token)) = (genesis, identity, token) else {
             return Err(faults);
         };
-        if !genesis
-            .organizations
-            .iter()
-            .any(|member| member.id == config.organization)
-        {
-            faults.add(format_args!(
-                "organization: {} is no member of this network",
-                config.organization
-            ));
-        }
         faults.extend(config.follow.too_few(&ValidatorSet::of(&genesis)));
         faults.none_or(Self {
             config,
@@ -176,11 +170,17 @@ impl Observer {
 }
 
 /// The header that carries the organisation's token; never printed.
-fn token(path: &Path) -> Result<HeaderValue, String> {
+fn token(path: &Path, organization: &OrganizationId) -> Result<HeaderValue, String> {
     let text = Zeroizing::new(fs::read_to_string(path).map_err(|error| error.to_string())?);
     let text = text.trim();
     if text.is_empty() || text.len() > TOKEN_BYTES_MAX {
         return Err("not an access token in one line".to_owned());
+    }
+    // The nodes would take it and show what another organisation may see: not what this observer's keys open.
+    if claimed_issuer(text).as_ref() != Some(organization) {
+        return Err(format!(
+            "its iss is not {organization}: an access token of this organization is needed"
+        ));
     }
     let value =
         HeaderValue::try_from(format!("Bearer {text}")).map_err(|_| "not an access token in one line".to_owned());

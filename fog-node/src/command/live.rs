@@ -30,6 +30,16 @@ pub(super) fn run(path: &Path) -> ExitCode {
         ));
         return ExitCode::from(EXIT_USAGE);
     }
+    // Before anything is written: what `run` left there, `replace` would refuse.
+    if node.lacks_its_keyring() {
+        complain(format_args!(
+            "data_dir {} has no keyring.sealed. If its disk was lost: `fog-node replace --config {} --keyring COPY`; \
+             if the keyring alone was: put a copy of it there",
+            config.data_dir.display(),
+            path.display()
+        ));
+        return ExitCode::from(EXIT_USAGE);
+    }
     code(live(&config.telemetry, |telemetry| node.run(telemetry)))
 }
 

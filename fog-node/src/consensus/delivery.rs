@@ -224,7 +224,7 @@ impl Applier {
         for (transaction, outcome) in block.transactions.iter().zip(outcomes) {
             match (outcome, transaction.commitment()) {
                 (Outcome::Applied, Some(commitment)) => {
-                    tracing::info!(bundle = %commitment.bundle, %height, "finalized");
+                    tracing::debug!(bundle = %commitment.bundle, %height, "finalized");
                 }
                 (Outcome::Applied, None) => {
                     tracing::info!(transaction = %transaction.id(), kind = transaction.claims().action.kind(), %height, "finalized");

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use ::http::{HeaderMap, StatusCode};
-use ledger::{genesis::Genesis, proof::ValidatorSet};
+use ledger::genesis::Genesis;
 use record::ids::OrganizationId;
 use serde_json::json;
 use tokio::net::TcpListener;
@@ -110,9 +110,6 @@ pub fn routes() -> Vec<Route<Context>> {
         }),
         Route::get("/api/v1/chain/head", |context, _| {
             Box::pin(async move { Ok(head(&context)) })
-        }),
-        Route::get("/api/v1/chain/validators", |context, _| {
-            Box::pin(async move { Ok(answer::json(StatusCode::OK, &ValidatorSet::of(&context.genesis))) })
         }),
         Route::get("/api/v1/incidents", |context, _| {
             Box::pin(async move { Ok(answer::json(StatusCode::OK, &context.rooms.incidents.list())) })

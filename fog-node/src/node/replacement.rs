@@ -41,6 +41,12 @@ impl Node {
         replace::is_unfinished(&self.config.data_dir)
     }
 
+    /// Whether the data folder lacks the keyring that is configured: the disk was lost, or another one is mounted.
+    #[must_use]
+    pub fn lacks_its_keyring(&self) -> bool {
+        self.config.keyring.passphrase_file.is_some() && !self.keyring_path().exists()
+    }
+
     /// Claims the data folder, after everything that `replace` needs was looked at.
     ///
     /// # Errors
