@@ -28,8 +28,9 @@ from sandbox import Sandbox, eventually
 HEAL_MAX_S = 60
 # A node refuses after http.stale_after_ms (15 s) without a block; the rest is for a slow machine.
 REFUSED_MAX_S = 45
-# What two thirds had voted for before the cut may become final within this time.
+# What two thirds had voted for before the cut may become final after it; that is over when no height moves for so long.
 UNDER_WAY_S = 5
+UNDER_WAY_MAX_S = 60
 # So long nothing may become final after that.
 STILL_S = 20
 # The three go on so many blocks without the one, with its turns to lead skipped.
@@ -158,16 +159,29 @@ class Partition(unittest.TestCase):
     def heights(self, nodes=range(NODES)):
         return [self.sandbox.height(node) for node in nodes]
 
-    def cut_off(self, nodes):
-        """Cuts, and waits for what was under way. Returns when it was cut."""
+    def cut_off(self, nodes, stopped):
+        """Cuts, and waits until those that it stops have ended what was under way. Returns when it was cut."""
         self.sandbox.agreed()
         for node in range(NODES):
             self.assertEqual(self.sandbox.write(node)[0], 422, "before the cut a write is read, and is no bundle")
         self.assertEqual(self.sandbox.read(0)[0], 200)
         self.network.cut_off(nodes)
         cut = time.monotonic()
-        time.sleep(UNDER_WAY_S)
+        self.let_end(stopped)
         return cut
+
+    def let_end(self, nodes):
+        """Waits until nothing becomes final any more at these nodes."""
+        seen, since = self.heights(nodes), time.monotonic()
+
+        def stands():
+            nonlocal seen, since
+            now = self.heights(nodes)
+            if now != seen:
+                seen, since = now, time.monotonic()
+            return time.monotonic() - since > UNDER_WAY_S
+
+        eventually("an end of what was under way", UNDER_WAY_MAX_S, stands)
 
     def stands_still(self, nodes, within_s):
         """Looks for so long that no node's height moves; returns the heads."""
@@ -207,7 +221,7 @@ class Partition(unittest.TestCase):
             self.assertEqual(block, {head["digest"]}, "what was final on one side is final on all")
 
     def two_and_two(self):
-        cut = self.cut_off([2, 3])
+        cut = self.cut_off([2, 3], range(NODES))
         before = self.sandbox.gateway_status()
         heads = self.stands_still(range(NODES), STILL_S)
         print(f"two and two: {STILL_S} s without a block at heights {[head['height'] for head in heads.values()]}")
@@ -227,7 +241,7 @@ class Partition(unittest.TestCase):
 
     def one_from_three(self):
         """The one is the node that the hospital asks and that the gateway hands in to first."""
-        cut = self.cut_off([0])
+        cut = self.cut_off([0], [0])
         three, final = [1, 2, 3], self.sandbox.gateway_status()["final_readings"]
         before = self.heights(three)
         alone = self.stands_still([0], STILL_S)
