@@ -14,7 +14,7 @@ use crate::{block::Header, genesis::Genesis, votes::Finalization};
 #[error("votes: {0}")]
 pub struct NotFinal(String);
 
-/// One committee of a network; who votes in which epoch is for [`Committees`] to say.
+/// One committee of a network; who votes in which epoch is for [`Committees`](crate::handover::Committees) to say.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ValidatorSet {

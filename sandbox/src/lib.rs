@@ -12,7 +12,7 @@
 //! 5. [`ending`] waits until everything acknowledged is final; [`agreement`] compares the nodes, [`audit`] walks the chain,
 //!    and [`promises`] compares what was acknowledged with what is there.
 //!
-//! [`bench`] measures fog nodes of such networks at several lengths of history.
+//! [`mod@bench`] measures fog nodes of such networks at several lengths of history.
 //! [`harness`] is the same run, started and asked by a test.
 
 pub mod command;

@@ -11,7 +11,7 @@
 //! was signed above the highest quorum told of but in the view after it, or in the first of the next epoch. Where no
 //! node may lie (f = 0), no quorum came about without all the others, and what none of them has seen binds nobody.
 //!
-//! A founder's first start needs none of this ([`super::unvoted`]).
+//! A founder's first start needs none of this (`unvoted`).
 //!
 //! **What is not closed.** A vote in the very first view of a network, before any quorum, which only liars have seen; and one
 //! that a whole-looking old journal lacks and that reached liars alone. Nobody can tell of these.
