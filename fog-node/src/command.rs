@@ -373,7 +373,11 @@ mod tests {
             format!("{:#}", verify(&receipt, &validators).expect_err("no set")).contains("/api/v1/chain/validators")
         );
         let network = record::canonical::Digest::ZERO;
-        fs::write(&validators, format!(r#"{{"network":"{network}","validators":[]}}"#)).expect("written");
+        let validators_of = |keys: &str| format!(r#"{{"network":"{network}","validators":[{keys}]}}"#);
+        fs::write(&validators, validators_of("")).expect("written");
+        assert!(format!("{:#}", verify(&receipt, &validators).expect_err("nobody")).contains("is empty"));
+        let key = serde_json::to_string(&SigningKey::random().public()).expect("JSON");
+        fs::write(&validators, validators_of(&key)).expect("written");
         assert!(format!("{:#}", verify(&receipt, &validators).expect_err("no receipt")).contains("not a receipt"));
     }
 }

@@ -62,17 +62,23 @@ pub fn set_aside_what_does_not_open(data_dir: &Path) -> io::Result<Option<PathBu
     if failures < FAILURES_MAX || !stores(data_dir).is_dir() {
         return Ok(None);
     }
+    let mut suspects = Vec::new();
+    for entry in fs::read_dir(stores(data_dir))? {
+        let entry = entry?;
+        if !entry.file_name().to_string_lossy().contains("-votes-") {
+            suspects.push(entry);
+        }
+    }
+    if suspects.is_empty() {
+        return Ok(None);
+    }
     let now_ms = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |since| since.as_millis());
     let evidence = data_dir.join(format!("consensus.damaged-{now_ms}"));
     fs::create_dir(&evidence)?;
-    for entry in fs::read_dir(stores(data_dir))? {
-        let entry = entry?;
-        let is_journal = entry.file_name().to_string_lossy().contains("-votes-");
-        if !is_journal {
-            fs::rename(entry.path(), evidence.join(entry.file_name()))?;
-        }
+    for suspect in suspects {
+        fs::rename(suspect.path(), evidence.join(suspect.file_name()))?;
     }
     keep_few(data_dir)?;
     Ok(Some(evidence))
@@ -122,8 +128,8 @@ mod tests {
         assert!(evidence.expect("set aside").join("fog-blocks-key").is_dir());
         assert!(!stands(&folder, "fog-blocks-key") && stands(&folder, "fog-votes-0"));
         begin(folder.path()).expect("noted");
-        set_aside_what_does_not_open(folder.path()).expect("looks");
-        assert!(stands(&folder, "fog-votes-0"), "whatever it was");
+        let again = set_aside_what_does_not_open(folder.path()).expect("looks");
+        assert!(again.is_none() && stands(&folder, "fog-votes-0"), "whatever it was");
     }
 
     #[test]
