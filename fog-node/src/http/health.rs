@@ -2,14 +2,15 @@
 
 use std::sync::Arc;
 
-use http::StatusCode;
+use bytes::Bytes;
+use http::{Response, StatusCode};
 use serde_json::json;
 
 use super::{
     Context, answer, head_age_ms,
     route::{Answered, Route},
 };
-use crate::recovery::Standing;
+use crate::{chain::Head, index::Index, recovery::Standing};
 
 /// What is served here.
 #[must_use]
@@ -23,17 +24,50 @@ pub fn routes() -> Vec<Route<Context>> {
     ]
 }
 
+/// How old what is served here is: what `/readyz` says of a fog node and of an observer.
+pub(super) struct Freshness {
+    head: Head,
+    pub(super) head_age_ms: u64,
+    /// Blocks that the index lags behind; `None` if it does not answer.
+    pub(super) lag_blocks: Option<u64>,
+}
+
+impl Freshness {
+    pub(super) async fn of(head: Head, index: &Index) -> Self {
+        let projected = index.projected().await;
+        Self {
+            head,
+            head_age_ms: head_age_ms(&head),
+            lag_blocks: projected.map(|height| head.height.0.saturating_sub(height.0)).ok(),
+        }
+    }
+
+    /// 200 when no check holds, else 503 with the reason of each that does.
+    pub(super) fn readiness<const N: usize>(&self, checks: [(bool, &str); N]) -> Response<Bytes> {
+        let reasons: Vec<_> = checks
+            .into_iter()
+            .filter_map(|(holds, reason)| holds.then_some(reason))
+            .collect();
+        let status = if reasons.is_empty() {
+            StatusCode::OK
+        } else {
+            StatusCode::SERVICE_UNAVAILABLE
+        };
+        let body = json!({
+            "ready": reasons.is_empty(),
+            "reasons": reasons,
+            "height": self.head.height,
+            "head_age_ms": self.head_age_ms,
+            "projection_lag_blocks": self.lag_blocks,
+        });
+        answer::json(status, &body)
+    }
+}
+
 /// Ready means: answers from here are fresh. Blocks come about once a second even when nothing happens, so an old head
 /// means that this node is cut off or the quorum is lost.
 async fn ready(context: Arc<Context>) -> Answered {
-    let head = context.chain.head();
-    let head_age_ms = head_age_ms(&head);
-    let lag_blocks = context
-        .index
-        .projected()
-        .await
-        .map(|height| head.height.0.saturating_sub(height.0))
-        .ok();
+    let freshness = Freshness::of(context.chain.head(), &context.index).await;
     let checks = [
         (!*context.consensus_runs.borrow(), "consensus is not running"),
         (
@@ -41,32 +75,16 @@ async fn ready(context: Arc<Context>) -> Answered {
             "this node's chain is not the majority's, or is being made anew",
         ),
         (
-            head_age_ms > context.config.head_age_ms_max,
+            freshness.head_age_ms > context.config.head_age_ms_max,
             "the last block is too old: cut off from the quorum, or it is lost",
         ),
-        (lag_blocks.is_none(), "the index does not answer"),
+        (freshness.lag_blocks.is_none(), "the index does not answer"),
         (
-            lag_blocks > Some(context.config.projection_lag_blocks_max),
+            freshness.lag_blocks > Some(context.config.projection_lag_blocks_max),
             "the index lags behind the chain",
         ),
     ];
-    let reasons: Vec<_> = checks
-        .into_iter()
-        .filter_map(|(holds, reason)| holds.then_some(reason))
-        .collect();
-    let status = if reasons.is_empty() {
-        StatusCode::OK
-    } else {
-        StatusCode::SERVICE_UNAVAILABLE
-    };
-    let body = json!({
-        "ready": reasons.is_empty(),
-        "reasons": reasons,
-        "height": head.height,
-        "head_age_ms": head_age_ms,
-        "projection_lag_blocks": lag_blocks,
-    });
-    Ok(answer::json(status, &body))
+    Ok(freshness.readiness(checks))
 }
 
 async fn metrics(context: Arc<Context>) -> Answered {

@@ -15,6 +15,7 @@ use super::{
     caller::{Caller, Peer},
     fault::Fault,
     fhir, head_age_ms,
+    health::Freshness,
     route::{Answered, Request, Route, Service, Table},
     server,
     tls::{Identity, TlsError},
@@ -179,10 +180,8 @@ fn head(context: &Context) -> ::http::Response<bytes::Bytes> {
 
 /// Ready means: what is read here is proven and fresh.
 async fn ready(context: Arc<Context>) -> Answered {
-    let (proofs, head) = (&context.rooms.proofs, context.rooms.proofs.head());
-    let head_age_ms = head_age_ms(&head);
-    let projected = context.rooms.index.projected().await;
-    let lag_blocks = projected.map(|height| head.height.0.saturating_sub(height.0)).ok();
+    let proofs = &context.rooms.proofs;
+    let freshness = Freshness::of(proofs.head(), &context.rooms.index).await;
     let keys_behind = proofs.keys_behind(&context.organization)?;
     let checks = [
         (
@@ -190,36 +189,20 @@ async fn ready(context: Arc<Context>) -> Answered {
             "two blocks of one height have two thirds of the votes",
         ),
         (
-            head_age_ms > context.config.head_age_ms_max,
+            freshness.head_age_ms > context.config.head_age_ms_max,
             "the last proven block is too old: too few fog nodes are reached, or the quorum is lost",
         ),
         (
             keys_behind > 0,
             "the bundles of keys granted lately are still being learned",
         ),
-        (lag_blocks.is_none(), "the index does not answer"),
+        (freshness.lag_blocks.is_none(), "the index does not answer"),
         (
-            lag_blocks > Some(context.config.projection_lag_blocks_max),
+            freshness.lag_blocks > Some(context.config.projection_lag_blocks_max),
             "the index lags behind what is proven",
         ),
     ];
-    let reasons: Vec<_> = checks
-        .into_iter()
-        .filter_map(|(holds, reason)| holds.then_some(reason))
-        .collect();
-    let status = if reasons.is_empty() {
-        StatusCode::OK
-    } else {
-        StatusCode::SERVICE_UNAVAILABLE
-    };
-    let body = json!({
-        "ready": reasons.is_empty(),
-        "reasons": reasons,
-        "height": head.height,
-        "head_age_ms": head_age_ms,
-        "projection_lag_blocks": lag_blocks,
-    });
-    Ok(answer::json(status, &body))
+    Ok(freshness.readiness(checks))
 }
 
 /// Serves until `shutdown`, then lets requests under way finish.
