@@ -51,7 +51,7 @@ pub const STATE_BYTES_MAX: usize = 64 << 20;
 /// So many validators that one of them at least is honest: f + 1 of n = 3f + 1.
 #[must_use]
 pub fn witnesses_needed(validators: &ValidatorSet) -> usize {
-    validators.validators.len() - validators.quorum() + 1
+    validators.liars_max() + 1
 }
 
 /// Why something that was handed over proves nothing.

@@ -34,12 +34,23 @@ impl ValidatorSet {
         }
     }
 
+    /// So many of them may lie.
+    #[must_use]
+    pub const fn liars_max(&self) -> usize {
+        liars_max(self.validators.len())
+    }
+
     /// The votes that finalize: n - f of n = 3f + 1 (the engine's rule).
     #[must_use]
-    pub fn quorum(&self) -> usize {
-        let n = self.validators.len();
-        n - n.saturating_sub(1) / 3
+    pub const fn quorum(&self) -> usize {
+        self.validators.len() - self.liars_max()
     }
+}
+
+/// So many of a committee of `validators` may lie: f of n = 3f + 1.
+#[must_use]
+pub const fn liars_max(validators: usize) -> usize {
+    validators.saturating_sub(1) / 3
 }
 
 /// The namespace under which a network's validators sign, before the engine's suffix.

@@ -17,6 +17,7 @@
 //! that a whole-looking old journal lacks and that reached liars alone. Nobody can tell of these.
 
 use commonware_consensus::types::Round;
+use ledger::quorum::liars_max;
 use tokio::sync::watch;
 
 /// What may be signed.
@@ -137,7 +138,7 @@ pub(super) enum Opening {
 
 /// Whether the answers of so many others suffice, in a committee of `validators`, this node included.
 pub(super) fn opening(journal: Journal, told: &[Told], validators: usize) -> Option<Opening> {
-    let liars_max = validators.saturating_sub(1) / 3;
+    let liars_max = liars_max(validators);
     let quorum = validators - liars_max;
     // Without these many others nothing becomes final anyway.
     if told.len() + 1 < quorum {

@@ -29,7 +29,7 @@ impl Voters {
 
     /// How many of the newest committee may lie.
     pub(super) fn liars_max(&self) -> usize {
-        self.known().newest().validators.len().saturating_sub(1) / 3
+        self.known().newest().liars_max()
     }
 
     /// Whether a key votes, in the newest committee or the founders'.
