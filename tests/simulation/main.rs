@@ -9,6 +9,7 @@ mod liar;
 mod lies;
 mod links;
 mod loopback;
+mod named_seeds;
 mod plan;
 mod properties;
 mod seeds;

@@ -283,7 +283,7 @@ fn runner(seed: u64, plan: &Plan) -> deterministic::Runner {
 }
 
 /// Lives through what a seed draws. Gives the fingerprint of everything that happened, and the lowest height.
-fn live(seed: u64) -> (String, u64) {
+pub(crate) fn live(seed: u64) -> (String, u64) {
     let plan = Plan::of(seed);
     let disks = Disks::with_spares(4, 1);
     let mut observer = Observer::default();
@@ -376,22 +376,6 @@ fn a_thousand_seeds_fork_lose_and_repeat_nothing() {
         failed.is_empty(),
         "these seeds failed, each alone with SEEDS=n..n+1: {failed:?}"
     );
-}
-
-/// They failed once: a read that failed was taken for a damaged vote journal, which was removed; the validator then had to
-/// hear from all others, and the fourth was a silent liar.
-#[test]
-fn seeds_85_and_314_in_which_a_failing_read_cost_a_validator_its_votes() {
-    for seed in [85, 314] {
-        live(seed);
-    }
-}
-
-/// It failed once: a liar's vote made a quorum with the two that began first, and the third, with no votes to remember, waited
-/// for the liar to tell it that it had not voted. A founder's first start asks nobody now.
-#[test]
-fn seed_879_in_which_a_liar_kept_the_network_from_beginning() {
-    live(879);
 }
 
 #[test]
