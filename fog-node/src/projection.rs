@@ -340,6 +340,7 @@ mod tests {
     use super::*;
     use crate::keyring::{Holding, Passphrase};
     use ledger::{
+        admission::MatchedSubmission,
         block::{Block, FinalizedBlock},
         consent::{self, Permit},
         genesis::{Genesis, Organization, Role, Validator},
@@ -347,7 +348,7 @@ mod tests {
         transaction::{Action, Author, DeviceEnrolment, GatewayEnrolment, SignedTransaction, Transaction},
     };
     use record::{
-        bundle::{Bundle, Category, Entry, SealedBundle, SubjectKey, SubjectSecret},
+        bundle::{Bundle, Category, Entry, SubjectKey, SubjectSecret},
         canonical::Digest,
         fhir::Patient,
         ids::{BootId, GatewayId, OrganizationId, SubjectId},
@@ -491,15 +492,10 @@ mod tests {
                 }
             };
             let bundle = Bundle::new((first_seq..).zip(signers).map(entry).collect());
-            let sealed =
-                SealedBundle::seal(&self.genesis.network(), &home(), &self.subject_key, &bundle).expect("seals");
-            let payload = sealed.encode();
-            let count = u32::try_from(signers.len()).expect("few");
-            let commitment = Commitment::to(&payload, &sealed, (bundle.root(), count), now_ms());
-            (
-                payload.into(),
-                self.sign(Author::Gateway(home()), Action::Commit(commitment)),
-            )
+            let author = (&self.genesis.network(), &home(), &self.key);
+            let sealed = MatchedSubmission::seal(author, (&self.subject_key, &bundle), now_ms()).expect("seals");
+            let (transaction, payload) = sealed.into_parts();
+            (payload.into(), transaction)
         }
 
         async fn append(&self, transactions: Vec<SignedTransaction>) {

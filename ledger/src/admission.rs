@@ -1,15 +1,15 @@
 //! How a gateway hands a sealed bundle to a fog node, and the signed word it gets back: admitted, not yet final.
 
 use record::{
-    bundle::{PAYLOAD_BYTES_MAX, SealedBundle},
+    bundle::{Bundle, PAYLOAD_BYTES_MAX, SealError, SealedBundle, SubjectKey},
     canonical::{self, CanonicalError, Digest, Domain},
-    ids::BundleId,
+    ids::{BundleId, GatewayId, NetworkId},
     signature::{PublicKey, Signature, SigningKey},
 };
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
-use crate::transaction::{Author, Commitment, SignedTransaction, TRANSACTION_BYTES_MAX};
+use crate::transaction::{Action, Author, Commitment, SignedTransaction, TRANSACTION_BYTES_MAX, Transaction};
 
 /// A submission has at most this many bytes.
 pub const SUBMISSION_BYTES_MAX: usize = PAYLOAD_BYTES_MAX + TRANSACTION_BYTES_MAX + 1_024;
@@ -57,7 +57,8 @@ pub fn matched<'a>(transaction: &'a SignedTransaction, payload: &[u8]) -> Result
     }
 }
 
-/// A submission whose payload is the one its commitment names; only [`Submission::decode`] makes one.
+/// A submission whose payload is the one its commitment names; only [`Submission::decode`] and
+/// [`MatchedSubmission::seal`] make one.
 #[derive(Clone, Debug)]
 pub struct MatchedSubmission {
     transaction: SignedTransaction,
@@ -66,6 +67,33 @@ pub struct MatchedSubmission {
 }
 
 impl MatchedSubmission {
+    /// Seals a bundle to a subject's key, as a gateway of a network, which commits to it with its own key.
+    ///
+    /// # Errors
+    /// [`SealError`]: too many bytes, or a key that cannot be sealed to.
+    pub fn seal(
+        (network, gateway, key): (&NetworkId, &GatewayId, &SigningKey),
+        (subject, bundle): (&SubjectKey, &Bundle),
+        now_ms: i64,
+    ) -> Result<Self, SealError> {
+        let bytes = bundle.entries.len();
+        let readings = u32::try_from(bytes).map_err(|_| SealError::TooLarge { bytes })?;
+        let sealed = SealedBundle::seal(network, gateway, subject, bundle)?;
+        let payload = sealed.encode();
+        let commitment = Commitment::to(&payload, &sealed, (bundle.root(), readings), now_ms);
+        let transaction = Transaction {
+            network: *network,
+            author: Author::Gateway(gateway.clone()),
+            sequence: 0,
+            action: Action::Commit(commitment.clone()),
+        };
+        Ok(Self {
+            transaction: transaction.sign(key),
+            commitment,
+            payload,
+        })
+    }
+
     /// The signed commitment; whether its author may commit is for the state to say.
     #[must_use]
     pub const fn transaction(&self) -> &SignedTransaction {
@@ -78,7 +106,7 @@ impl MatchedSubmission {
         &self.commitment
     }
 
-    /// The bytes in which a peer takes it.
+    /// The bytes to send.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let submission = Submission {

@@ -3,13 +3,12 @@
 use std::fs;
 
 use ledger::{
-    admission::{Admission, Submission},
+    admission::{Admission, MatchedSubmission},
     handover::{Committees, Handovers},
     proof::Receipt,
-    transaction::{Action, Author, Commitment, Transaction},
 };
 use record::{
-    bundle::{Bundle, Entry, SealedBundle, SubjectKey},
+    bundle::{Bundle, Entry, SubjectKey},
     canonical::{Digest, MEDIA_TYPE},
     ids::{BundleId, GatewayId},
     signature::SigningKey,
@@ -66,22 +65,10 @@ impl Twin {
             received_ms,
             reading: reading.sign(&by_hand::key(device)),
         }]);
-        let sealed = SealedBundle::seal(&report.network, &gateway, &enrolments[0].subject, &bundle);
+        let key = SigningKey::from_pem(&text("gateway.pem")).expect("a key");
+        let author = (&report.network, &gateway, &key);
+        let sealed = MatchedSubmission::seal(author, (&enrolments[0].subject, &bundle), received_ms);
         let sealed = sealed.expect("the subject's key can be sealed to");
-        let payload = sealed.encode();
-        let commitment = Commitment::to(&payload, &sealed, (bundle.root(), 1), received_ms);
-        let bundle = commitment.bundle;
-        let transaction = Transaction {
-            network: report.network,
-            author: Author::Gateway(gateway),
-            sequence: 0,
-            action: Action::Commit(commitment),
-        };
-        let transaction = transaction.sign(&SigningKey::from_pem(&text("gateway.pem")).expect("a key"));
-        let submission = Submission {
-            transaction,
-            payload: payload.into(),
-        };
         let ca = fs::read_to_string(&report.gateway.ca_file).expect("the sandbox has written it");
         let tls = TlsIdentity {
             certificate: file("gateway.crt"),
@@ -91,8 +78,8 @@ impl Twin {
         let http = Callers::trusting(&ca).and_then(|callers| callers.with_certificate(&tls));
         Self {
             http: http.expect("a certificate and its key"),
-            bundle,
-            submission: submission.encode(),
+            bundle: sealed.commitment().bundle,
+            submission: sealed.encode(),
             reading: identifier,
         }
     }

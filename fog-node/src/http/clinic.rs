@@ -9,15 +9,15 @@ use std::{
 
 use jsonwebtoken::{Algorithm, EncodingKey, Header as TokenHeader};
 use ledger::{
-    admission::Submission,
+    admission::MatchedSubmission,
     block::{Block, FinalizedBlock},
     genesis::{Genesis, Organization, Role, Validator},
     policy::ValidityPolicy,
     proof::{Finalization, Vote, vote_message},
-    transaction::{Action, Author, Commitment, DeviceEnrolment, GatewayEnrolment, Transaction},
+    transaction::{Action, Author, DeviceEnrolment, GatewayEnrolment, Transaction},
 };
 use record::{
-    bundle::{Bundle, Category, Entry, SealedBundle, SubjectKey, SubjectSecret},
+    bundle::{Bundle, Category, Entry, SubjectKey, SubjectSecret},
     canonical::Digest,
     fhir::Patient,
     ids::{BootId, BundleId, OrganizationId, SubjectId},
@@ -339,26 +339,9 @@ impl Clinic {
             reading: reading.sign(&self.device),
         }]);
         let author = "home-1".parse().expect("good");
-        let sealed = SealedBundle::seal(&self.genesis.network(), &author, &self.subject_key, &bundle).expect("seals");
-        let payload = sealed.encode();
-        let commitment = Commitment::to(&payload, &sealed, (bundle.root(), 1), now_ms());
-        let id = commitment.bundle;
-        let (author, action) = (Author::Gateway(author), Action::Commit(commitment));
-        let transaction = Transaction {
-            network: self.genesis.network(),
-            author,
-            sequence: 0,
-            action,
-        }
-        .sign(&self.key);
-        (
-            id,
-            Submission {
-                transaction,
-                payload: serde_bytes::ByteBuf::from(payload),
-            }
-            .encode(),
-        )
+        let author = (&self.genesis.network(), &author, &self.key);
+        let sealed = MatchedSubmission::seal(author, (&self.subject_key, &bundle), now_ms()).expect("seals");
+        (sealed.commitment().bundle, sealed.encode())
     }
 
     pub(super) async fn submit(&self, by: &Client, body: Vec<u8>) -> Response {

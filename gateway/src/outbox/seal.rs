@@ -1,9 +1,6 @@
 //! Readings become a sealed bundle and its signed commitment before anything touches the disk.
 
-use ledger::{
-    admission::Submission,
-    transaction::{Action, Author, Commitment, Transaction},
-};
+use ledger::admission::MatchedSubmission;
 use record::{
     bundle::{Bundle, Entry, SealError, SealedBundle, SubjectKey},
     ids::{BundleId, GatewayId, NetworkId},
@@ -42,29 +39,12 @@ impl Sealer {
     /// # Errors
     /// [`SealError`]: too many bytes, or a key that cannot be sealed to.
     pub(super) fn seal(&self, key: &SubjectKey, entries: Vec<Entry>, now_ms: i64) -> Result<Sealed, SealError> {
-        let bytes = entries.len();
-        let readings = u32::try_from(bytes).map_err(|_| SealError::TooLarge { bytes })?;
-        let bundle = Bundle::new(entries);
-        let sealed = SealedBundle::seal(&self.network, &self.gateway, key, &bundle)?;
-        let payload = sealed.encode();
-        let commitment = Commitment::to(&payload, &sealed, (bundle.root(), readings), now_ms);
-        let id = commitment.bundle;
-        let transaction = Transaction {
-            network: self.network,
-            author: Author::Gateway(self.gateway.clone()),
-            sequence: 0,
-            action: Action::Commit(commitment),
-        }
-        .sign(&self.key);
-        let submission = Submission {
-            transaction,
-            payload: ByteBuf::from(payload),
-        }
-        .encode();
+        let author = (&self.network, &self.gateway, &self.key);
+        let submission = MatchedSubmission::seal(author, (key, &Bundle::new(entries)), now_ms)?;
         Ok(Sealed {
-            bundle: id,
-            readings,
-            submission,
+            bundle: submission.commitment().bundle,
+            readings: submission.commitment().count,
+            submission: submission.encode(),
         })
     }
 

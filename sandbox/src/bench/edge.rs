@@ -5,18 +5,14 @@ use std::{
     sync::atomic::{AtomicU64, Ordering},
 };
 
-use ledger::{
-    admission::Submission,
-    transaction::{Action, Author, Commitment, Transaction},
-};
+use ledger::admission::MatchedSubmission;
 use record::{
-    bundle::{Bundle, Entry, SealedBundle, SubjectKey},
+    bundle::{Bundle, Entry, SubjectKey},
     decimal::Decimal,
     ids::{BootId, BundleId, DeviceId, GatewayId, NetworkId, SubjectId},
     reading::{Measured, MeasurementState, Reading, TimeQuality, VERSION},
     signature::SigningKey,
 };
-use serde_bytes::ByteBuf;
 
 use crate::{
     fault::Fault,
@@ -77,24 +73,11 @@ impl Edge {
         let at = usize::try_from(turn % self.wearables.len() as u64).expect("smaller than the number of devices");
         let (wearable, now_ms) = (&self.wearables[at], jiff::Timestamp::now().as_millisecond());
         let entries = (0..readings).map(|_| wearable.measure(now_ms)).collect();
-        let bundle = Bundle::new(entries);
-        let sealed = SealedBundle::seal(&self.network, &self.gateway, &wearable.subject, &bundle)
-            .map_err(Fault::identity("a sealed bundle"))?;
-        let payload = sealed.encode();
-        let commitment = Commitment::to(&payload, &sealed, (bundle.root(), readings), now_ms);
-        let id = commitment.bundle;
-        let transaction = Transaction {
-            network: self.network,
-            author: Author::Gateway(self.gateway.clone()),
-            sequence: 0,
-            action: Action::Commit(commitment),
-        };
-        let submission = Submission {
-            transaction: transaction.sign(&self.key),
-            payload: ByteBuf::from(payload),
-        };
+        let author = (&self.network, &self.gateway, &self.key);
+        let sealed = (&wearable.subject, &Bundle::new(entries));
+        let submission = MatchedSubmission::seal(author, sealed, now_ms).map_err(Fault::identity("a sealed bundle"))?;
         Ok(Ready {
-            id,
+            id: submission.commitment().bundle,
             submission: submission.encode(),
         })
     }

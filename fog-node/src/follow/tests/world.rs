@@ -6,20 +6,18 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
 use ledger::{
+    admission::MatchedSubmission,
     agreement::SignedHead,
     block::{Block, FinalizedBlock, Height},
     genesis::Genesis,
     handover::Committees,
     light::{CarriedHeader, CarriedHeaders, Included, IncludedInBlock, ProvenHeader},
     proof::{Finalization, Vote, vote_message},
-    transaction::{
-        Action, Author, Commitment, DeviceEnrolment, GatewayEnrolment, Grant, SignedTransaction, Transaction,
-    },
+    transaction::{Action, Author, DeviceEnrolment, GatewayEnrolment, Grant, SignedTransaction, Transaction},
 };
 use record::{
-    bundle::{Bundle, Category, Entry, SealedBundle, SubjectKey, SubjectSecret},
+    bundle::{Bundle, Category, Entry, SubjectKey, SubjectSecret},
     canonical::Digest,
     fhir::Patient,
     ids::{BootId, BundleId, OrganizationId, SubjectId},
@@ -151,10 +149,7 @@ impl World {
     }
 
     pub(super) fn sign(&self, organization: usize, sequence: u64, action: Action) -> SignedTransaction {
-        let author = match action {
-            Action::Commit(_) => Author::Gateway("home-1".parse().expect("good")),
-            _ => Author::Organization(self.genesis.organizations[organization].id.clone()),
-        };
+        let author = Author::Organization(self.genesis.organizations[organization].id.clone());
         let network = self.genesis.network();
         let transaction = Transaction {
             network,
@@ -227,12 +222,12 @@ impl World {
     /// A bundle sealed to a key, which the nodes hold, and the commitment to it.
     pub(super) async fn commit_to(&self, key: &SubjectKey, bundle: &Bundle) -> (BundleId, SignedTransaction) {
         let home = "home-1".parse().expect("good");
-        let sealed = SealedBundle::seal(&self.genesis.network(), &home, key, bundle).expect("seals");
-        let payload: Bytes = sealed.encode().into();
-        let count = u32::try_from(bundle.entries.len()).expect("few");
-        let commitment = Commitment::to(&payload, &sealed, (bundle.root(), count), 0);
-        self.vault.put(payload).await.expect("kept");
-        (commitment.bundle, self.sign(0, 0, Action::Commit(commitment)))
+        let author = (&self.genesis.network(), &home, &self.keys[0]);
+        let sealed = MatchedSubmission::seal(author, (key, bundle), 0).expect("seals");
+        let id = sealed.commitment().bundle;
+        let (transaction, payload) = sealed.into_parts();
+        self.vault.put(payload.into()).await.expect("kept");
+        (id, transaction)
     }
 
     pub(super) fn votes(&self, block: &Block) -> Finalization {
