@@ -369,6 +369,10 @@ mod tests {
         state::Refused,
     };
     use record::signature::SigningKey;
+    use std::{
+        sync::atomic::{AtomicBool, Ordering},
+        thread,
+    };
     use tempfile::TempDir;
 
     struct Bench {
@@ -623,6 +627,29 @@ mod tests {
             let again = bench.open();
             assert_eq!(again.head(), head, "{name}: the new file is the one that is opened");
         }
+    }
+
+    #[test]
+    fn a_register_that_was_changed_is_found_however_fast_blocks_come() {
+        let bench = Bench::new();
+        let (chain, copies) = filled(&bench);
+        let is_over = AtomicBool::new(false);
+        let damage = thread::scope(|scope| {
+            scope.spawn(|| {
+                let mut parent = copies.0.last().expect("some").clone();
+                while !is_over.load(Ordering::Relaxed) {
+                    parent = child(&bench.genesis, &parent, vec![]);
+                    chain.append_all(&[unproven(&parent)]).expect("appends");
+                }
+            });
+            let (name, change) = store::tests::CHANGES[6];
+            assert_eq!(name, "the register");
+            chain.store().change(change);
+            let damage = chain.scrub(|_| {});
+            is_over.store(true, Ordering::Relaxed);
+            damage
+        });
+        assert_eq!(damage.expect("found").place, "the register");
     }
 
     #[test]

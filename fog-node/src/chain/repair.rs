@@ -16,7 +16,7 @@ use std::{
 use ledger::{
     block::{Block, Height},
     proof::CarriedBlock,
-    state::{Finals, State, identifiers},
+    state::{Finals, Register, State, identifiers},
 };
 use record::canonical::Digest;
 
@@ -27,8 +27,6 @@ use crate::containment::contained;
 const EVIDENCE_MAX: usize = 3;
 /// Blocks that are written to a new file in one commit.
 const BATCH: u64 = 256;
-/// Blocks that are looked at before the next reader or writer gets its turn.
-const LOOK_BLOCKS: u64 = 256;
 
 /// What does not hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -87,11 +85,9 @@ impl Chain {
     /// Never, unless a reader panicked.
     #[must_use]
     pub fn scrub(&self, mut looked_at: impl FnMut(usize)) -> Option<Damage> {
-        let damage = |place: &str, error: &Error| {
-            Some(Damage {
-                place: place.to_owned(),
-                what: error.to_string(),
-            })
+        let damage = |place: &str, error: &Error| Damage {
+            place: place.to_owned(),
+            what: error.to_string(),
         };
         let opened = {
             let _turn = self.0.writer.lock().expect("a writer does not panic");
@@ -99,47 +95,44 @@ impl Chain {
             guarded(|| store.reopen(&self.0.path, self.0.cache_bytes_max))
         };
         if let Err(error) = opened {
-            return damage("chain.redb", &error);
+            return Some(damage("chain.redb", &error));
         }
         let mut replay = Replay {
             state: State::genesis(&self.0.genesis),
             parent: Block::genesis(&self.0.genesis).header.digest(),
         };
-        let mut next = Height(1);
-        let there = self.head().height;
-        loop {
-            let (head, state) = (self.head(), self.state());
-            let last = Height(head.height.0.min(next.0 + LOOK_BLOCKS));
-            while next <= last {
-                match guarded(|| self.look(&self.store(), next, &mut replay)) {
-                    Ok(bytes) if next <= there => looked_at(bytes),
-                    Ok(_) => {}
-                    Err(error) => return damage(&format!("block {next} of chain.redb"), &error),
-                }
-                next = next.next();
+        let mut look = |height| {
+            let looked = guarded(|| self.look(&self.store(), height, &mut replay));
+            looked.map_err(|error| damage(&format!("block {height} of chain.redb"), &error))
+        };
+        let there = self.head().height.0;
+        for height in (1..=there).map(Height) {
+            match look(height) {
+                Ok(bytes) => looked_at(bytes),
+                Err(damage) => return Some(damage),
             }
-            // Head and state are looked at one after the other; if they belong to two heights, the next round tells.
-            if last == head.height && state.height() == last {
-                return match self.register(&replay.state) {
-                    Ok(true) if replay.state == *state => None,
-                    Ok(_) => Some(Damage {
-                        place: "the register".to_owned(),
-                        what: "it is not what the blocks make".to_owned(),
-                    }),
-                    Err(error) => damage("the register in chain.redb", &error),
-                };
+        }
+        let (state, snapshot) = self.now();
+        for height in (there + 1..=state.height().0).map(Height) {
+            if let Err(damage) = look(height) {
+                return Some(damage);
             }
+        }
+        match snapshot {
+            Ok(snapshot) if snapshot == *replay.state.register() && *state == replay.state => None,
+            Ok(_) => Some(Damage {
+                place: "the register".to_owned(),
+                what: "it is not what the blocks make".to_owned(),
+            }),
+            Err(error) => Some(damage("the register in chain.redb", &error)),
         }
     }
 
-    /// Whether the snapshot on the disk is the register of this state, or of a block after it.
-    fn register(&self, replayed: &State) -> Result<bool, Error> {
+    /// The state after the last block, and the snapshot on the disk that belongs to it: no block comes in between, so that a
+    /// snapshot that was altered is found however fast blocks come.
+    fn now(&self) -> (Arc<State>, Result<Register, Error>) {
         let _turn = self.0.writer.lock().expect("a writer does not panic");
-        if self.head().height > replayed.height() {
-            return Ok(true);
-        }
-        let snapshot = guarded(|| self.store().snapshot())?;
-        Ok(snapshot == *replayed.register())
+        (self.state(), guarded(|| self.store().snapshot()))
     }
 
     /// One block: itself, its votes, and what was kept about it. Gives its size in bytes.
