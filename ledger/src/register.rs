@@ -1,5 +1,7 @@
 //! Who may do what: members, validators, gateways, devices, announced keys, grants. What a snapshot of the state holds.
 
+mod gateways;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use record::{
@@ -359,12 +361,6 @@ impl Register {
     #[must_use]
     pub fn validator_with_tls(&self, tls: &Digest) -> Option<&Validator> {
         self.seats.all().find(|v| v.tls == *tls)
-    }
-
-    /// The enrolled gateway whose TLS key this is.
-    #[must_use]
-    pub fn gateway_with_tls(&self, tls: &Digest) -> Option<&Gateway> {
-        self.gateways.values().find(|g| g.enrolment.tls == *tls)
     }
 
     /// An enrolled device.

@@ -12,6 +12,7 @@ use zeroize::Zeroizing;
 
 use crate::{
     canonical::{self, CanonicalError, Digest, Domain},
+    gaps::SignedGapReport,
     ids::{BundleId, GatewayId, KeyId, NetworkId},
     merkle,
     reading::SignedReading,
@@ -22,7 +23,7 @@ pub const PAYLOAD_BYTES_MAX: usize = 1_000_000;
 /// Readings in one bundle, at most.
 pub const BUNDLE_READINGS_MAX: usize = 1_024;
 /// Version of the sealed format.
-pub const VERSION: u8 = 1;
+pub const VERSION: u8 = 2;
 /// A plaintext is padded to one of these sizes, so that its length says little (RFC 8188 has the same aim).
 const PADDING_CLASSES: [usize; 7] = [256, 1 << 10, 1 << 12, 1 << 14, 1 << 16, 1 << 18, 983_040];
 
@@ -128,7 +129,7 @@ pub struct Entry {
     pub reading: SignedReading,
 }
 
-/// Readings of one subject and category, in the order the gateway received them.
+/// Readings of one subject and category, in the order the gateway received them, and what it found missing by then.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Bundle {
@@ -138,6 +139,8 @@ pub struct Bundle {
     salt: ByteBuf,
     /// The readings.
     pub entries: Vec<Entry>,
+    /// What is missing of devices of which that has changed; nothing else in the bundle is about these gaps.
+    pub gaps: Vec<SignedGapReport>,
 }
 
 impl Bundle {
@@ -148,15 +151,23 @@ impl Bundle {
             v: VERSION,
             salt: ByteBuf::from(rand::random::<[u8; 32]>()),
             entries,
+            gaps: Vec::new(),
         }
     }
 
-    /// One digest per reading, salted: SHA-256(domain, salt, canonical entry).
+    /// With reports of what is missing.
+    #[must_use]
+    pub fn with_gaps(self, gaps: Vec<SignedGapReport>) -> Self {
+        Self { gaps, ..self }
+    }
+
+    /// One digest per reading, then one per gap report, salted: SHA-256(domain, salt, canonical entry or report).
     #[must_use]
     pub fn leaves(&self) -> Vec<Digest> {
-        self.entries
-            .iter()
-            .map(|e| Digest::of(Domain::LEAF, &[&self.salt, &canonical::encode(e)]))
+        let entries = self.entries.iter().map(canonical::encode);
+        entries
+            .chain(self.gaps.iter().map(canonical::encode))
+            .map(|bytes| Digest::of(Domain::LEAF, &[&self.salt, &bytes]))
             .collect()
     }
 
@@ -333,7 +344,8 @@ mod tests {
             received_ms: 1,
             reading: reading().sign(&SigningKey::random()),
         };
-        let bundle = Bundle::new(vec![entry]);
+        let report = crate::gaps::tests::report().sign(&SigningKey::random());
+        let bundle = Bundle::new(vec![entry]).with_gaps(vec![report]);
         let sealed = SealedBundle::seal(&network(), &"home-1".parse().expect("good"), &key, &bundle).expect("seals");
         (secret, bundle, sealed)
     }
@@ -373,22 +385,33 @@ mod tests {
         let (_, _, mut sealed) = sealed();
         sealed.v = VERSION + 1;
         let error = SealedBundle::decode(&sealed.encode()).expect_err("unknown");
-        assert!(error.to_string().contains("version 2"), "{error}");
+        assert!(error.to_string().contains("version 3"), "{error}");
         let (secret, key) = SubjectSecret::generate(Category::Vitals, 1).expect("random numbers");
         let mut bundle = Bundle::new(vec![]);
         bundle.v = VERSION + 1;
         let author = "home-1".parse().expect("good");
         let sealed = SealedBundle::seal(&network(), &author, &key, &bundle).expect("seals");
         let error = sealed.open(&network(), &secret).expect_err("unknown");
-        assert!(error.to_string().contains("version 2"), "{error}");
+        assert!(error.to_string().contains("version 3"), "{error}");
     }
 
     #[test]
     fn a_leaf_is_no_digest_of_a_message() {
         let (_, bundle, _) = sealed();
         let entry = canonical::encode(&bundle.entries[0]);
-        assert_eq!(bundle.leaves(), [Digest::of(Domain::LEAF, &[&bundle.salt, &entry])]);
-        assert_ne!(bundle.leaves(), [Digest::of(Domain::READING, &[&bundle.salt, &entry])]);
+        assert_eq!(bundle.leaves()[0], Digest::of(Domain::LEAF, &[&bundle.salt, &entry]));
+        assert_ne!(bundle.leaves()[0], Digest::of(Domain::READING, &[&bundle.salt, &entry]));
+    }
+
+    #[test]
+    fn the_root_vouches_for_the_gap_reports_too() {
+        let (_, bundle, _) = sealed();
+        assert_eq!(bundle.leaves().len(), 2);
+        let without = Bundle {
+            gaps: vec![],
+            ..bundle.clone()
+        };
+        assert_ne!(bundle.root(), without.root());
     }
 
     proptest! {

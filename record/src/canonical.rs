@@ -27,6 +27,8 @@ impl Domain {
     pub const READING: Self = Self("vitalfog/reading/v1");
     /// A leaf of a bundle's Merkle tree: one entry, salted.
     pub const LEAF: Self = Self("vitalfog/leaf/v1");
+    /// A gateway's signature over what is missing of a device.
+    pub const GAPS: Self = Self("vitalfog/gaps/v1");
     /// A block of samples with its unit, for whoever compares what was sent with what is served.
     pub const SAMPLES: Self = Self("vitalfog/samples/v1");
     /// An observation's identifier.

@@ -1,5 +1,9 @@
 //! The shape the outside sees: FHIR R4 (4.0.1) Observation, Patient, searchset Bundle and OperationOutcome as JSON.
 
+mod gaps;
+
+pub use gaps::gaps;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::{

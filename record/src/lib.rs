@@ -6,7 +6,8 @@
 //! 2. [`reading`] one signed device message: bytes -> [`reading::SignedReading`] -> [`reading::Reading`].
 //! 3. [`vital`] the LOINC codes, UCUM units and plausible limits we know; [`decimal`] their exact numbers.
 //! 4. [`observation`] a reading in clinical terms.
-//! 5. [`bundle`] observations of one subject and category, sealed to the subject's key and opened again.
+//! 5. [`gaps`] which readings never came, as the gateway reports it; [`bundle`] readings and reports of one subject and
+//!    category, sealed to the subject's key and opened again.
 //! 6. [`canonical`] the one encoding that is hashed, and Algorithm 1; [`merkle`] inclusion in a batch.
 //! 7. [`fhir`] the shape the outside sees.
 
@@ -20,6 +21,8 @@ pub mod decimal;
 pub mod vital;
 
 pub mod observation;
+
+pub mod gaps;
 
 pub mod bundle;
 
