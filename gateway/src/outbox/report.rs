@@ -50,6 +50,9 @@ pub struct Counters {
     /// Bundles that the disk has damaged, set aside. Absent while there are none, as in files from before it was counted.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub damaged_bundles: u64,
+    /// When what is missing of a device was reported last, in milliseconds since 1970: the next report is later, whatever
+    /// the clock does. 0 before the first.
+    pub gaps_reported_ms: i64,
     /// Quarantined messages by reason.
     pub quarantined: BTreeMap<String, u64>,
 }

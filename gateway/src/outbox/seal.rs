@@ -3,7 +3,8 @@
 use ledger::admission::MatchedSubmission;
 use record::{
     bundle::{Bundle, Entry, SealError, SealedBundle, SubjectKey},
-    ids::{BundleId, GatewayId, NetworkId},
+    gaps::{GapReport, Missing, SignedGapReport, VERSION},
+    ids::{BundleId, DeviceId, GatewayId, NetworkId},
     reading::SignedReading,
     signature::SigningKey,
 };
@@ -34,18 +35,37 @@ pub(super) struct Sealed {
 }
 
 impl Sealer {
-    /// Seals readings of one subject and signs the commitment to them.
+    /// Seals readings of one subject, and what is missing of its devices, and signs the commitment to them.
     ///
     /// # Errors
     /// [`SealError`]: too many bytes, or a key that cannot be sealed to.
-    pub(super) fn seal(&self, key: &SubjectKey, entries: Vec<Entry>, now_ms: i64) -> Result<Sealed, SealError> {
+    pub(super) fn seal(
+        &self,
+        key: &SubjectKey,
+        (entries, gaps): (Vec<Entry>, Vec<SignedGapReport>),
+        now_ms: i64,
+    ) -> Result<Sealed, SealError> {
         let author = (&self.network, &self.gateway, &self.key);
-        let submission = MatchedSubmission::seal(author, (key, &Bundle::new(entries)), now_ms)?;
+        let bundle = Bundle::new(entries).with_gaps(gaps);
+        let submission = MatchedSubmission::seal(author, (key, &bundle), now_ms)?;
         Ok(Sealed {
             bundle: submission.commitment().bundle,
             readings: submission.commitment().count,
             submission: submission.encode(),
         })
+    }
+
+    /// Signs what is missing of a device.
+    pub(super) fn report(&self, device: DeviceId, missing: Missing, at_ms: i64) -> SignedGapReport {
+        let report = GapReport {
+            v: VERSION,
+            network: self.network,
+            gateway: self.gateway.clone(),
+            device,
+            at_ms,
+            missing,
+        };
+        report.sign(&self.key)
     }
 
     /// Seals a message that is not believed; `None` if there is none, or it is larger than a reading may be.

@@ -7,6 +7,7 @@ use std::{
 
 use record::{
     canonical::Digest,
+    gaps::{Missing, REPORT_RANGES_MAX, Range, Start},
     ids::{BootId, DeviceId, ReadingId},
 };
 use serde::{Deserialize, Serialize};
@@ -123,6 +124,37 @@ impl Sequences {
             None if id.seq > stream.high || stream.is_missing(id.seq) => Place::New,
             None => Place::Known,
         }
+    }
+
+    /// Whether taking a new reading opens, narrows or closes a gap.
+    pub(super) fn moves_a_gap(&self, id: &ReadingId) -> bool {
+        let high = self.stream(id).map_or(0, |(stream, _)| stream.high);
+        id.seq.checked_sub(1) != Some(high)
+    }
+
+    /// What is missing of a device, of the starts used last first, as far as a report goes.
+    pub(super) fn missing(&self, device: &DeviceId) -> Missing {
+        let mut missing = Missing::default();
+        let numbers = self.of_device.get(device).into_iter().flatten().rev();
+        for (stream, _) in numbers.filter_map(|(_, number)| self.streams.get(number)) {
+            let room = REPORT_RANGES_MAX - missing.ranges();
+            let named: Vec<_> = stream
+                .missing
+                .iter()
+                .take(room)
+                .map(|(from, to)| Range(*from, *to))
+                .collect();
+            missing.more_ranges += (stream.missing.len() - named.len()) as u64;
+            if !named.is_empty() {
+                missing.starts.push(Start {
+                    boot: stream.boot,
+                    high_seq: stream.high,
+                    missing: named,
+                });
+            }
+        }
+        missing.starts.sort_by_key(|start| start.boot);
+        missing
     }
 
     /// Remembers a reading that is being taken.
@@ -335,6 +367,39 @@ mod tests {
         }
         assert_eq!(all.gaps(9), []);
         assert_eq!(all.progress(&id(1, 1)).expect("known").upto_seq, 9);
+    }
+
+    #[test]
+    fn what_a_report_says_is_what_is_missing_the_newest_starts_first() {
+        let device: DeviceId = "scale-1".parse().expect("good");
+        let mut all = Sequences::default();
+        assert!(!all.moves_a_gap(&id(1, 1)) && all.moves_a_gap(&id(1, 2)));
+        for seq in [3, 9, 6] {
+            assert!(all.moves_a_gap(&id(1, seq)));
+            all.record(&id(1, seq), digest("x"));
+        }
+        assert!(!all.moves_a_gap(&id(1, 10)));
+        let ranges = |missing: &Missing| missing.starts[0].missing.clone();
+        let missing = all.missing(&device);
+        assert_eq!(ranges(&missing), [Range(1, 2), Range(4, 5), Range(7, 8)]);
+        assert_eq!(missing.starts[0].high_seq, 9);
+        for seq in [1, 2, 4, 5, 7, 8] {
+            assert!(all.moves_a_gap(&id(1, seq)));
+            all.record(&id(1, seq), digest("x"));
+        }
+        assert!(all.missing(&device).is_nothing());
+        for boot in [3, 2] {
+            for seq in 1..=200 {
+                all.record(&id(boot, seq * 2), digest("x"));
+            }
+        }
+        let missing = all.missing(&device);
+        assert_eq!(
+            (missing.ranges(), missing.more_ranges),
+            (REPORT_RANGES_MAX, 400 - REPORT_RANGES_MAX as u64)
+        );
+        let of_start = |at: usize| (missing.starts[at].boot.counter, missing.starts[at].missing.len());
+        assert_eq!((of_start(0), of_start(1)), ((2, 200), (3, 56)));
     }
 
     #[test]

@@ -158,6 +158,7 @@ impl Writer {
                     let _unheard = answer.send(Err(NotTaken::Full));
                     return;
                 }
+                batch.watch_gaps(&self.sequences, &measurement);
                 self.sequences.record(&measurement.id, digest);
                 batch.bytes += bytes;
                 batch.answers.push((answer, Pending::Spooled(measurement.id.clone())));
@@ -188,6 +189,7 @@ impl Writer {
                 batch.rejected.push(rejected);
             }
             Place::New => {
+                batch.watch_gaps(&self.sequences, measurement);
                 self.sequences.record(&id, digest);
                 batch
                     .answers
@@ -227,6 +229,7 @@ impl Writer {
         let started = Instant::now();
         let mut changes = Changes::default();
         let mut spooled_times = Vec::new();
+        self.report_gaps(batch);
         self.seal(mem::take(&mut batch.groups), &mut changes, &mut spooled_times);
         self.quarantine(mem::take(&mut batch.rejected), &mut changes);
         let finals = mem::take(&mut batch.finals);
@@ -247,15 +250,24 @@ impl Writer {
         metrics::counter!("gateway_outbox_readings_total").increment(batch.readings as u64);
     }
 
+    /// What is missing goes with the readings that made it known: into the same commit, sealed for the same subject.
+    fn report_gaps(&mut self, batch: &mut Batch) {
+        let (sealer, last_ms) = (&self.sealer, &mut self.counters.gaps_reported_ms);
+        batch.report_gaps(&self.sequences, |device, missing| {
+            *last_ms = now_ms().max(last_ms.saturating_add(1));
+            sealer.report(device, missing, *last_ms)
+        });
+    }
+
     fn seal(&mut self, groups: BTreeMap<KeyId, Group>, changes: &mut Changes, timed: &mut Vec<(u64, Vec<Times>)>) {
         let now = now_ms();
         for group in groups.into_values() {
             let subject = group.subject;
-            for chunk in chunks(group.entries) {
-                let (entries, times): (Vec<_>, Vec<_>) = chunk.into_iter().unzip();
+            for chunk in chunks(group.entries, group.gaps) {
+                let (entries, times): (Vec<_>, Vec<_>) = chunk.entries.into_iter().unzip();
                 let sealed = self
                     .sealer
-                    .seal(&subject, entries, now)
+                    .seal(&subject, (entries, chunk.gaps), now)
                     .expect("the subject's key was tried at start, and the chunk fits in a bundle");
                 let order = self.next;
                 self.next += 1;
