@@ -10,7 +10,10 @@ use std::path::Path;
 
 use cid::Cid;
 use ledger::{block::Height, consent::Permit};
-use record::ids::{BundleId, KeyId, ReadingId, SubjectId};
+use record::{
+    gaps::GapReport,
+    ids::{BundleId, KeyId, ReadingId, SubjectId},
+};
 use serde::{Deserialize, Serialize};
 
 pub use cursor::{BadCursor, Cursor};
@@ -112,6 +115,24 @@ pub struct Row {
     /// Block of the commitment.
     pub height: Height,
 }
+
+/// What a gateway says is missing of a device, and where it says so.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reported {
+    /// The key that opens it.
+    pub key: KeyId,
+    /// The bundle that holds the report.
+    pub bundle: BundleId,
+    /// Which of the bundle's contents it is: its readings come first, from 0.
+    pub entry: u32,
+    /// Block of the commitment.
+    pub height: Height,
+    /// The report, whose signature was checked.
+    pub report: GapReport,
+}
+
+/// What the opened bundles of a block give: rows of observations, and gap reports.
+pub type Contents<'a> = (&'a [Row], &'a [Reported]);
 
 /// Something in a final bundle that was not indexed; it never repeats a measured value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -231,9 +252,14 @@ impl Index {
     ///
     /// # Errors
     /// [`Error::Database`].
-    pub async fn project(&self, height: Height, rows: &[Row], rejections: &[Rejection]) -> Result<Projected, Error> {
+    pub async fn project(
+        &self,
+        height: Height,
+        found: Contents<'_>,
+        rejections: &[Rejection],
+    ) -> Result<Projected, Error> {
         let Store::Sqlite(store) = &self.0;
-        store.project(height, rows, rejections).await
+        store.project(height, found, rejections).await
     }
 
     /// Replaces what was rejected of a bundle by what a later attempt gave. Its rows become visible with the next
@@ -241,9 +267,14 @@ impl Index {
     ///
     /// # Errors
     /// [`Error::Database`].
-    pub async fn settle(&self, bundle: BundleId, rows: &[Row], rejections: &[Rejection]) -> Result<Projected, Error> {
+    pub async fn settle(
+        &self,
+        bundle: BundleId,
+        found: Contents<'_>,
+        rejections: &[Rejection],
+    ) -> Result<Projected, Error> {
         let Store::Sqlite(store) = &self.0;
-        store.settle(bundle, rows, rejections).await
+        store.settle(bundle, found, rejections).await
     }
 
     /// Notes what is to be settled later; what is noted already stays as it is.
@@ -273,6 +304,29 @@ impl Index {
         store.rows_at(height).await
     }
 
+    /// The gap reports of a block that queries see, whatever they say now, and how many cannot be read or are hidden.
+    ///
+    /// # Errors
+    /// [`Error::Database`].
+    pub async fn gaps_at(&self, height: Height) -> Result<(Vec<Reported>, u64), Error> {
+        let Store::Sqlite(store) = &self.0;
+        store.gaps_at(height).await
+    }
+
+    /// What is missing of the devices whose records the permits open, as of a height: of each device the newest report,
+    /// if something is missing, at most `count`, in the order of their names.
+    ///
+    /// # Errors
+    /// [`Error::TooBroad`], [`Error::Database`] or [`Error::Damaged`].
+    pub async fn gaps(&self, permits: &[Permit], height: Height, count: u32) -> Result<Vec<Reported>, Error> {
+        let keys: Vec<_> = permits.iter().map(Permit::key).collect();
+        if keys.len() > CRITERIA_MAX {
+            return Err(Error::TooBroad(keys.len()));
+        }
+        let Store::Sqlite(store) = &self.0;
+        store.gaps(&keys, height, count).await
+    }
+
     /// Whether something of a block was rejected for one of these reasons, and may yet be settled.
     ///
     /// # Errors
@@ -291,13 +345,13 @@ impl Index {
         store.has_elsewhere(row).await
     }
 
-    /// Puts these rows in the place of all rows of a block.
+    /// Puts this in the place of everything of a block.
     ///
     /// # Errors
     /// [`Error::Database`].
-    pub async fn replace(&self, height: Height, rows: &[Row]) -> Result<(), Error> {
+    pub async fn replace(&self, height: Height, found: Contents<'_>) -> Result<(), Error> {
         let Store::Sqlite(store) = &self.0;
-        store.replace(height, rows).await
+        store.replace(height, found).await
     }
 
     /// Removes rows of heights that no block has, up to and including `head`.
@@ -476,7 +530,7 @@ mod tests {
             ..row(1, u64::MAX, i64::MIN)
         };
         index
-            .project(Height(1), std::slice::from_ref(&given), &[])
+            .project(Height(1), (std::slice::from_ref(&given), &[]), &[])
             .await
             .expect("projects");
         let index = Index::open(&Config::default(), dir.path()).await.expect("opens");
@@ -489,7 +543,7 @@ mod tests {
     async fn projecting_a_height_again_changes_nothing() {
         let (_dir, index) = index().await;
         let rows = [row(1, 1, 10), row(1, 2, 20)];
-        let projected = index.project(Height(1), &rows, &[]).await.expect("projects");
+        let projected = index.project(Height(1), (&rows, &[]), &[]).await.expect("projects");
         assert_eq!(
             projected,
             Projected {
@@ -498,7 +552,7 @@ mod tests {
             }
         );
         assert_eq!(
-            index.project(Height(1), &rows, &[]).await.expect("projects"),
+            index.project(Height(1), (&rows, &[]), &[]).await.expect("projects"),
             Projected::default()
         );
         assert_eq!(index.counts().await.expect("counts").duplicates, 0);
@@ -508,7 +562,7 @@ mod tests {
             ..row(1, 2, 20)
         };
         let projected = index
-            .project(Height(2), &[again, row(1, 3, 30)], &[])
+            .project(Height(2), (&[again, row(1, 3, 30)], &[]), &[])
             .await
             .expect("projects");
         assert_eq!(
@@ -528,7 +582,7 @@ mod tests {
         let rows: Vec<_> = (1..=7)
             .map(|seq| row(1, seq, 100 + i64::try_from(seq / 3).expect("small")))
             .collect();
-        index.project(Height(1), &rows, &[]).await.expect("projects");
+        index.project(Height(1), (&rows, &[]), &[]).await.expect("projects");
         let (permits, mut search, mut seen) = (permits(&[1]), search(3), Vec::new());
         for round in 0u8.. {
             let page = index.find(&permits, &search).await.expect("finds");
@@ -536,7 +590,7 @@ mod tests {
             seen.extend(page.rows);
             let newer = row(1, 100 + u64::from(round), 101);
             index
-                .project(Height(2 + u64::from(round)), &[newer], &[])
+                .project(Height(2 + u64::from(round)), (&[newer], &[]), &[])
                 .await
                 .expect("projects");
             let Some(next) = page.next else { break };
@@ -551,7 +605,7 @@ mod tests {
     async fn nobody_sees_or_counts_a_row_without_its_permit() {
         let (_dir, index) = index().await;
         index
-            .project(Height(1), &[row(1, 1, 10), row(2, 2, 20), row(2, 3, 30)], &[])
+            .project(Height(1), (&[row(1, 1, 10), row(2, 2, 20), row(2, 3, 30)], &[]), &[])
             .await
             .expect("projects");
         assert_eq!(index.find(&permits(&[1]), &search(10)).await.expect("finds").total, 1);
@@ -572,7 +626,7 @@ mod tests {
         let rows: Vec<_> = (1..=6)
             .map(|seq| row(1, seq, i64::try_from(seq).expect("small") * 10))
             .collect();
-        index.project(Height(1), &rows, &[]).await.expect("projects");
+        index.project(Height(1), (&rows, &[]), &[]).await.expect("projects");
         let permits = permits(&[1]);
         let total = async |search: Search| index.find(&permits, &search).await.expect("finds").total;
         let range = |from_ms, to_ms| DateRange { from_ms, to_ms };
@@ -633,7 +687,10 @@ mod tests {
             reason: "payload-missing",
             height: Height(1),
         };
-        index.project(Height(1), &[], &[missing]).await.expect("projects");
+        index
+            .project(Height(1), (&[], &[]), &[missing])
+            .await
+            .expect("projects");
         let pending = index.pending(&["payload-missing"], 10).await.expect("reads");
         assert_eq!(
             pending,
@@ -642,11 +699,14 @@ mod tests {
                 height: Height(1)
             }]
         );
-        index.settle(late.bundle, &[], &[missing]).await.expect("still missing");
+        index
+            .settle(late.bundle, (&[], &[]), &[missing])
+            .await
+            .expect("still missing");
         assert_eq!(index.counts().await.expect("counts").payloads_missing, 1);
         for inserted in [1, 0] {
             let settled = index
-                .settle(late.bundle, std::slice::from_ref(&late), &[])
+                .settle(late.bundle, (std::slice::from_ref(&late), &[]), &[])
                 .await
                 .expect("settles");
             assert_eq!(
@@ -658,7 +718,7 @@ mod tests {
             );
         }
         assert_eq!(index.find(&permits(&[1]), &search(10)).await.expect("finds").total, 0);
-        index.project(Height(2), &[], &[]).await.expect("projects");
+        index.project(Height(2), (&[], &[]), &[]).await.expect("projects");
         assert_eq!(
             index.find(&permits(&[1]), &search(10)).await.expect("finds").rows,
             [late]

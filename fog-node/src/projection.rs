@@ -5,6 +5,7 @@
 //! index keeps the height, so a crash repeats at most the block it interrupted.
 
 mod followed;
+mod gaps;
 mod sealed;
 mod verify;
 
@@ -21,7 +22,7 @@ use tokio::{sync::watch, task::JoinError, time::Instant};
 
 use crate::{
     chain::{self, Chain, Head},
-    index::{self, Index, Pending, Projected, Rejection, Row},
+    index::{self, Index, Pending, Projected, Rejection, Reported, Row},
     keyring::Keyring,
     proofs,
     vault::{self, Vault},
@@ -97,6 +98,7 @@ pub struct Projection<F = Chain> {
 #[derive(Default)]
 struct Opened {
     rows: Vec<Row>,
+    gaps: Vec<Reported>,
     rejections: Vec<Rejection>,
     /// When readings of devices with a set clock were measured, in milliseconds since 1970.
     measured_ms: Vec<i64>,
@@ -193,10 +195,12 @@ impl<F: Followed> Projection<F> {
         let mut all = Opened::default();
         for bundle in opened {
             all.rows.extend(bundle.rows);
+            all.gaps.extend(bundle.gaps);
             all.rejections.extend(bundle.rejections);
             all.measured_ms.extend(bundle.measured_ms);
         }
-        let projected = self.index.project(height, &all.rows, &all.rejections).await?;
+        let found = (all.rows.as_slice(), all.gaps.as_slice());
+        let projected = self.index.project(height, found, &all.rejections).await?;
         account(&projected, &all.rejections);
         if !all.measured_ms.is_empty() {
             self.observe_latency(height, &all.measured_ms).await?;
@@ -223,7 +227,8 @@ impl<F: Followed> Projection<F> {
             .find(|commitment| commitment.bundle == bundle);
         let Some(commitment) = commitment else { return Ok(()) };
         let opened = self.open(commitment, height, deadline).await?;
-        let settled = self.index.settle(bundle, &opened.rows, &opened.rejections).await?;
+        let found = (opened.rows.as_slice(), opened.gaps.as_slice());
+        let settled = self.index.settle(bundle, found, &opened.rejections).await?;
         account(&settled, &[]);
         if opened.rejections.is_empty() {
             tracing::info!(%bundle, %height, "a bundle that could not be projected before now is");
@@ -351,6 +356,7 @@ mod tests {
         bundle::{Bundle, Category, Entry, SubjectKey, SubjectSecret},
         canonical::Digest,
         fhir::Patient,
+        gaps::{GapReport, Missing, Range, SignedGapReport, Start},
         ids::{BootId, GatewayId, OrganizationId, SubjectId},
         reading::{Measured, MeasurementState, Reading, TimeQuality, VERSION},
         signature::SigningKey,
@@ -469,6 +475,49 @@ mod tests {
 
         /// A payload with one reading per signer, and the gateway's commitment to it.
         fn bundle(&self, first_seq: u64, signers: &[&SigningKey]) -> (Bytes, SignedTransaction) {
+            self.bundle_with(first_seq, signers, vec![])
+        }
+
+        /// What the gateway, or who signs in its place, says is missing of the device.
+        fn report(&self, at_ms: i64, up_to: u64, signer: &SigningKey) -> SignedGapReport {
+            let start = Start {
+                boot: BootId { counter: 1, random: 2 },
+                high_seq: 1_000,
+                missing: vec![Range(1, up_to)],
+            };
+            let report = GapReport {
+                v: record::gaps::VERSION,
+                network: self.genesis.network(),
+                gateway: home(),
+                device: "oximeter-1".parse().expect("good"),
+                at_ms,
+                missing: Missing {
+                    starts: vec![start],
+                    more_ranges: 0,
+                },
+            };
+            report.sign(signer)
+        }
+
+        /// What an answer says is missing: up to which number of the one device.
+        async fn missing(&self) -> Option<u64> {
+            let found = self
+                .projection
+                .index
+                .gaps(&[self.permit()], Height(u64::MAX), 9)
+                .await
+                .expect("reads");
+            assert!(found.len() <= 1, "one device, one report");
+            found.first().map(|one| one.report.missing.starts[0].missing[0].1)
+        }
+
+        /// A payload with one reading per signer and these reports, and the gateway's commitment to it.
+        fn bundle_with(
+            &self,
+            first_seq: u64,
+            signers: &[&SigningKey],
+            gaps: Vec<SignedGapReport>,
+        ) -> (Bytes, SignedTransaction) {
             let entry = |(seq, signer): (u64, &&SigningKey)| {
                 let reading = Reading {
                     v: VERSION,
@@ -491,7 +540,7 @@ mod tests {
                     reading: reading.sign(signer),
                 }
             };
-            let bundle = Bundle::new((first_seq..).zip(signers).map(entry).collect());
+            let bundle = Bundle::new((first_seq..).zip(signers).map(entry).collect()).with_gaps(gaps);
             let author = (&self.genesis.network(), &home(), &self.key);
             let sealed = MatchedSubmission::seal(author, (&self.subject_key, &bundle), now_ms()).expect("seals");
             let (transaction, payload) = sealed.into_parts();
@@ -630,6 +679,69 @@ mod tests {
         assert_eq!(fog.projection.remove_strays(height).await.expect("removes"), 3);
         assert_eq!(fog.visible().await, 3);
         task.abort();
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn the_newest_gap_report_holds_whatever_the_order_and_is_rebuilt_and_put_right() {
+        let fog = Fog::new().await;
+        let (device, stranger) = (fog.device.clone(), SigningKey::random());
+        fog.append(vec![fog.announcement(), fog.gateway(), fog.device()]).await;
+        let reports = [(2_000, 20, &fog.key), (1_000, 10, &fog.key), (9_000, 90, &stranger)];
+        for ((at_ms, up_to, signer), seq) in reports.into_iter().zip(1..) {
+            let report = fog.report(at_ms, up_to, signer);
+            let (payload, commit) = fog.bundle_with(seq, &[&device], vec![report]);
+            fog.projection.vault.put(payload).await.expect("kept");
+            fog.append(vec![commit]).await;
+        }
+        let task = tokio::spawn(fog.projection.clone().run());
+        in_time(fog.projected(4)).await;
+        assert_eq!((fog.missing().await, fog.count(|_| true).await.rejected), (Some(20), 1));
+        let (index, height) = (&fog.projection.index, Height(2));
+        let good = index.gaps_at(height).await.expect("reads").0;
+        for alteration in [
+            "DELETE FROM gap_report WHERE height = 2",
+            "UPDATE gap_report SET reported_ms = 1",
+            "UPDATE gap_report SET ranges = 0",
+            "UPDATE gap_report SET device = 'ghost-1'",
+            "UPDATE gap_report SET report = zeroblob(9)",
+            "UPDATE gap_report SET subject_key = zeroblob(32)",
+            "UPDATE gap_report SET height = 3 WHERE height = 2",
+            "UPDATE gap_report SET visible_from = 9000000000000000000",
+        ] {
+            index.execute(alteration).await;
+            let mut found = 0;
+            for height in [3, 2, 3] {
+                found += fog.projection.verify(Height(height)).await.expect("verifies");
+            }
+            assert!(found > 0, "{alteration}");
+            assert_eq!(
+                index.gaps_at(height).await.expect("reads"),
+                (good.clone(), 0),
+                "{alteration}"
+            );
+            assert_eq!(
+                (fog.missing().await, fog.visible().await),
+                (Some(20), 3),
+                "{alteration}"
+            );
+        }
+        let ghost = "INSERT INTO gap_report SELECT bundle, 99, subject_key, device, 5000, ranges, report, 0, 0 FROM \
+                     gap_report WHERE height = 2";
+        index.execute(ghost).await;
+        assert_eq!(fog.projection.remove_strays(height).await.expect("removes"), 1);
+        task.abort();
+        let dir = tempfile::tempdir().expect("a folder");
+        let index = Index::open(&index::Config::default(), dir.path()).await.expect("opens");
+        let rebuilt = Fog {
+            projection: Projection {
+                index,
+                ..fog.projection.clone()
+            },
+            ..fog
+        };
+        while rebuilt.projection.advance().await.expect("projects").is_some() {}
+        assert_eq!(rebuilt.projection.index.gaps_at(height).await.expect("reads").0, good);
+        assert_eq!(rebuilt.missing().await, Some(20));
     }
 
     #[tokio::test(flavor = "multi_thread")]

@@ -12,6 +12,7 @@ use ledger::{
 use record::{
     bundle::{Bundle, SealedBundle},
     fhir::{self, Patient, Resource},
+    gaps::GapReport,
     ids::{KeyId, NetworkId, OrganizationId, SubjectId},
     observation::Observation,
 };
@@ -27,6 +28,8 @@ use crate::{
 
 /// Bundles of one question that are fetched and opened at a time.
 const OPENED_AT_ONCE_MAX: usize = 4;
+/// Devices with gaps that an answer names, at most; that there are more is said.
+pub const GAPS_MAX: u32 = 100;
 
 /// What an operator may set.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -92,6 +95,10 @@ pub struct Answer {
     pub total: u64,
     /// Where the next page begins.
     pub next: Option<Cursor>,
+    /// What is missing of the devices of those who were asked about, of each device the newest report.
+    pub gaps: Vec<GapReport>,
+    /// Whether more devices than [`GAPS_MAX`] have gaps.
+    pub more_gaps: bool,
     /// Whether anybody who was asked about is visible to the reader.
     pub visible: bool,
 }
@@ -192,6 +199,8 @@ impl Query {
                 ..Answer::default()
             });
         }
+        // Who asks for observations by their ids, or for their number alone, is not told less than was asked for.
+        let misses_nothing = !question.ids.is_empty() || question.count == 0;
         let search = Search {
             subject: None,
             codes: question.codes.unwrap_or_default(),
@@ -203,9 +212,17 @@ impl Query {
             height: self.index.projected().await?,
         };
         let page = self.index.find(&permits, &search).await?;
+        let mut gaps = Vec::new();
+        if !misses_nothing {
+            gaps = self.index.gaps(&permits, page.height, GAPS_MAX + 1).await?;
+        }
+        let more_gaps = gaps.len() > GAPS_MAX as usize;
+        gaps.truncate(GAPS_MAX as usize);
         let observations = self.open(&state, &permits, page.rows).await?;
         Ok(Answer {
             observations,
+            gaps: gaps.into_iter().map(|reported| reported.report).collect(),
+            more_gaps,
             total: page.total,
             next: page.next,
             visible,

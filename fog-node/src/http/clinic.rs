@@ -20,6 +20,7 @@ use record::{
     bundle::{Bundle, Category, Entry, SubjectKey, SubjectSecret},
     canonical::Digest,
     fhir::Patient,
+    gaps::{self, GapReport, Missing, Range, SignedGapReport, Start},
     ids::{BootId, BundleId, OrganizationId, SubjectId},
     reading::{Measured, MeasurementState, Reading, TimeQuality, VERSION},
     signature::SigningKey,
@@ -313,6 +314,35 @@ impl Clinic {
 
     /// A submission of one message: a pulse and two pressures.
     pub(super) fn submission(&self, seq: u64) -> (BundleId, Vec<u8>) {
+        self.submission_with(seq, Vec::new())
+    }
+
+    /// What the gateway says at a time is missing of the device; nothing, if no range is.
+    pub(super) fn report(&self, at_ms: i64, missing: &[Range]) -> SignedGapReport {
+        let start = Start {
+            boot: BootId { counter: 1, random: 2 },
+            high_seq: 1_000,
+            missing: missing.to_vec(),
+        };
+        let report = GapReport {
+            v: gaps::VERSION,
+            network: self.genesis.network(),
+            gateway: "home-1".parse().expect("good"),
+            device: "cuff-1".parse().expect("good"),
+            at_ms,
+            missing: Missing {
+                starts: Some(start)
+                    .filter(|start| !start.missing.is_empty())
+                    .into_iter()
+                    .collect(),
+                more_ranges: 0,
+            },
+        };
+        report.sign(&self.key)
+    }
+
+    /// A submission of one message and of reports of what is missing.
+    pub(super) fn submission_with(&self, seq: u64, gaps: Vec<SignedGapReport>) -> (BundleId, Vec<u8>) {
         let measured = |code: &str, value: &str, unit: &str| Measured {
             code: code.to_owned(),
             value: Some(value.parse().expect("decimal")),
@@ -337,7 +367,8 @@ impl Clinic {
         let bundle = Bundle::new(vec![Entry {
             received_ms: now_ms(),
             reading: reading.sign(&self.device),
-        }]);
+        }])
+        .with_gaps(gaps);
         let author = "home-1".parse().expect("good");
         let author = (&self.genesis.network(), &author, &self.key);
         let sealed = MatchedSubmission::seal(author, (&self.subject_key, &bundle), now_ms()).expect("seals");

@@ -8,7 +8,7 @@ use ledger::{
     proof::Receipt,
     transaction::{Action, Grant},
 };
-use record::ids::SubjectId;
+use record::{gaps::Range, ids::SubjectId};
 use reqwest::{Client, RequestBuilder};
 use serde_json::{Value as Json, json};
 
@@ -261,6 +261,75 @@ async fn without_a_grant_nobody_is_there() {
             .await
             .0,
         404
+    );
+}
+
+/// What the answer says is missing, and its total.
+fn told(bundle: &Json) -> (Vec<&str>, &Json) {
+    let entries = bundle["entry"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let outcomes = entries.iter().filter(|entry| entry["search"]["mode"] == "outcome");
+    let issues = outcomes.flat_map(|entry| entry["resource"]["issue"].as_array().expect("issues"));
+    let missing = issues.filter(|issue| issue["code"] == "incomplete");
+    let missing = missing.map(|issue| {
+        issue["extension"][0]["extension"][2]["valueString"]
+            .as_str()
+            .expect("ranges")
+    });
+    (missing.collect(), &bundle["total"])
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_missing_is_said_beside_the_matches_until_it_has_come() {
+    let clinic = Clinic::with_readings().await;
+    let search = format!("/fhir/Observation?patient={}", clinic.patient);
+    let after = async |seq: u64, report: record::gaps::SignedGapReport| {
+        let (bundle, submission) = clinic.submission_with(seq, vec![report]);
+        assert_eq!(clinic.submit(&clinic.gateway, submission).await.status(), 202);
+        clinic.receipt(&bundle).await;
+        loop {
+            let (_, answer) = clinic.ask("hospital-a", &search).await;
+            if answer["total"] == seq * 2 {
+                return answer;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    };
+    assert_eq!(told(&clinic.ask("hospital-a", &search).await.1), (vec![], &json!(6)));
+    let gap = [Range(4, 7), Range(9, 9)];
+    let answer = after(4, clinic.report(1_000, &gap)).await;
+    assert_eq!(told(&answer), (vec!["4-7,9"], &json!(8)), "the outcome is no match");
+    let older = after(5, clinic.report(999, &[Range(8, 8)])).await;
+    assert_eq!(
+        told(&older).0,
+        ["4-7,9"],
+        "the newest report holds, whichever is final last"
+    );
+    for (path, expected) in [
+        ("&_count=1", 1),
+        ("&code=8867-4", 1),
+        ("&_summary=count", 0),
+        ("&_count=0", 0),
+    ] {
+        let (_, answer) = clinic.ask("hospital-a", &format!("{search}{path}")).await;
+        assert_eq!(told(&answer).0.len(), expected, "{path}");
+    }
+    let (_, hidden) = clinic.ask("insurer-b", &search).await;
+    assert_eq!(
+        told(&hidden),
+        (vec![], &json!(0)),
+        "who may not see the patient sees no gap"
+    );
+    let forged = clinic.report(2_000, &[]);
+    let forged = {
+        let mut bytes = record::canonical::encode(&forged);
+        *bytes.last_mut().expect("bytes") ^= 1;
+        record::canonical::decode(&bytes, bytes.len()).expect("only the signature differs")
+    };
+    assert_eq!(told(&after(6, forged).await).0, ["4-7,9"], "not the gateway's word");
+    assert_eq!(
+        told(&after(7, clinic.report(2_000, &[])).await).0,
+        [""; 0],
+        "everything has come"
     );
 }
 

@@ -1,5 +1,7 @@
 //! The index in SQLite: one file, WAL, `synchronous=NORMAL` (it is rebuilt from the chain, so the last commits may be lost).
 
+mod gaps;
+
 use std::{path::Path, time::Duration};
 
 use ledger::block::Height;
@@ -12,7 +14,7 @@ use sqlx::{
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteRow, SqliteSynchronous},
 };
 
-use super::{Config, Counts, Cursor, Error, PAGE_ROWS_MAX, Page, Pending, Projected, Rejection, Row, Search};
+use super::{Config, Contents, Counts, Cursor, Error, PAGE_ROWS_MAX, Page, Pending, Projected, Rejection, Row, Search};
 
 /// The file in the data folder.
 const FILE: &str = "index.sqlite";
@@ -51,7 +53,7 @@ impl Sqlite {
     pub(super) async fn project(
         &self,
         height: Height,
-        rows: &[Row],
+        (rows, gaps): Contents<'_>,
         rejections: &[Rejection],
     ) -> Result<Projected, Error> {
         let mut transaction = self.pool.begin_with("BEGIN IMMEDIATE").await?;
@@ -63,6 +65,7 @@ impl Sqlite {
             return Ok(Projected::default());
         }
         let projected = insert(&mut transaction, rows, height).await?;
+        gaps::insert(&mut transaction, gaps, height).await?;
         reject(&mut transaction, rejections, 1).await?;
         transaction.commit().await?;
         Ok(projected)
@@ -71,7 +74,7 @@ impl Sqlite {
     pub(super) async fn settle(
         &self,
         bundle: BundleId,
-        rows: &[Row],
+        (rows, gaps): Contents<'_>,
         rejections: &[Rejection],
     ) -> Result<Projected, Error> {
         let mut transaction = self.pool.begin_with("BEGIN IMMEDIATE").await?;
@@ -90,7 +93,9 @@ impl Sqlite {
         let projected: i64 = sqlx::query_scalar("SELECT value FROM progress WHERE name = 'projected'")
             .fetch_one(&mut *transaction)
             .await?;
-        let projected = insert(&mut transaction, rows, height(projected).next()).await?;
+        let next = height(projected).next();
+        let projected = insert(&mut transaction, rows, next).await?;
+        gaps::insert(&mut transaction, gaps, next).await?;
         reject(&mut transaction, rejections, attempts.saturating_add(1)).await?;
         transaction.commit().await?;
         Ok(projected)
@@ -208,7 +213,7 @@ impl Sqlite {
             .await?)
     }
 
-    pub(super) async fn replace(&self, height: Height, rows: &[Row]) -> Result<(), Error> {
+    pub(super) async fn replace(&self, height: Height, (rows, gaps): Contents<'_>) -> Result<(), Error> {
         let mut transaction = self.pool.begin_with("BEGIN IMMEDIATE").await?;
         sqlx::query("DELETE FROM observation WHERE height = ?")
             .bind(height.0.cast_signed())
@@ -222,15 +227,24 @@ impl Sqlite {
                 .await?;
         }
         insert(&mut transaction, rows, height).await?;
+        gaps::replace(&mut transaction, height, gaps).await?;
         Ok(transaction.commit().await?)
     }
 
     pub(super) async fn remove_strays(&self, head: Height) -> Result<u64, Error> {
-        let removed = sqlx::query("DELETE FROM observation WHERE height < 1 OR (height > ? AND height > (SELECT value FROM progress WHERE name = 'projected'))")
-            .bind(head.0.cast_signed())
-            .execute(&self.pool)
-            .await?;
-        Ok(removed.rows_affected())
+        let mut removed = 0;
+        for table in ["observation", "gap_report"] {
+            let strays = QueryBuilder::<sqlx::Sqlite>::new("DELETE FROM ")
+                .push(table)
+                .push(" WHERE height < 1 OR (height > ")
+                .push_bind(head.0.cast_signed())
+                .push(" AND height > (SELECT value FROM progress WHERE name = 'projected'))")
+                .build()
+                .execute(&self.pool)
+                .await?;
+            removed += strays.rows_affected();
+        }
+        Ok(removed)
     }
 
     pub(super) async fn counts(&self) -> Result<Counts, Error> {

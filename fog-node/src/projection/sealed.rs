@@ -62,6 +62,17 @@ impl Sealed {
                 }),
             }
         }
+        for (at, signed) in (self.commitment.count..).zip(&bundle.gaps) {
+            match self.reported(at, signed, state, &author) {
+                Ok(report) => opened.gaps.push(report),
+                Err(reason) => opened.rejections.push(Rejection {
+                    bundle: self.commitment.bundle,
+                    entry: Some(at),
+                    reason: reason.as_str(),
+                    height: self.height,
+                }),
+            }
+        }
         opened
     }
 

@@ -6,7 +6,7 @@ use ledger::block::Height;
 use tokio::time::Instant;
 
 use super::{Failure, Followed, PAYLOADS_WAIT_AGAIN, Projection, RETRYABLE};
-use crate::index::Row;
+use crate::index::{Reported, Row};
 
 impl<F: Followed> Projection<F> {
     /// Compares the rows of a block with what the block and its payloads give, and makes them so. How many were altered,
@@ -23,7 +23,7 @@ impl<F: Followed> Projection<F> {
             return Ok(0);
         }
         let deadline = Instant::now() + PAYLOADS_WAIT_AGAIN;
-        let (mut expected, mut ids) = (Vec::new(), HashSet::new());
+        let (mut expected, mut ids, mut gaps) = (Vec::new(), HashSet::new(), Vec::new());
         for commitment in self.ours(height).await? {
             let opened = self.open(commitment, height, deadline).await?;
             if opened
@@ -35,6 +35,7 @@ impl<F: Followed> Projection<F> {
             }
             // An observation that stands twice in a block is in the index once, where it came first.
             expected.extend(opened.rows.into_iter().filter(|row| ids.insert(row.id.clone())));
+            gaps.extend(opened.gaps);
         }
         let (there, unread) = self.index.rows_at(height).await?;
         // By id: a full block has tens of thousands of rows, too many to look for each among all others.
@@ -55,11 +56,19 @@ impl<F: Followed> Projection<F> {
             }
             rows.push(row);
         }
-        let altered = invented.max(missing);
+        let altered = invented.max(missing) + self.gaps_altered(height, &gaps).await?;
         if altered > 0 {
-            self.index.replace(height, &rows).await?;
+            self.index.replace(height, (&rows, &gaps)).await?;
         }
         Ok(altered)
+    }
+
+    /// How many gap reports of a block were altered, are missing or were invented.
+    async fn gaps_altered(&self, height: Height, expected: &[Reported]) -> Result<u64, Failure> {
+        let (there, unread) = self.index.gaps_at(height).await?;
+        let invented = unread + there.iter().filter(|one| !expected.contains(one)).count() as u64;
+        let missing = expected.iter().filter(|one| !there.contains(one)).count() as u64;
+        Ok(invented.max(missing))
     }
 
     /// Removes rows that belong to no block up to the head.

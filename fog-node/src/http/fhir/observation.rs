@@ -3,6 +3,7 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use record::{
+    fhir,
     ids::SubjectId,
     vital::{SIGNS, Sign},
 };
@@ -111,11 +112,11 @@ async fn find<S: Server>(context: Arc<S>, request: Request) -> Answered {
         return Ok(answer::fhir(&page.nothing_visible()));
     }
     let next = answer.next.map(|cursor| cursor.to_string());
-    Ok(answer::fhir(&page.bundle(
-        answer.total,
-        answer.observations,
-        next.as_deref(),
-    )))
+    let found = page.bundle(answer.total, answer.observations, next.as_deref());
+    Ok(match fhir::gaps(&answer.gaps, answer.more_gaps) {
+        None => answer::fhir(&found),
+        Some(outcome) => answer::fhir(&found.with_outcome(&outcome)),
+    })
 }
 
 fn question(base: &str, parameters: &Parameters) -> Result<Question, Fault> {
