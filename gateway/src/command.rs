@@ -24,7 +24,7 @@ use crate::{
     config::{Config, Faults, Prepared},
     gateway::Gateway,
     outbox::{self, Shelf},
-    telemetry,
+    resync, telemetry,
 };
 
 /// Something failed while running.
@@ -61,6 +61,15 @@ enum Command {
         /// The configuration, TOML.
         #[arg(long)]
         config: PathBuf,
+    },
+    /// Hands readings that are missing to the running gateway: messages as devices signed them, each a line of a file.
+    Resync {
+        /// The gateway's configuration, TOML.
+        #[arg(long)]
+        config: PathBuf,
+        /// The file: each line is a message in its JSON form, or the base64 of its bytes.
+        #[arg(long)]
+        from: PathBuf,
     },
     /// Shows bundles that were set aside, or gives them back to the queue; the gateway must be stopped.
     #[command(subcommand)]
@@ -110,6 +119,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             Ok(_) => ExitCode::SUCCESS,
             Err(faults) => refuse(&faults),
         },
+        Command::Resync { config, from } => resync(&config, &from),
         Command::Refused(Refused::List { config }) => with_shelf(&config, |shelf| {
             let since = |at_ms| jiff::Timestamp::from_millisecond(at_ms).map(|at| at.to_string());
             let line = |one: outbox::Refused| {
@@ -136,6 +146,26 @@ fn with_shelf(config: &Path, work: impl FnOnce(&Shelf) -> Result<String, redb::E
         .and_then(|shelf| work(&shelf).map_err(outbox::Error::from));
     match worked {
         Ok(text) => match std::io::stdout().write_all(text.as_bytes()) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(_unprinted) => ExitCode::from(FAILED),
+        },
+        Err(error) => {
+            // Standard error may be closed; the exit code still says it.
+            let _unprinted = writeln!(std::io::stderr(), "{error}");
+            ExitCode::from(FAILED)
+        }
+    }
+}
+
+/// Says what became of the readings in a file.
+fn resync(config: &Path, file: &Path) -> ExitCode {
+    let gateway = match Config::load(config) {
+        Ok(config) => config.http.listen,
+        Err(faults) => return refuse(&faults),
+    };
+    let handed_in = runtime().map_err(resync::Error::File);
+    match handed_in.and_then(|runtime| runtime.block_on(resync::hand_in(gateway, file))) {
+        Ok(tally) => match writeln!(std::io::stdout(), "{}", resync::summary(&tally)) {
             Ok(()) => ExitCode::SUCCESS,
             Err(_unprinted) => ExitCode::from(FAILED),
         },

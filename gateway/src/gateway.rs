@@ -65,12 +65,13 @@ impl Gateway {
         let outbox = Outbox::open(config.outbox, config.quarantine, &config.data_dir, sealer)?;
         let devices = enrolments.len();
         let intake = Intake::new(config.gateway.clone(), enrolments, outbox.clone());
-        let mqtt = Mqtt::start(mqtt, intake).await?;
+        let mqtt = Mqtt::start(mqtt, intake.clone()).await?;
         let uplink = Uplink::start(&config.uplink, network, outbox.clone())?;
         let sources = Sources {
             gateway: config.gateway,
             devices,
             connected: mqtt.connected(),
+            intake,
             outbox: outbox.clone(),
             uplink: uplink.view(),
             metrics,

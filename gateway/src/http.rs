@@ -1,4 +1,6 @@
-//! What the gateway shows of itself on loopback: `/healthz`, `/metrics`, `/status`.
+//! What the gateway shows of itself on loopback: `/healthz`, `/metrics`, `/status`; and the one door to it, for readings from a file.
+
+pub mod resync;
 
 use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -17,6 +19,7 @@ use tokio::{
 };
 
 use crate::{
+    intake::Intake,
     mqtt::{Connected, subscriber::LinkState},
     outbox::{Gap, Outbox, Percentiles, Refused, Report, Summary},
     uplink::{self, NodeState},
@@ -56,6 +59,8 @@ pub struct Sources {
     pub devices: usize,
     /// Who is connected.
     pub connected: Connected,
+    /// Where readings from a file go.
+    pub intake: Intake,
     /// Counters, spool, quarantine, gaps.
     pub outbox: Outbox,
     /// Bundles under way and the nodes.
@@ -130,7 +135,10 @@ impl Sources {
         }
     }
 
-    async fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+    async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
+        if request.method() == Method::POST && request.uri().path() == resync::PATH {
+            return resync::answer(&self.intake, request).await;
+        }
         if request.method() != Method::GET && request.method() != Method::HEAD {
             return response(StatusCode::METHOD_NOT_ALLOWED, "text/plain", "only GET and HEAD\n");
         }
@@ -211,7 +219,7 @@ pub async fn serve(listener: TcpListener, sources: Sources) {
 async fn serve_connection(stream: TcpStream, sources: Arc<Sources>) -> Result<(), hyper::Error> {
     let service = service_fn(move |request| {
         let sources = Arc::clone(&sources);
-        async move { Ok::<_, Infallible>(sources.answer(&request).await) }
+        async move { Ok::<_, Infallible>(sources.answer(request).await) }
     });
     http1::Builder::new()
         .timer(TokioTimer::new())

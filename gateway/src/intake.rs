@@ -13,7 +13,7 @@ use record::{
 use crate::{
     enrolment::Enrolments,
     outbox::{Measurement, NotTaken, Outbox, Rejected, Verdict, now_ms},
-    topic::Topic,
+    topic::{Channel, Topic},
 };
 
 /// Takes messages for one gateway.
@@ -68,6 +68,34 @@ impl Intake {
             Ok(genuine) => genuine,
             Err(refusal) => return self.refuse(Some(topic.device), refusal, message).await,
         };
+        self.keep(genuine, topic, message, received_ms).await
+    }
+
+    /// Takes a message that did not come from its device, but from a file: what it must be is the same, and it counts as
+    /// published under its device's topic.
+    ///
+    /// # Errors
+    /// [`NotTaken`]: it is to be handed in again.
+    pub async fn take_back(&self, message: &Bytes) -> Result<Verdict, NotTaken> {
+        let received_ms = now_ms();
+        let genuine = match self.authenticate(message, received_ms) {
+            Ok(genuine) => genuine,
+            Err(refusal) => return self.refuse(None, refusal, message).await,
+        };
+        let topic = Topic {
+            device: genuine.reading.device.clone(),
+            channel: Channel::Reading,
+        };
+        self.keep(genuine, topic, message, received_ms).await
+    }
+
+    async fn keep(
+        &self,
+        genuine: Genuine,
+        topic: Topic,
+        message: &Bytes,
+        received_ms: i64,
+    ) -> Result<Verdict, NotTaken> {
         match genuine.believed(&topic, received_ms) {
             Ok(measurement) => self.parts.outbox.append(measurement).await,
             Err((refusal, measurement)) => {

@@ -9,9 +9,12 @@
 //!    outbox forgets it.
 //!
 //! [`gateway`] composes the rooms, [`config`] describes them, [`http`] shows them, [`telemetry`] carries logs and metrics,
-//! [`secret`] reads keys and passwords, [`command`] is the process.
+//! [`secret`] reads keys and passwords, [`command`] is the process, [`resync`] what hands it readings
+//! from a file.
 
 pub mod command;
+
+pub mod resync;
 
 pub mod config;
 pub mod gateway;
