@@ -1,5 +1,6 @@
 //! The command line: run a node, rebuild a lost one, check its configuration, check a receipt offline.
 
+mod decide;
 mod live;
 
 use std::{
@@ -14,25 +15,17 @@ use std::{
 use crate::{
     audit,
     config::{Config, Faults},
-    members,
-    node::{Node, keep_private},
+    node::Node,
 };
 use clap::{Parser, Subcommand};
+use decide::{Edge, For};
 use ledger::{
-    committee::Change,
     handover::{Committees, HANDOVERS_BYTES_MAX, Handovers},
     proof::{RECEIPT_BYTES_MAX, Receipt},
-};
-use record::{
-    ids::OrganizationId,
-    signature::{PublicKey, SigningKey},
 };
 
 /// Bad usage or configuration.
 const EXIT_USAGE: u8 = 64;
-
-/// Bytes of a file that says who is to be a member or to vote, or of a private key, at most.
-const SMALL_FILE_BYTES_MAX: usize = 65_536;
 
 /// A fog node: stores, agrees, answers.
 #[derive(Debug, Parser)]
@@ -103,6 +96,18 @@ enum Command {
         #[command(subcommand)]
         change: For,
     },
+    /// Decides as the organisation about its gateways and their devices: enrols, rotates keys, revokes. It is final when this
+    /// ends.
+    Edge {
+        /// The configuration of the organisation's node, which must run.
+        #[arg(long)]
+        config: PathBuf,
+        /// The organisation's private key, PKCS#8 PEM.
+        #[arg(long)]
+        organization_key: PathBuf,
+        #[command(subcommand)]
+        decision: Edge,
+    },
     /// Prints what `voice seat` takes: this node's organisation, keys and addresses, as its configuration has them.
     Seat {
         /// The node's configuration.
@@ -117,42 +122,6 @@ enum Command {
         #[arg(long)]
         validators: PathBuf,
     },
-}
-
-/// A change of the members.
-#[derive(Debug, Subcommand)]
-enum For {
-    /// An organisation becomes a member.
-    Admit {
-        /// Its entry as in the genesis: id, name, role and key, JSON.
-        file: PathBuf,
-    },
-    /// A member without a validator leaves.
-    Dismiss {
-        /// Its id.
-        organization: OrganizationId,
-    },
-    /// A node gets a vote.
-    Seat {
-        /// What `fog-node seat` printed there, JSON.
-        file: PathBuf,
-    },
-    /// A node loses its vote.
-    Unseat {
-        /// Its validator key.
-        key: PublicKey,
-    },
-}
-
-impl For {
-    fn change(self) -> anyhow::Result<Change> {
-        Ok(match self {
-            Self::Admit { file } => Change::Admit(serde_json::from_str(&read(&file, SMALL_FILE_BYTES_MAX)?)?),
-            Self::Dismiss { organization } => Change::Dismiss(organization),
-            Self::Seat { file } => Change::Seat(serde_json::from_str(&read(&file, SMALL_FILE_BYTES_MAX)?)?),
-            Self::Unseat { key } => Change::Unseat(key),
-        })
-    }
 }
 
 /// Runs the command line; exit codes 0 done, 1 failed, 64 bad usage or configuration.
@@ -190,7 +159,15 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             organization_key,
             change,
         } => match prepare(&config) {
-            Ok((_, node)) => ended(raise(&node, &organization_key, change)),
+            Ok((_, node)) => ended(decide::raise(&node, &organization_key, change)),
+            Err(code) => code,
+        },
+        Command::Edge {
+            config,
+            organization_key,
+            decision,
+        } => match prepare(&config) {
+            Ok((_, node)) => ended(decide::decide(&node, &organization_key, decision)),
             Err(code) => code,
         },
         Command::Seat { config } => match prepare(&config) {
@@ -223,21 +200,6 @@ fn told<T>(path: &Path, prepared: Result<T, Faults>) -> Result<T, ExitCode> {
         complain(format_args!("{}:\n{}", path.display(), faults.to_string().trim_end()));
         ExitCode::from(EXIT_USAGE)
     })
-}
-
-fn raise(node: &Node, key: &Path, change: For) -> anyhow::Result<String> {
-    use anyhow::Context as _;
-    let mut faults = Faults::default();
-    keep_private("--organization-key", key, &mut faults);
-    faults
-        .none_or(())
-        .map_err(|faults| anyhow::anyhow!("{}", faults.to_string().trim()))?;
-    let key = SigningKey::from_pem(&zeroize::Zeroizing::new(read(key, SMALL_FILE_BYTES_MAX)?))
-        .context("--organization-key")?;
-    let (client, url, organization, genesis) = node.member()?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let raised = members::raise((&client, &url), genesis, (organization.clone(), &key), change.change()?);
-    Ok(runtime.block_on(raised)?)
 }
 
 /// Says what came of it.
@@ -335,6 +297,7 @@ fn complain(text: impl Display) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use record::signature::SigningKey;
 
     fn arguments(all: &[&str]) -> Vec<OsString> {
         all.iter().map(Into::into).collect()

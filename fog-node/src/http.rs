@@ -5,6 +5,7 @@ pub mod answer;
 pub mod bundles;
 pub mod caller;
 pub mod chain;
+pub mod devices;
 pub mod fault;
 pub mod fhir;
 pub mod health;
@@ -306,6 +307,7 @@ pub fn routes() -> Vec<Route<Context>> {
         bundles::routes(),
         receipts::routes(),
         transactions::routes(),
+        devices::routes(),
         payloads::routes(),
         chain::routes(),
         light::routes(),

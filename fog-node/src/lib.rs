@@ -20,6 +20,7 @@
 pub mod audit;
 pub mod command;
 pub mod config;
+pub mod edge;
 pub mod members;
 pub mod node;
 pub mod observer;
@@ -47,4 +48,5 @@ pub mod proofs;
 pub mod vault;
 
 pub mod containment;
+pub mod decision;
 pub mod telemetry;

@@ -465,11 +465,7 @@ mod tests {
 
         fn device(&self) -> SignedTransaction {
             let device = "oximeter-1".parse().expect("good");
-            let enrolment = DeviceEnrolment {
-                device,
-                key: self.device.public(),
-                gateway: home(),
-            };
+            let enrolment = DeviceEnrolment::of(&self.genesis.network(), (home(), device), &self.device);
             self.sign(Author::Organization(member()), Action::EnrolDevice(enrolment))
         }
 
@@ -776,6 +772,33 @@ mod tests {
         let counts = in_time(fog.count(|counts| counts.rejected == 0)).await;
         assert_eq!((counts.observations, counts.duplicates), (2, 0));
         task.abort();
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_revocation_leaves_what_was_final_and_ends_what_comes_after_it_also_when_projected_anew() {
+        let fog = Fog::new().await;
+        let device = fog.device.clone();
+        let (before, committed_before) = fog.bundle(1, &[&device, &device]);
+        let (after, committed_after) = fog.bundle(3, &[&device]);
+        for payload in [before, after] {
+            fog.projection.vault.put(payload).await.expect("kept");
+        }
+        fog.append(vec![fog.announcement(), fog.gateway(), fog.device()]).await;
+        fog.append(vec![committed_before]).await;
+        // The test's blocks carry times of 1970: whatever was received today came after the grace.
+        let revoke = Action::RevokeDevice("oximeter-1".parse().expect("good"));
+        fog.append(vec![fog.sign(Author::Organization(member()), revoke)]).await;
+        fog.append(vec![committed_after]).await;
+        // Projected with the state of the head alone, as after a loss of the index.
+        for height in 1..=4 {
+            assert_eq!(fog.projection.advance().await.expect("projects"), Some(Height(height)));
+        }
+        let counts = fog.count(|_| true).await;
+        assert_eq!((counts.observations, counts.rejected), (2, 1));
+        assert!(
+            !fog.projection.index.is_pending(Height(4), &RETRYABLE).await.expect("reads"),
+            "it is not tried again: `revoked` does not pass"
+        );
     }
 
     #[tokio::test(flavor = "multi_thread")]

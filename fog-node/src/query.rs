@@ -7,6 +7,7 @@ use cid::Cid;
 use futures::{StreamExt as _, TryStreamExt as _};
 use ledger::{
     consent::{self, Permit},
+    device::Arrival,
     state::State,
 };
 use record::{
@@ -310,9 +311,14 @@ fn pick(bundle: &Bundle, row: &Row, state: &State) -> Result<Resource, Error> {
         .entries
         .get(at)
         .ok_or_else(|| wrong("its bundle has no such entry"))?;
-    let reading = entry
-        .reading
-        .decode(|device| state.device_key(device))
+    // That the device reports to the gateway that committed it was checked when the row was made.
+    let arrival = Arrival {
+        author: None,
+        committed: row.height,
+        received_ms: entry.received_ms,
+    };
+    let reading = state
+        .reading(&entry.reading, &arrival)
         .map_err(|_| wrong("its reading does not verify"))?;
     let observations =
         Observation::of(&reading, entry.received_ms).map_err(|_| wrong("its reading is no observation we know"))?;

@@ -1,6 +1,6 @@
 //! Who may do what: members, validators, gateways, devices, announced keys, grants. What a snapshot of the state holds.
 
-mod gateways;
+mod edge;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,11 +12,14 @@ use record::{
 };
 use serde::{Deserialize, Serialize};
 
+pub use crate::refused::Refused;
 use crate::{
-    committee::{Change, Seats, Unheard},
+    block::Height,
+    committee::{Change, Seats},
+    device::{Device, Moment},
     genesis::{Genesis, Organization, Validator},
     handover::Committees,
-    transaction::{Action, Author, Commitment, DeviceEnrolment, GatewayEnrolment, Grant, SignedTransaction},
+    transaction::{Action, Author, Commitment, GatewayEnrolment, Grant, SignedTransaction},
 };
 
 /// An enrolled gateway and who operates it.
@@ -27,6 +30,10 @@ pub struct Gateway {
     pub enrolment: GatewayEnrolment,
     /// Who enrolled it.
     pub operator: OrganizationId,
+    /// When it, or a device that reports to it, was changed last.
+    pub changed: Height,
+    /// Since when it may not commit any more; for good.
+    pub revoked: Option<Moment>,
 }
 
 /// An announced subject key and its custodian.
@@ -49,73 +56,6 @@ struct Decision {
     in_force: bool,
 }
 
-/// Why a transaction has no effect.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
-#[serde(rename_all = "kebab-case")]
-pub enum Refused {
-    /// Meant for another network.
-    #[error("meant for another network")]
-    WrongNetwork,
-    /// The author is not enrolled, or may not do this.
-    #[error("the author is not enrolled, or may not do this")]
-    NotAllowed,
-    /// The signature is not the author's.
-    #[error("the signature is not the author's")]
-    WrongSignature,
-    /// It, or its bundle, is on the chain already.
-    #[error("on the chain already")]
-    AlreadyFinal,
-    /// It names a key, gateway or member that the chain does not know.
-    #[error("it names a key, gateway or member that the chain does not know")]
-    UnknownName,
-    /// The name is taken by somebody else.
-    #[error("the name is taken")]
-    NameTaken,
-    /// A later word on the same key and reader took effect: a grant that was held back cannot undo a revocation.
-    #[error("its sequence is not above the last decision's on this key and reader; sign it again with a higher one")]
-    Stale,
-    /// A change of the members that cannot be made as things stand.
-    #[error(
-        "the change names what is not there or is there already, or is decided; a validator leaves before its member"
-    )]
-    Impossible,
-    /// A voice of another epoch: it counts in the one it names and the next.
-    #[error("the voice is of another epoch; raise it again")]
-    OtherEpoch,
-    /// The organisation asks for too many changes at once.
-    #[error("too many changes of this organisation are open; wait until they are decided or have lapsed")]
-    TooMany,
-}
-
-impl From<Unheard> for Refused {
-    fn from(unheard: Unheard) -> Self {
-        match unheard {
-            Unheard::NoElector => Self::NotAllowed,
-            Unheard::Impossible => Self::Impossible,
-            Unheard::Stale => Self::OtherEpoch,
-            Unheard::TooMany => Self::TooMany,
-        }
-    }
-}
-
-impl Refused {
-    /// Whether it was right a little earlier, perhaps: a name that was taken, a decision or a voice that was overtaken. Such a
-    /// transaction may be ordered; it is refused when it is executed.
-    #[must_use]
-    pub const fn depends_on_when(self) -> bool {
-        matches!(
-            self,
-            Self::NameTaken | Self::AlreadyFinal | Self::Stale | Self::Impossible | Self::OtherEpoch | Self::TooMany
-        )
-    }
-
-    /// Whether it may become right when the chain has moved on.
-    #[must_use]
-    pub const fn may_pass_later(self) -> bool {
-        matches!(self, Self::NotAllowed | Self::UnknownName)
-    }
-}
-
 /// Everything that decides what a transaction may do, of one network.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -127,7 +67,7 @@ pub struct Register {
     dismissed: BTreeSet<OrganizationId>,
     seats: Seats,
     gateways: BTreeMap<GatewayId, Gateway>,
-    devices: BTreeMap<DeviceId, DeviceEnrolment>,
+    devices: BTreeMap<DeviceId, Device>,
     /// Sorted by id; a list, because a map of the canonical encoding has text keys only.
     keys: Vec<(KeyId, AnnouncedKey)>,
     /// Sorted by grant, for the same reason.
@@ -218,12 +158,15 @@ impl Register {
                 free(self.gateways.contains_key(&enrolment.gateway) || self.gateways.values().any(copied))
             }
             Action::EnrolDevice(enrolment) => {
-                let gateway = self.gateways.get(&enrolment.gateway).ok_or(Refused::UnknownName)?;
-                if gateway.operator != *author {
-                    return Err(Refused::NotAllowed);
+                self.operated(author, &enrolment.gateway)?;
+                if !enrolment.is_proven(&self.network) {
+                    return Err(Refused::NotPossessed);
                 }
                 free(self.devices.contains_key(&enrolment.device))
             }
+            Action::RotateDevice(rotation) => self.device_of(author, &rotation.device)?.may_rotate(&self.network, rotation),
+            Action::RevokeDevice(device) => self.device_of(author, device).map(|_| ()),
+            Action::RevokeGateway(gateway) => self.operated(author, gateway),
             Action::AnnounceKey(key) => free(self.subject_key(&key.id()).is_some()),
             Action::Voice(voice) => {
                 if let Change::Admit(organization) = &voice.change
@@ -249,8 +192,8 @@ impl Register {
         }
     }
 
-    /// What follows from a transaction that was admitted.
-    pub(crate) fn execute(&mut self, transaction: &SignedTransaction) {
+    /// What follows from a transaction that was admitted, in the block of this moment.
+    pub(crate) fn execute(&mut self, transaction: &SignedTransaction, at: Moment) {
         let Author::Organization(author) = &transaction.claims().author else {
             return;
         };
@@ -260,11 +203,18 @@ impl Register {
                 let gateway = Gateway {
                     enrolment: enrolment.clone(),
                     operator: author.clone(),
+                    changed: at.height,
+                    revoked: None,
                 };
                 self.gateways.insert(enrolment.gateway.clone(), gateway);
             }
-            Action::EnrolDevice(enrolment) => {
-                self.devices.insert(enrolment.device.clone(), enrolment.clone());
+            Action::EnrolDevice(enrolment) => self.enrol(enrolment, at),
+            Action::RotateDevice(rotation) => self.change_device(&rotation.device, at, |device| device.rotate(rotation, at)),
+            Action::RevokeDevice(device) => self.change_device(device, at, |device| device.revoke(at)),
+            Action::RevokeGateway(id) => {
+                if let Some(gateway) = self.gateways.get_mut(id) {
+                    (gateway.revoked, gateway.changed) = (Some(at), at.height);
+                }
             }
             Action::AnnounceKey(key) => {
                 let at = self.keys.partition_point(|(id, _)| *id < key.id());
@@ -333,8 +283,8 @@ impl Register {
             Author::Organization(id) => self.organizations.get(id).map(|o| o.key),
             Author::Gateway(id) => {
                 let gateway = self.gateways.get(id)?;
-                let is_members = self.organizations.contains_key(&gateway.operator);
-                is_members.then_some(gateway.enrolment.key)
+                let may = gateway.revoked.is_none() && self.organizations.contains_key(&gateway.operator);
+                may.then_some(gateway.enrolment.key)
             }
         }
     }
@@ -361,18 +311,6 @@ impl Register {
     #[must_use]
     pub fn validator_with_tls(&self, tls: &Digest) -> Option<&Validator> {
         self.seats.all().find(|v| v.tls == *tls)
-    }
-
-    /// An enrolled device.
-    #[must_use]
-    pub fn device(&self, id: &DeviceId) -> Option<&DeviceEnrolment> {
-        self.devices.get(id)
-    }
-
-    /// An enrolled device's key.
-    #[must_use]
-    pub fn device_key(&self, id: &DeviceId) -> Option<PublicKey> {
-        self.devices.get(id).map(|d| d.key)
     }
 
     /// An announced subject key.

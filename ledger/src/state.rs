@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     block::{Block, Height},
+    device::Moment,
     genesis::Genesis,
     transaction::{Action, SignedTransaction},
 };
@@ -118,6 +119,7 @@ impl State {
             self.height.next(),
             "finalized blocks are applied in order, once each"
         );
+        let (height, at_ms) = (block.header.height, block.header.timestamp_ms);
         let mut here = BTreeSet::new();
         let mut outcomes = Vec::with_capacity(block.transactions.len());
         let mut changed = false;
@@ -134,7 +136,7 @@ impl State {
             if outcome.is_ok() {
                 here.extend(seen);
                 if changes_register(transaction) {
-                    Arc::make_mut(&mut self.register).execute(transaction);
+                    Arc::make_mut(&mut self.register).execute(transaction, Moment { height, at_ms });
                     changed = true;
                 }
             }
@@ -176,14 +178,23 @@ mod tests {
         block::tests::{child, founded},
         consent::authorize,
         member::{Change, Organization, Role, Voice},
-        transaction::{Author, Commitment, GatewayEnrolment, Grant, Transaction},
+        possession::Possession,
+        transaction::{Author, Commitment, DeviceEnrolment, GatewayEnrolment, Grant, Rotation, Transaction},
     };
     use proptest::prelude::*;
     use record::{
         bundle::{Bundle, Category, SealedBundle, SubjectKey},
-        ids::{NetworkId, OrganizationId},
+        ids::{DeviceId, GatewayId, NetworkId, OrganizationId},
         signature::SigningKey,
     };
+
+    fn gateway(name: &str) -> GatewayEnrolment {
+        GatewayEnrolment {
+            gateway: name.parse().expect("good"),
+            key: SigningKey::random().public(),
+            tls: Digest::ZERO,
+        }
+    }
 
     struct Known(HashSet<Digest>);
 
@@ -239,15 +250,11 @@ mod tests {
         }
 
         fn enrol(&self) -> SignedTransaction {
-            let (gateway, key) = ("home-1".parse().expect("good"), self.gateway.public());
-            self.org(
-                0,
-                Action::EnrolGateway(GatewayEnrolment {
-                    gateway,
-                    key,
-                    tls: Digest::ZERO,
-                }),
-            )
+            let enrolment = GatewayEnrolment {
+                key: self.gateway.public(),
+                ..gateway("home-1")
+            };
+            self.org(0, Action::EnrolGateway(enrolment))
         }
 
         fn announce(&self) -> SignedTransaction {
@@ -358,6 +365,77 @@ mod tests {
     }
 
     #[test]
+    fn a_devices_key_is_enrolled_replaced_and_revoked_by_its_operator_alone_and_proves_itself() {
+        let mut world = World::new();
+        let (old, new, network) = (SigningKey::random(), SigningKey::random(), world.genesis.network());
+        let (home, cuff): (GatewayId, DeviceId) = ("home-1".parse().expect("good"), "cuff-1".parse().expect("good"));
+        let rotation = Rotation {
+            device: "cuff-1".parse().expect("good"),
+            from: old.public(),
+            to: new.public(),
+            proof: Possession::prove(&network, (&home, &cuff), &new),
+            overlap_ms: 0,
+        };
+        let good = DeviceEnrolment::of(&network, (home, cuff.clone()), &old);
+        let somebody_elses = DeviceEnrolment {
+            key: new.public(),
+            ..good.clone()
+        };
+        let mut refused = |by: usize, action: Action| match world.apply(vec![world.org(by, action)])[0] {
+            Outcome::Applied => None,
+            Outcome::Refused(why) => Some(why),
+        };
+        let enrol = |enrolment: &DeviceEnrolment| Action::EnrolDevice(enrolment.clone());
+        let (rotate, revoke) = (Action::RotateDevice(rotation.clone()), Action::RevokeDevice(cuff.clone()));
+        assert_eq!(refused(0, enrol(&good)), Some(Refused::UnknownName), "no gateway yet");
+        assert_eq!(refused(0, Action::EnrolGateway(gateway("home-1"))), None);
+        assert_eq!(refused(1, enrol(&good)), Some(Refused::NotAllowed));
+        assert_eq!(refused(0, enrol(&somebody_elses)), Some(Refused::NotPossessed));
+        assert_eq!(refused(0, rotate.clone()), Some(Refused::UnknownName));
+        assert_eq!(refused(0, enrol(&good)), None);
+        assert_eq!(refused(1, rotate.clone()), Some(Refused::NotAllowed));
+        assert_eq!(refused(0, rotate.clone()), None);
+        assert_eq!(refused(0, rotate), Some(Refused::AlreadyFinal));
+        assert_eq!(refused(1, revoke.clone()), Some(Refused::NotAllowed));
+        assert_eq!(refused(0, revoke), None);
+        let next = Rotation {
+            from: new.public(),
+            ..rotation
+        };
+        assert_eq!(refused(0, Action::RotateDevice(next)), Some(Refused::Revoked));
+        let again = DeviceEnrolment { ..good };
+        assert_eq!(
+            refused(0, Action::EnrolDevice(again)),
+            Some(Refused::AlreadyFinal),
+            "the name is used up"
+        );
+        let keys = world.state.device(&cuff).expect("known").keys();
+        assert_eq!(keys.iter().map(|period| period.key).collect::<Vec<_>>(), [old.public(), new.public()]);
+    }
+
+    #[test]
+    fn a_revoked_gateway_commits_nothing_more_and_what_it_committed_stands() {
+        let mut world = World::new();
+        let before = world.commit(1);
+        world.apply(vec![world.enrol(), world.announce(), before.clone()]);
+        let home: GatewayId = "home-1".parse().expect("good");
+        let tls = world.state.gateway(&home).expect("known").enrolment.tls;
+        assert!(world.state.gateway_with_tls(&tls).is_some());
+        let revoke = |world: &World, by| world.org(by, Action::RevokeGateway("home-1".parse().expect("good")));
+        assert_eq!(
+            world.apply(vec![revoke(&world, 1), revoke(&world, 0)]),
+            [Outcome::Refused(Refused::NotAllowed), Outcome::Applied]
+        );
+        assert_eq!(world.apply(vec![world.commit(2)]), [Outcome::Refused(Refused::NotAllowed)]);
+        assert!(world.state.gateway_with_tls(&tls).is_none(), "its connections are nobody's");
+        assert_eq!(world.state.committed(&before), Ok(()));
+        let network = world.genesis.network();
+        let device = DeviceEnrolment::of(&network, (home, "cuff-1".parse().expect("good")), &world.gateway);
+        let enrol = world.org(0, Action::EnrolDevice(device));
+        assert_eq!(world.apply(vec![enrol]), [Outcome::Refused(Refused::Revoked)]);
+    }
+
+    #[test]
     fn only_the_custodian_grants_and_a_revoked_grant_permits_nothing() {
         let mut world = World::new();
         world.apply(vec![world.announce()]);
@@ -418,7 +496,7 @@ mod tests {
         let block = world.parent.header.digest();
         assert!(world.state.follows(&before, &block, &outcomes));
         let mut intruded = honest.register().clone();
-        intruded.execute(&world.org(0, Action::Grant(grant)));
+        intruded.execute(&world.org(0, Action::Grant(grant)), Moment::default());
         let intruded = State::resumed(intruded, world.state.height(), world.state.digest());
         assert!(!intruded.follows(&before, &block, &outcomes));
     }

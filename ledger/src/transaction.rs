@@ -12,7 +12,7 @@ use record::{
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
-use crate::member::Voice;
+use crate::{member::Voice, possession::Possession};
 
 /// A signed transaction has at most this many bytes: it is a commitment, not a record.
 pub const TRANSACTION_BYTES_MAX: usize = 4_096;
@@ -95,6 +95,45 @@ pub struct DeviceEnrolment {
     pub key: PublicKey,
     /// The gateway it reports to.
     pub gateway: GatewayId,
+    /// By the key, for this network, gateway and device: nobody enrols a key that is somebody else's.
+    pub proof: Possession,
+}
+
+impl DeviceEnrolment {
+    /// The enrolment of a device whose private key is at hand.
+    #[must_use]
+    pub fn of(network: &NetworkId, (gateway, device): (GatewayId, DeviceId), key: &SigningKey) -> Self {
+        let proof = Possession::prove(network, (&gateway, &device), key);
+        Self {
+            device,
+            key: key.public(),
+            gateway,
+            proof,
+        }
+    }
+
+    /// Whether the key proves itself.
+    #[must_use]
+    pub fn is_proven(&self, network: &NetworkId) -> bool {
+        self.proof.holds(network, (&self.gateway, &self.device), &self.key)
+    }
+}
+
+/// Another key for a device, from now on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rotation {
+    /// The device.
+    pub device: DeviceId,
+    /// Its present key: a rotation that was held back finds another one.
+    pub from: PublicKey,
+    /// Its next key.
+    pub to: PublicKey,
+    /// By the next key.
+    pub proof: Possession,
+    /// What the present key signed counts still if the gateway received it up to this time after the block, in milliseconds;
+    /// 0 if the key may be in wrong hands.
+    pub overlap_ms: u64,
 }
 
 /// Permission for an organisation to read what a subject key opens.
@@ -117,6 +156,12 @@ pub enum Action {
     EnrolGateway(GatewayEnrolment),
     /// An organisation enrols devices at a gateway it operates.
     EnrolDevice(DeviceEnrolment),
+    /// A gateway's operator gives one of its devices another key.
+    RotateDevice(Rotation),
+    /// A gateway's operator takes a device out, for good: what it measures from now on does not count.
+    RevokeDevice(DeviceId),
+    /// A gateway's operator takes it out, for good: it commits nothing any more.
+    RevokeGateway(GatewayId),
     /// The custodian announces a subject's public key and becomes its first reader.
     AnnounceKey(SubjectKey),
     /// The custodian of a key grants another organisation the reading of what it opens.
@@ -135,6 +180,9 @@ impl Action {
             Self::Commit(_) => "commit",
             Self::EnrolGateway(_) => "enrol-gateway",
             Self::EnrolDevice(_) => "enrol-device",
+            Self::RotateDevice(_) => "rotate-device",
+            Self::RevokeDevice(_) => "revoke-device",
+            Self::RevokeGateway(_) => "revoke-gateway",
             Self::AnnounceKey(_) => "announce-key",
             Self::Grant(_) => "grant",
             Self::Revoke(_) => "revoke",

@@ -53,6 +53,8 @@ impl Domain {
     pub const HEAD: Self = Self("vitalfog/head/v1");
     /// The keys of a committee, as the headers of the epoch before it name them.
     pub const COMMITTEE: Self = Self("vitalfog/committee/v1");
+    /// A device's key proves that its private half is there.
+    pub const POSSESSION: Self = Self("vitalfog/device-key/v1");
     /// An inner node of a Merkle tree.
     pub const MERKLE_NODE: Self = Self("vitalfog/merkle-node/v1");
     /// A TLS public key (SubjectPublicKeyInfo), as pinned on the chain.

@@ -32,6 +32,10 @@ pub enum Reason {
     UnknownDevice,
     /// The signature is not the device's.
     WrongSignature,
+    /// The device, or the key that it signed with, was taken out of use on the chain.
+    Revoked,
+    /// Nobody is assigned to the device: whom it measures is not known.
+    Unassigned,
     /// The device published under another device's or gateway's topic.
     WrongTopic,
     /// A code we do not know.
@@ -53,6 +57,8 @@ impl Reason {
             Self::Malformed => "malformed",
             Self::UnknownDevice => "unknown-device",
             Self::WrongSignature => "wrong-signature",
+            Self::Revoked => "revoked",
+            Self::Unassigned => "unassigned",
             Self::WrongTopic => "wrong-topic",
             Self::UnknownCode => "unknown-code",
             Self::WrongUnit => "wrong-unit",

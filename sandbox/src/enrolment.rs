@@ -12,7 +12,7 @@ use ledger::{
 };
 use tokio::time::{sleep, timeout};
 
-use crate::{client::Node, fault::Fault, network::Network};
+use crate::{client::Node, fault::Fault, household::Device, network::Network};
 
 /// Transactions that are waited for at a time.
 const AT_ONCE_MAX: usize = 32;
@@ -48,13 +48,12 @@ async fn enrol_all(network: &Network, nodes: &[Node]) -> Result<(), Fault> {
         .people
         .iter()
         .map(|person| Action::AnnounceKey(person.key.clone()));
-    let devices = household.devices.iter().map(|device| {
-        Action::EnrolDevice(DeviceEnrolment {
-            device: device.id.clone(),
-            key: device.key,
-            gateway: gateway.gateway.clone(),
-        })
-    });
+    let enrol = |device: &Device| {
+        let place = (gateway.gateway.clone(), device.id.clone());
+        let enrolment = DeviceEnrolment::of(&network.id(), place, &device.signing_key()?);
+        Ok(Action::EnrolDevice(enrolment))
+    };
+    let devices: Vec<_> = household.devices.iter().map(enrol).collect::<Result<_, Fault>>()?;
     let heights = stream::iter(keys.chain(devices).enumerate())
         .map(|(i, action)| secretary.settle(&nodes[i % nodes.len()], action))
         .buffer_unordered(AT_ONCE_MAX)

@@ -1,13 +1,13 @@
 //! Who is measured and by what: synthetic patients, their subject keys, and one to three devices for each.
 
-use std::path::PathBuf;
+use std::{fs, path::PathBuf};
 
 use firmware_sim::signal::{Kind, Library};
 use record::{
     bundle::{Category, SubjectKey, SubjectSecret},
     fhir::Patient,
     ids::{DeviceId, SubjectId},
-    signature::PublicKey,
+    signature::{PublicKey, SigningKey},
 };
 
 use crate::{
@@ -87,6 +87,17 @@ pub struct Device {
     pub key_file: PathBuf,
     /// The password of its MQTT user, which is called like the device.
     pub password: Password,
+}
+
+impl Device {
+    /// The private half of its key, read back from its file.
+    ///
+    /// # Errors
+    /// [`Fault::File`] or [`Fault::Identity`].
+    pub fn signing_key(&self) -> Result<SigningKey, Fault> {
+        let pem = fs::read_to_string(&self.key_file).map_err(Fault::file(&self.key_file))?;
+        SigningKey::from_pem(&pem).map_err(Fault::identity("a device's key"))
+    }
 }
 
 /// Everybody and everything at home.

@@ -7,10 +7,11 @@ use ledger::{
     genesis::{Address, Genesis, Organization, Role, Validator},
     handover::{Committees, Handover, Handovers},
     policy::ValidityPolicy,
+    possession::Possession,
     proof::{Finalization, Receipt, Vote, vote_message},
     state::{Finals, Outcome, Refused, State},
     transaction::{
-        Action, Author, Commitment, DeviceEnrolment, GatewayEnrolment, Grant, SignedTransaction, Transaction,
+        Action, Author, Commitment, DeviceEnrolment, GatewayEnrolment, Grant, Rotation, SignedTransaction, Transaction,
     },
 };
 use record::{
@@ -93,11 +94,15 @@ fn transactions() -> Vec<(&'static str, SignedTransaction)> {
         key: key(GATEWAY).public(),
         tls: tls(GATEWAY),
     };
-    let device = DeviceEnrolment {
+    let (network, home, oximeter) = (genesis().network(), named("home-1"), named("oximeter-1"));
+    let rotation = Rotation {
         device: named("oximeter-1"),
-        key: key(1).public(),
-        gateway: named("home-1"),
+        from: key(1).public(),
+        to: key(2).public(),
+        proof: Possession::prove(&network, (&home, &oximeter), &key(2)),
+        overlap_ms: 3_600_000,
     };
+    let device = DeviceEnrolment::of(&network, (home, oximeter), &key(1));
     let grant = Grant {
         key: subject_key().id(),
         grantee: named("insurer"),
@@ -122,6 +127,9 @@ fn transactions() -> Vec<(&'static str, SignedTransaction)> {
         ("grant", decided(4, Action::Grant(grant.clone()))),
         ("revoke", decided(5, Action::Revoke(grant))),
         ("commit", commit()),
+        ("rotate-device", decided(7, Action::RotateDevice(rotation))),
+        ("revoke-device", decided(8, Action::RevokeDevice(named("oximeter-1")))),
+        ("revoke-gateway", decided(9, Action::RevokeGateway(named("home-1")))),
         ("voice", decided(6, Action::Voice(voice))),
     ]
 }

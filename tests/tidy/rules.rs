@@ -19,7 +19,7 @@ const DOORS: [&[&str]; 12] = [
     &["main", "lib", "command"],
     &["observer"],
     &["node"],
-    &["audit", "members", "replace"],
+    &["audit", "edge", "members", "replace"],
     &["config"],
     &["http", "consensus"],
     &["follow"],
@@ -27,7 +27,7 @@ const DOORS: [&[&str]; 12] = [
     &["intake", "query", "projection", "retention", "disclosure"],
     &["mempool", "proofs"],
     &["chain", "vault", "index", "keyring"],
-    &["telemetry", "turnstile", "containment"],
+    &["telemetry", "turnstile", "containment", "decision"],
 ];
 /// Crates (a name, or a beginning with `*`) and the only rooms that may name them.
 const FENCES: [(&str, &[&str]); 5] = [

@@ -292,12 +292,8 @@ impl Clinic {
     }
 
     pub(super) async fn enrol(&self) {
-        let gateway = "home-1".parse().expect("good");
-        let device = DeviceEnrolment {
-            device: "cuff-1".parse().expect("good"),
-            key: self.device.public(),
-            gateway,
-        };
+        let place = ("home-1".parse().expect("good"), "cuff-1".parse().expect("good"));
+        let device = DeviceEnrolment::of(&self.genesis.network(), place, &self.device);
         let gateway = GatewayEnrolment {
             gateway: device.gateway.clone(),
             key: self.key.public(),

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use ledger::{block::Height, state::State, transaction::Commitment};
+use ledger::{block::Height, device::Arrival, state::State, transaction::Commitment};
 use record::{
     bundle::{Bundle, Entry, SealedBundle, SubjectSecret},
     ids::{GatewayId, NetworkId, SubjectId},
@@ -80,8 +80,8 @@ impl Sealed {
         u32::try_from(bundle.entries.len()) == Ok(self.commitment.count) && bundle.root() == self.commitment.root
     }
 
-    /// The rows of one reading, whose device's signature is checked against the key on the chain (of a device that
-    /// reports to the gateway that sealed it), and when it was measured if the device's clock is set.
+    /// The rows of one reading, whose device's signature is checked against the keys on the chain (of a device that
+    /// reports to the gateway that sealed it) that counted then, and when it was measured if the device's clock is set.
     fn rows(
         &self,
         at: u32,
@@ -89,9 +89,13 @@ impl Sealed {
         state: &Arc<State>,
         author: &GatewayId,
     ) -> Result<(Vec<Row>, Option<i64>), Reason> {
-        let reading = entry
-            .reading
-            .decode(|device| state.device(device).filter(|d| d.gateway == *author).map(|d| d.key))
+        let arrival = Arrival {
+            author: Some(author),
+            committed: self.height,
+            received_ms: entry.received_ms,
+        };
+        let reading = state
+            .reading(&entry.reading, &arrival)
             .map_err(|refusal| refusal.reason)?;
         let observations = Observation::of(&reading, entry.received_ms).map_err(|refusal| refusal.reason)?;
         let measured_ms = reading.wall.filter(|_| reading.time_quality == TimeQuality::Synced);

@@ -166,11 +166,8 @@ impl World {
             key: self.keys[0].public(),
             tls: Digest::ZERO,
         };
-        let device = DeviceEnrolment {
-            device: "oximeter-1".parse().expect("good"),
-            key: self.device.public(),
-            gateway: gateway.gateway.clone(),
-        };
+        let place = (gateway.gateway.clone(), "oximeter-1".parse().expect("good"));
+        let device = DeviceEnrolment::of(&self.genesis.network(), place, &self.device);
         let actions = [
             Action::EnrolGateway(gateway),
             Action::EnrolDevice(device),

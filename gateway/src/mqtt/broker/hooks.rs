@@ -241,7 +241,9 @@ fn refused_login(why: &'static str, result: AuthResult) -> AuthResult {
 /// The reason code for a message that is in quarantine. Each is an error that sending again does not cure.
 const fn code(reason: Cause) -> PublishAckReason {
     match reason {
-        Cause::UnknownDevice | Cause::WrongSignature | Cause::WrongTopic => PublishAckReason::NotAuthorized,
+        Cause::UnknownDevice | Cause::WrongSignature | Cause::Revoked | Cause::Unassigned | Cause::WrongTopic => {
+            PublishAckReason::NotAuthorized
+        }
         Cause::TooLarge
         | Cause::Malformed
         | Cause::UnknownCode
