@@ -93,7 +93,7 @@ impl Sealed {
             .reading
             .decode(|device| state.device(device).filter(|d| d.gateway == *author).map(|d| d.key))
             .map_err(|refusal| refusal.reason)?;
-        let observations = Observation::of(&reading, entry.received_ms).map_err(|refusal| refusal.reason)?;
+        let observations = Observation::of(&reading, entry.reception()).map_err(|refusal| refusal.reason)?;
         let measured_ms = reading.wall.filter(|_| reading.time_quality == TimeQuality::Synced);
         let rows = observations.into_iter().map(|observation| Row {
             id: observation.id(),
