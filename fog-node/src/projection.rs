@@ -531,10 +531,7 @@ mod tests {
                         state: MeasurementState::Valid,
                     }],
                 };
-                Entry {
-                    received_ms: now_ms(),
-                    reading: reading.sign(signer),
-                }
+                Entry::new(now_ms(), reading.sign(signer))
             };
             let bundle = Bundle::new((first_seq..).zip(signers).map(entry).collect()).with_gaps(gaps);
             let author = (&self.genesis.network(), &home(), &self.key);

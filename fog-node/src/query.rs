@@ -321,7 +321,7 @@ fn pick(bundle: &Bundle, row: &Row, state: &State) -> Result<Resource, Error> {
         .reading(&entry.reading, &arrival)
         .map_err(|_| wrong("its reading does not verify"))?;
     let observations =
-        Observation::of(&reading, entry.received_ms).map_err(|_| wrong("its reading is no observation we know"))?;
+        Observation::of(&reading, entry.reception()).map_err(|_| wrong("its reading is no observation we know"))?;
     let observation = observations
         .get(usize::from(row.ordinal))
         .ok_or_else(|| wrong("its reading has no such observation"))?;

@@ -150,16 +150,15 @@ impl Intake {
             .subject
             .clone();
         let wall_ms = reading.wall.filter(|_| reading.time_quality == TimeQuality::Synced);
-        let entry = Entry {
-            received_ms,
-            reading: signed,
-        };
+        let ticks_ms = reading.wall.is_none().then_some(reading.up_ms);
+        let entry = Entry::new(received_ms, signed);
         Ok(Genuine {
             measurement: Measurement {
                 id: reading.id(),
                 subject,
                 entry,
                 wall_ms,
+                ticks_ms,
             },
             reading,
         })

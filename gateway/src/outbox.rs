@@ -10,6 +10,7 @@
 //! - A store that fails ends the process: after a failed sync nothing is known about what the disk holds.
 
 mod batch;
+mod clock;
 mod latency;
 mod quarantine;
 mod refused;
@@ -104,6 +105,8 @@ pub struct Measurement {
     pub entry: Entry,
     /// When it was measured, by a clock that is set from a time service.
     pub wall_ms: Option<i64>,
+    /// When it was measured, in milliseconds since boot, if the device has no other clock.
+    pub ticks_ms: Option<u64>,
 }
 
 impl Measurement {
@@ -467,11 +470,9 @@ pub(crate) mod tests {
             Measurement {
                 id: self.unsigned(seq, vec![]).id(),
                 subject: self.subject.clone(),
-                entry: Entry {
-                    received_ms: now_ms(),
-                    reading: self.reading(seq, percent),
-                },
+                entry: Entry::new(now_ms(), self.reading(seq, percent)),
                 wall_ms: Some(now_ms()),
+                ticks_ms: None,
             }
         }
     }

@@ -12,6 +12,7 @@ use zeroize::Zeroizing;
 
 use crate::{
     canonical::{self, CanonicalError, Digest, Domain},
+    clock::{Coincidence, Reception},
     gaps::SignedGapReport,
     ids::{BundleId, GatewayId, KeyId, NetworkId},
     merkle,
@@ -119,14 +120,37 @@ impl fmt::Debug for SubjectSecret {
     }
 }
 
-/// A signed reading and when the gateway received it.
+/// A signed reading, when the gateway received it, and how it knows the time of one that has no wall clock.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Entry {
     /// Milliseconds since 1970, by the gateway's clock.
     pub received_ms: i64,
+    /// The pair of clocks that its time is computed with; none for a device with a wall clock, or while none is known.
+    pub clock: Option<Coincidence>,
     /// The message, exactly as the device signed it: a holder checks the signature again.
     pub reading: SignedReading,
+}
+
+impl Entry {
+    /// A message that was received at this time.
+    #[must_use]
+    pub const fn new(received_ms: i64, reading: SignedReading) -> Self {
+        Self {
+            received_ms,
+            clock: None,
+            reading,
+        }
+    }
+
+    /// What is known of its time beside what the device says.
+    #[must_use]
+    pub const fn reception(&self) -> Reception {
+        Reception {
+            received_ms: self.received_ms,
+            clock: self.clock,
+        }
+    }
 }
 
 /// Readings of one subject and category, in the order the gateway received them, and what it found missing by then.
@@ -340,10 +364,7 @@ mod tests {
 
     fn sealed() -> (SubjectSecret, Bundle, SealedBundle) {
         let (secret, key) = SubjectSecret::generate(Category::Vitals, 1).expect("random numbers");
-        let entry = Entry {
-            received_ms: 1,
-            reading: reading().sign(&SigningKey::random()),
-        };
+        let entry = Entry::new(1, reading().sign(&SigningKey::random()));
         let report = crate::gaps::tests::report().sign(&SigningKey::random());
         let bundle = Bundle::new(vec![entry]).with_gaps(vec![report]);
         let sealed = SealedBundle::seal(&network(), &"home-1".parse().expect("good"), &key, &bundle).expect("seals");

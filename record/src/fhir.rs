@@ -188,8 +188,27 @@ fn head(of: &Observation, subject: SubjectId) -> Json {
         "effectiveDateTime": instant(of.effective_ms),
         "issued": instant(of.received_ms),
         "device": {"identifier": {"system": format!("{SYSTEM}:device"), "value": of.reading.device.as_str()}},
-        "extension": [{"url": format!("{SYSTEM}:time-quality"), "valueCode": time_quality(of.time_quality)}],
+        "extension": [
+            {"url": format!("{SYSTEM}:time-quality"), "valueCode": time_quality(of.time_quality)},
+            {"url": format!("{SYSTEM}:device-time"), "extension": device_time(of)},
+        ],
     })
+}
+
+/// The device's own clocks as it signed them, whatever `effectiveDateTime` was made of.
+fn device_time(of: &Observation) -> Vec<Json> {
+    let unit = quantity(&Quantity {
+        value: Decimal::whole(0),
+        unit: "ms",
+    });
+    let up = json!({"value": of.up_ms, "unit": unit.unit, "system": unit.system, "code": unit.code});
+    let wall = of
+        .wall_ms
+        .map(|ms| json!({"url": "wall", "valueDateTime": instant(ms)}));
+    [Some(json!({"url": "up", "valueQuantity": up})), wall]
+        .into_iter()
+        .flatten()
+        .collect()
 }
 
 fn concept(sign: &Sign) -> Json {
@@ -341,6 +360,9 @@ mod tests {
         assert_eq!(resource["code"]["coding"][1]["code"], "59408-5");
         assert_eq!(resource["issued"], "2026-09-21T14:13:20.123Z");
         assert_eq!(resource["identifier"][0]["value"], "oximeter-1/1-0000000000000002/3");
+        let clocks = &resource["extension"][1]["extension"];
+        assert_eq!(clocks[0]["valueQuantity"]["value"], 4_000);
+        assert_eq!(clocks[1]["valueDateTime"], "2026-09-21T14:13:20.000Z");
     }
 
     #[test]

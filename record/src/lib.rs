@@ -5,7 +5,7 @@
 //! 1. [`ids`] names of devices, gateways, organisations, people; [`signature`] who vouches for bytes.
 //! 2. [`reading`] one signed device message: bytes -> [`reading::SignedReading`] -> [`reading::Reading`].
 //! 3. [`vital`] the LOINC codes, UCUM units and plausible limits we know; [`decimal`] their exact numbers.
-//! 4. [`observation`] a reading in clinical terms.
+//! 4. [`clock`] when it was measured, if the device has no wall clock; [`observation`] a reading in clinical terms.
 //! 5. [`gaps`] which readings never came, as the gateway reports it; [`bundle`] readings and reports of one subject and
 //!    category, sealed to the subject's key and opened again.
 //! 6. [`canonical`] the one encoding that is hashed, and Algorithm 1; [`merkle`] inclusion in a batch.
@@ -19,6 +19,8 @@ pub mod reading;
 
 pub mod decimal;
 pub mod vital;
+
+pub mod clock;
 
 pub mod observation;
 

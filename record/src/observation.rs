@@ -2,6 +2,7 @@
 
 use crate::{
     canonical::{Digest, Domain},
+    clock::Reception,
     decimal::Decimal,
     ids::ReadingId,
     reading::{Measured, MeasurementState, Reading, Reason, Refusal, Samples, TimeQuality},
@@ -75,6 +76,10 @@ pub struct Observation {
     pub received_ms: i64,
     /// How far `effective_ms` can be trusted.
     pub time_quality: TimeQuality,
+    /// The device's tick counter when it measured, in milliseconds since boot, as it was signed.
+    pub up_ms: u64,
+    /// The device's wall clock when it measured, in milliseconds since 1970, as it was signed; none if it has none.
+    pub wall_ms: Option<i64>,
     /// Whether the sensor doubted its own measurement.
     pub questionable: bool,
 }
@@ -88,11 +93,12 @@ impl PartialEq for Sign {
 impl Eq for Sign {}
 
 impl Observation {
-    /// Puts a reading in clinical terms; the same reading and time give the same observations on every machine.
+    /// Puts a reading in clinical terms; the same reading and reception give the same observations on every machine.
     ///
     /// # Errors
     /// [`Reason::UnknownCode`], [`Reason::WrongUnit`], [`Reason::Implausible`] or [`Reason::Malformed`].
-    pub fn of(reading: &Reading, received_ms: i64) -> Result<Vec<Self>, Refusal> {
+    pub fn of(reading: &Reading, reception: impl Into<Reception>) -> Result<Vec<Self>, Refusal> {
+        let reception = reception.into();
         if reading.wall.is_some_and(|wall| !WALL_MS_WRITABLE.contains(&wall)) {
             let detail = "wall is no time between the years 1 and 9998; a device without a clock leaves it out";
             return Err(Refusal::new(Reason::Implausible, detail));
@@ -120,7 +126,7 @@ impl Observation {
         if !components.is_empty() {
             observations.insert(0, panel(components));
         }
-        let (effective_ms, time_quality) = effective(reading, received_ms);
+        let (effective_ms, time_quality) = effective(reading, reception);
         Ok((0u16..)
             .zip(observations)
             .map(|(index, (sign, value, questionable))| Self {
@@ -129,8 +135,10 @@ impl Observation {
                 sign,
                 value,
                 effective_ms,
-                received_ms,
+                received_ms: reception.received_ms,
                 time_quality,
+                up_ms: reading.up_ms,
+                wall_ms: reading.wall,
                 questionable,
             })
             .collect())
@@ -232,22 +240,29 @@ fn interpret(sign: &Sign, unit: &Unit, (lowest, highest): (i128, i128)) -> Resul
     })
 }
 
-/// The device's own clock where it says one, else the gateway's. A clock far ahead, or one that fell back to its first day,
-/// is marked unknown whatever the device thinks of it, and not corrected.
-fn effective(reading: &Reading, received_ms: i64) -> (i64, TimeQuality) {
+/// The device's own clock where it says one, else its tick counter on the gateway's clock, else when the gateway received it.
+/// A time far ahead of the gateway, or far behind, is marked unknown whatever the device thinks of it, and not corrected.
+fn effective(reading: &Reading, Reception { received_ms, clock }: Reception) -> (i64, TimeQuality) {
     let oldest = received_ms.saturating_sub(LAG_FLAG_MS).max(WALL_MS_MIN);
     let newest = received_ms.saturating_add(SKEW_FLAG_MS);
-    match reading.wall {
-        Some(wall) if wall < oldest || wall > newest => (wall, TimeQuality::Unknown),
-        Some(wall) => (wall, reading.time_quality),
-        None => (received_ms, TimeQuality::Relative),
+    let is_near = |ms| (oldest..=newest).contains(&ms);
+    match (reading.wall, clock) {
+        (Some(wall), _) if is_near(wall) => (wall, reading.time_quality),
+        (Some(wall), _) => (wall, TimeQuality::Unknown),
+        (None, None) => (received_ms, TimeQuality::Relative),
+        (None, Some(pair)) => match pair.time_of(reading.up_ms) {
+            // What was received had been measured.
+            ms if is_near(ms) => (ms.min(received_ms), TimeQuality::Corrected),
+            // No pair of this start: a count may not move a reading out of sight.
+            _ => (received_ms, TimeQuality::Unknown),
+        },
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::reading::tests::reading;
+    use crate::{clock::Coincidence, reading::tests::reading};
 
     fn measured(code: &str, value: &str, unit: &str) -> Measured {
         let value = Some(value.parse().expect("decimal"));
@@ -335,6 +350,57 @@ mod tests {
         assert_eq!(clock(1_000, 2_000), (1_000, TimeQuality::Unknown));
         assert_eq!(clock(1_000, i64::MIN).1, TimeQuality::Unknown);
         assert_eq!(clock(1_000, i64::MAX).1, TimeQuality::Unknown);
+    }
+
+    #[test]
+    fn ticks_become_a_time_by_the_pair_that_came_with_them() {
+        let now = 1_790_000_000_000;
+        let timed = |up_ms, clock| {
+            let reading = Reading {
+                up_ms,
+                wall: None,
+                time_quality: TimeQuality::Relative,
+                ..reading()
+            };
+            let reception = Reception {
+                received_ms: now,
+                clock,
+            };
+            let one = Observation::of(&reading, reception).expect("good").remove(0);
+            assert_eq!(
+                (one.received_ms, one.up_ms, one.wall_ms),
+                (now, up_ms, None),
+                "nothing is rewritten"
+            );
+            (one.effective_ms, one.time_quality)
+        };
+        let pair = |gateway_ms, up_ms| Some(Coincidence { gateway_ms, up_ms });
+        assert_eq!(timed(4_000, None), (now, TimeQuality::Relative));
+        assert_eq!(timed(4_000, pair(now, 64_000)), (now - 60_000, TimeQuality::Corrected));
+        assert_eq!(
+            timed(9_000, pair(now - 500, 8_900)),
+            (now - 400, TimeQuality::Corrected)
+        );
+        assert_eq!(
+            timed(9_000, pair(now, 8_900)),
+            (now, TimeQuality::Corrected),
+            "not after it was received"
+        );
+        for foreign in [
+            pair(0, 0),
+            pair(now, u64::MAX),
+            pair(i64::MAX, 0),
+            pair(i64::MIN, u64::MAX),
+        ] {
+            assert_eq!(timed(4_000, foreign), (now, TimeQuality::Unknown), "{foreign:?}");
+        }
+        // A wall clock goes before.
+        let reception = Reception {
+            received_ms: now,
+            clock: pair(now, 64_000),
+        };
+        let one = Observation::of(&reading(), reception).expect("good").remove(0);
+        assert_eq!((one.effective_ms, one.wall_ms), (now, Some(now)));
     }
 
     #[test]

@@ -5,12 +5,14 @@ use std::sync::LazyLock;
 use record::{
     bundle::{Bundle, Category, Entry, SealedBundle, SubjectKey, SubjectSecret},
     canonical::{self, Digest, Domain},
+    clock::Coincidence,
     decimal::Decimal,
     fhir::{self, Patient},
+    gaps::{GapReport, Missing, Range, SignedGapReport, Start},
     ids::{BootId, NetworkId},
     merkle,
     observation::Observation,
-    reading::{Measured, MeasurementState, Reading, Samples, SignedReading, TimeQuality},
+    reading::{Measured, MeasurementState, Reading, Samples, TimeQuality},
 };
 use serde::Serialize;
 use serde_bytes::ByteBuf;
@@ -18,10 +20,11 @@ use serde_bytes::ByteBuf;
 use crate::{Form, fixed, form, golden, is_rewritten, key, named, text};
 
 /// Every domain, by the name its digest has in the file.
-const DOMAINS: [(&str, Domain); 15] = [
+const DOMAINS: [(&str, Domain); 16] = [
     ("digest-bundle", Domain::BUNDLE),
     ("digest-reading", Domain::READING),
     ("digest-leaf", Domain::LEAF),
+    ("digest-gaps", Domain::GAPS),
     ("digest-samples", Domain::SAMPLES),
     ("digest-observation", Domain::OBSERVATION),
     ("digest-subject-key", Domain::SUBJECT_KEY),
@@ -105,6 +108,34 @@ fn rich() -> Reading {
     }
 }
 
+/// What is missing of one device: of one start two ranges.
+fn gaps() -> GapReport {
+    let start = Start {
+        boot: reading().boot,
+        high_seq: 9,
+        missing: vec![Range(1, 2), Range(5, 5)],
+    };
+    GapReport {
+        v: 1,
+        network: network(),
+        gateway: named("home-1"),
+        device: named("oximeter-1"),
+        at_ms: NOW_MS,
+        missing: Missing {
+            starts: vec![start],
+            more_ranges: 0,
+        },
+    }
+}
+
+/// The tick counter of the device a minute after it measured.
+fn clock() -> Coincidence {
+    Coincidence {
+        gateway_ms: NOW_MS,
+        up_ms: 64_000,
+    }
+}
+
 /// A bundle whose salt is fixed: it is read from bytes, since a new one draws its own.
 fn bundle() -> Bundle {
     #[derive(Serialize)]
@@ -112,14 +143,21 @@ fn bundle() -> Bundle {
         v: u8,
         salt: ByteBuf,
         entries: Vec<Entry>,
+        gaps: Vec<SignedGapReport>,
     }
-    let entry = |reading: SignedReading, received_ms| Entry { received_ms, reading };
-    let entries = vec![
-        entry(reading().sign(&key(1)), NOW_MS + 40),
-        entry(rich().sign_json(&key(1)), NOW_MS + 41),
-    ];
+    let ticks = Entry {
+        clock: Some(clock()),
+        ..Entry::new(NOW_MS + 41, rich().sign_json(&key(1)))
+    };
+    let entries = vec![Entry::new(NOW_MS + 40, reading().sign(&key(1))), ticks];
     let salt = ByteBuf::from([9; 32]);
-    let bytes = canonical::encode(&Salted { v: 1, salt, entries });
+    let gaps = vec![gaps().sign(&key(2))];
+    let bytes = canonical::encode(&Salted {
+        v: 2,
+        salt,
+        entries,
+        gaps,
+    });
     canonical::decode(&bytes, bytes.len()).expect("a bundle")
 }
 
@@ -189,6 +227,9 @@ pub(crate) fn bytes() -> Vec<Form> {
         form("reading-id", &reading().id()),
         fixed("reading-cose", reading().sign(&key(1)).as_bytes()),
         form("entry", &bundle().entries[0]),
+        form("entry-by-ticks", &bundle().entries[1]),
+        form("gap-report", &gaps()),
+        form("gap-report-signed", &bundle().gaps[0]),
         form("bundle", &bundle()),
         fixed("bundle-root", bundle().root().as_bytes()),
         form("subject-key", &subject_key()),
@@ -211,9 +252,10 @@ fn served(name: &'static str, shape: &impl Serialize) -> Form {
 }
 
 pub(crate) fn texts() -> Vec<Form> {
-    let observations = [reading(), rich()]
-        .into_iter()
-        .flat_map(|r| Observation::of(&r, NOW_MS + 40).expect("plausible"));
+    let observations = bundle().entries.into_iter().flat_map(|entry| {
+        let reading = entry.reading.decode(|_| Some(key(1).public())).expect("signed");
+        Observation::of(&reading, entry.reception()).expect("plausible")
+    });
     let names = [
         "observation-spo2",
         "observation-rate",
@@ -235,6 +277,7 @@ pub(crate) fn texts() -> Vec<Form> {
         fixed("reading-signed-json", reading().sign_json(&key(1)).as_bytes()),
         text("subject-key", &subject_key()),
         text("patient", &patient()),
+        served("gaps-fhir", &fhir::gaps(&[gaps()], false)),
         served("patient-fhir", &patient().resource()),
         served("searchset", &page),
         served("searchset-empty", &fhir::searchset("https://fog/fhir", 0, &[], vec![])),

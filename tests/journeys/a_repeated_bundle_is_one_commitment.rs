@@ -61,10 +61,8 @@ impl Twin {
         let device = &report.devices[0];
         let reading = by_hand::reading(device, "8867-4", "61", "/min");
         let (identifier, received_ms) = (reading.id().to_string(), jiff::Timestamp::now().as_millisecond());
-        let bundle = Bundle::new(vec![Entry {
-            received_ms,
-            reading: reading.sign(&by_hand::key(device)),
-        }]);
+        let entry = Entry::new(received_ms, reading.sign(&by_hand::key(device)));
+        let bundle = Bundle::new(vec![entry]);
         let key = SigningKey::from_pem(&text("gateway.pem")).expect("a key");
         let author = (&report.network, &gateway, &key);
         let sealed = MatchedSubmission::seal(author, (&enrolments[0].subject, &bundle), received_ms);

@@ -360,11 +360,7 @@ impl Clinic {
                 measured("8867-4", "61", "/min"),
             ],
         };
-        let bundle = Bundle::new(vec![Entry {
-            received_ms: now_ms(),
-            reading: reading.sign(&self.device),
-        }])
-        .with_gaps(gaps);
+        let bundle = Bundle::new(vec![Entry::new(now_ms(), reading.sign(&self.device))]).with_gaps(gaps);
         let author = "home-1".parse().expect("good");
         let author = (&self.genesis.network(), &author, &self.key);
         let sealed = MatchedSubmission::seal(author, (&self.subject_key, &bundle), now_ms()).expect("seals");

@@ -97,7 +97,7 @@ impl Sealed {
         let reading = state
             .reading(&entry.reading, &arrival)
             .map_err(|refusal| refusal.reason)?;
-        let observations = Observation::of(&reading, entry.received_ms).map_err(|refusal| refusal.reason)?;
+        let observations = Observation::of(&reading, entry.reception()).map_err(|refusal| refusal.reason)?;
         let measured_ms = reading.wall.filter(|_| reading.time_quality == TimeQuality::Synced);
         let rows = observations.into_iter().map(|observation| Row {
             id: observation.id(),

@@ -91,14 +91,15 @@ pub(super) async fn answer(intake: &Intake, request: Request<Incoming>) -> Respo
 
 /// Hands in the lines in their order, up to the first that the spool does not take now.
 async fn hand_in(intake: &Intake, part: &Bytes) -> (Tally, Option<NotTaken>) {
-    let lines = part.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii);
     // What follows the last line feed is no line.
     let count = part.iter().filter(|byte| **byte == b'\n').count() + usize::from(!part.ends_with(b"\n"));
-    let mut verdicts = stream::iter(lines.take(count))
-        .map(|line| async move {
-            match line {
-                [] => Ok(None),
-                line => intake.take_back(&message(line)).await.map(Some),
+    let lines = part.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii).take(count);
+    let messages: Vec<_> = lines.map(|line| (!line.is_empty()).then(|| message(line))).collect();
+    let mut verdicts = stream::iter(messages)
+        .map(|message| async move {
+            match message {
+                None => Ok(None),
+                Some(message) => intake.take_back(&message).await.map(Some),
             }
         })
         .buffered(AT_ONCE_MAX);

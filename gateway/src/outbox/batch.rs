@@ -185,10 +185,7 @@ mod tests {
 
     fn entries(count: usize, bytes: usize) -> Vec<(Entry, Times)> {
         let reading = SignedReading::receive(&vec![7; bytes]).expect("not too large");
-        let entry = |received_ms| Entry {
-            received_ms,
-            reading: reading.clone(),
-        };
+        let entry = |received_ms| Entry::new(received_ms, reading.clone());
         (0..count).map(|n| (entry(n as i64), (None, n as i64))).collect()
     }
 

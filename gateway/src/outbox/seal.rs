@@ -74,7 +74,7 @@ impl Sealer {
             return None;
         }
         let reading = SignedReading::receive(message).ok()?;
-        let bundle = Bundle::new(vec![Entry { received_ms, reading }]);
+        let bundle = Bundle::new(vec![Entry::new(received_ms, reading)]);
         let sealed = SealedBundle::seal(&self.network, &self.gateway, &self.quarantine, &bundle)
             .expect("the key was tried at start and one message fits in a bundle");
         Some(ByteBuf::from(sealed.encode()))

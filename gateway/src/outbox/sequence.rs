@@ -7,10 +7,13 @@ use std::{
 
 use record::{
     canonical::Digest,
+    clock::Coincidence,
     gaps::{Missing, REPORT_RANGES_MAX, Range, Start},
     ids::{BootId, DeviceId, ReadingId},
 };
 use serde::{Deserialize, Serialize};
+
+use super::{Measurement, clock::Clock};
 
 /// Digests kept for each start of a device. A repetition older than these counts as a duplicate without comparison.
 pub const DIGESTS_MAX: usize = 256;
@@ -62,6 +65,8 @@ pub(super) struct Stream {
     boot: BootId,
     high: u64,
     missing: Vec<(u64, u64)>,
+    /// What is known of its tick counter, if the device has no wall clock.
+    clock: Option<Clock>,
     /// Rises with every use of any stream: the smallest was unused for longest.
     used: u64,
 }
@@ -181,6 +186,20 @@ impl Sequences {
         self.touched.insert(number);
     }
 
+    /// What a reading that was just remembered is timed with, if its device has no wall clock.
+    pub(super) fn clock(&mut self, measurement: &Measurement) -> Option<Coincidence> {
+        let now = Coincidence {
+            gateway_ms: measurement.entry.received_ms,
+            up_ms: measurement.ticks_ms?,
+        };
+        let number = *self
+            .numbers
+            .get(&(measurement.id.device.clone(), measurement.id.boot))?;
+        let (stream, _) = self.streams.get_mut(&number)?;
+        stream.clock = Clock::after(stream.clock, now);
+        stream.clock.and_then(Clock::pair)
+    }
+
     /// How far the reading's start has come.
     pub(super) fn progress(&self, id: &ReadingId) -> Option<Progress> {
         let (stream, _) = self.stream(id)?;
@@ -236,6 +255,7 @@ impl Sequences {
             boot: id.boot,
             high: 0,
             missing: Vec::new(),
+            clock: None,
             used: self.clock,
         };
         self.insert(number, stream);

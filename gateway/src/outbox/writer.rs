@@ -137,7 +137,7 @@ impl Writer {
         }
     }
 
-    fn accept_reading(&mut self, measurement: Measurement, answer: Answer, batch: &mut Batch) {
+    fn accept_reading(&mut self, mut measurement: Measurement, answer: Answer, batch: &mut Batch) {
         let digest = measurement.digest();
         match self.sequences.judge(&measurement.id, &digest) {
             Place::Known => {
@@ -160,6 +160,7 @@ impl Writer {
                 }
                 batch.watch_gaps(&self.sequences, &measurement);
                 self.sequences.record(&measurement.id, digest);
+                measurement.entry.clock = self.sequences.clock(&measurement);
                 batch.bytes += bytes;
                 batch.answers.push((answer, Pending::Spooled(measurement.id.clone())));
                 batch.add(measurement);

@@ -119,9 +119,6 @@ impl Wearable {
                 state: MeasurementState::Valid,
             }],
         };
-        Entry {
-            received_ms: now_ms,
-            reading: reading.sign(&self.key),
-        }
+        Entry::new(now_ms, reading.sign(&self.key))
     }
 }

@@ -208,10 +208,7 @@ impl World {
                     state: MeasurementState::Valid,
                 }],
             };
-            Entry {
-                received_ms: 1_000,
-                reading: reading.sign(&self.device),
-            }
+            Entry::new(1_000, reading.sign(&self.device))
         };
         Bundle::new(sequence.map(entry).collect())
     }
