@@ -1,5 +1,7 @@
-//! The command line: run a fleet, check its configuration, make a key, sign a reading by hand.
+//! The command line: run a fleet, check its configuration, make a key, sign by hand, judge a foreign device's messages.
 
+mod check;
+mod codes;
 mod sign;
 
 use std::{
@@ -19,6 +21,9 @@ use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
 use crate::{config::Config, fleet::Fleet};
+
+#[cfg(test)]
+pub(crate) use codes::codes;
 
 /// Bad usage or configuration (EX_USAGE).
 const EXIT_USAGE: u8 = 64;
@@ -45,6 +50,10 @@ enum Command {
     },
     /// Print a signed reading in the JSON form, e.g. for mosquitto_pub.
     Sign(sign::Request),
+    /// Judge the messages of a foreign device as the gateway would; exit 1 on any fault.
+    Check(check::Request),
+    /// Print the codes, units and limits that are known.
+    Codes,
 }
 
 #[derive(Debug, clap::Args)]
@@ -88,6 +97,15 @@ fn perform(command: Command) -> anyhow::Result<ExitCode> {
             None => Ok(ExitCode::from(EXIT_USAGE)),
         },
         Command::Keygen { out } => say(&keygen(&out)?),
+        Command::Check(request) => match request.check(&mut io::stdout()) {
+            Ok(outcome) if outcome.faults == 0 => Ok(ExitCode::SUCCESS),
+            Ok(_faults) => Ok(ExitCode::FAILURE),
+            Err(complaint) => {
+                complain(&complaint);
+                Ok(ExitCode::from(EXIT_USAGE))
+            }
+        },
+        Command::Codes => say(&codes::codes()),
         Command::Sign(request) => match request.sign() {
             Ok(message) => say(&message),
             Err(complaint) => {

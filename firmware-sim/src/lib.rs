@@ -2,9 +2,11 @@
 //!
 //! [`command`] reads the [`config`] and starts the fleet; each device owns its key, its boot counter, its journal of
 //! unacknowledged readings and its one connection. [`signal`] is what they measure; [`fault`] is what they do wrong.
+//! [`conformance`] judges what other people's devices send.
 
 pub mod command;
 pub mod config;
+pub mod conformance;
 pub mod device;
 pub mod fault;
 pub mod fleet;
