@@ -2,7 +2,7 @@
 //!
 //! What the gateway refuses is a *fault*, and so is what loses readings without a refusal (QoS 0, a number used twice or
 //! left out). *Advice* is what works and could be better. Decoding, signature, codes and limits are `record`'s, the same
-//! that the gateway uses; `tests/peers/conformance.py` sends the same messages to a gateway and compares.
+//! that the gateway uses; `tests/peers/devices.py` sends the same messages to a gateway and compares.
 
 mod capture;
 mod numbers;
