@@ -36,6 +36,8 @@ const NODES: u16 = 4;
 const EPOCH_BLOCKS: u64 = 1_000;
 /// Unanswered messages of each device where one is hot.
 const FLOOD_IN_FLIGHT: u16 = 16;
+/// Unacknowledged readings that a device keeps then.
+const FLOOD_KEPT: usize = 100;
 /// What each step may take on a slow machine that does something else.
 const LIMITS: Limits = Limits {
     start_s: 300,
@@ -282,6 +284,8 @@ fn habits(order: &Order, network: &Network) -> Json {
         habits["profile"] = json!({ "hot": { "devices": [first.id], "rate": rate } });
         // One at a time would be a device that waits for each answer, and no flood.
         habits["mqtt"] = json!({ "in_flight_max": FLOOD_IN_FLIGHT });
+        // What it has kept is sent at its rate when the run ends: not for long.
+        habits["journal_readings_max"] = json!(FLOOD_KEPT);
     }
     habits
 }
