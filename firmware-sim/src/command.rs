@@ -1,5 +1,7 @@
-//! The command line: run a fleet, check its configuration, make a key, sign a reading by hand.
+//! The command line: run a fleet, check its configuration, make a key, sign by hand, judge a foreign device's messages.
 
+mod check;
+mod codes;
 mod sign;
 
 use std::{
@@ -9,19 +11,26 @@ use std::{
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
     process::ExitCode,
+    time::Duration,
 };
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use record::signature::SigningKey;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
 use crate::{config::Config, fleet::Fleet};
 
+#[cfg(test)]
+pub(crate) use codes::codes;
+
 /// Bad usage or configuration (EX_USAGE).
 const EXIT_USAGE: u8 = 64;
+/// Open files besides the one connection of each device.
+const FILES_BESIDES: u64 = 64;
 
 /// A fleet of home devices that replays real recordings over MQTT.
 #[derive(Debug, Parser)]
@@ -33,8 +42,8 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run the devices until SIGTERM or Ctrl-C.
-    Run(FromConfig),
+    /// Run the devices until SIGTERM or Ctrl-C, or for a time, and then say whether every answer was as it had to be.
+    Run(Run),
     /// Say everything that is wrong with a configuration and the files it names.
     CheckConfig(FromConfig),
     /// Make a device key; its public half is printed in hex.
@@ -45,6 +54,10 @@ enum Command {
     },
     /// Print a signed reading in the JSON form, e.g. for mosquitto_pub.
     Sign(sign::Request),
+    /// Judge the messages of a foreign device as the gateway would; exit 1 on any fault.
+    Check(check::Request),
+    /// Print the codes, units and limits that are known.
+    Codes,
 }
 
 #[derive(Debug, clap::Args)]
@@ -52,6 +65,23 @@ struct FromConfig {
     /// The TOML file.
     #[arg(long)]
     config: PathBuf,
+}
+
+#[derive(Debug, clap::Args)]
+struct Run {
+    #[command(flatten)]
+    from: FromConfig,
+    /// Stop after so many seconds (`60s` or `60`), wait for the last answers, print what became of all readings, and exit
+    /// with 1 if one has no answer, or another answer than it had to have.
+    #[arg(long = "for", value_name = "SECONDS", value_parser = seconds)]
+    limit: Option<Duration>,
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let number = text.strip_suffix('s').unwrap_or(text).parse::<u32>();
+    number
+        .map(|seconds| Duration::from_secs(seconds.into()))
+        .map_err(|_| "it must be a whole number of seconds".to_owned())
 }
 
 /// Runs the command with these arguments (the first is the program's name): 0 done, 1 failed, 64 bad usage or configuration.
@@ -79,8 +109,8 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 
 fn perform(command: Command) -> anyhow::Result<ExitCode> {
     match command {
-        Command::Run(FromConfig { config }) => match ready(&config) {
-            Some(fleet) => run(fleet).map(|()| ExitCode::SUCCESS),
+        Command::Run(Run { from, limit }) => match ready(&from.config) {
+            Some(fleet) => run(fleet, limit),
             None => Ok(ExitCode::from(EXIT_USAGE)),
         },
         Command::CheckConfig(FromConfig { config }) => match ready(&config) {
@@ -88,6 +118,15 @@ fn perform(command: Command) -> anyhow::Result<ExitCode> {
             None => Ok(ExitCode::from(EXIT_USAGE)),
         },
         Command::Keygen { out } => say(&keygen(&out)?),
+        Command::Check(request) => match request.check(&mut io::stdout()) {
+            Ok(outcome) if outcome.faults == 0 => Ok(ExitCode::SUCCESS),
+            Ok(_faults) => Ok(ExitCode::FAILURE),
+            Err(complaint) => {
+                complain(&complaint);
+                Ok(ExitCode::from(EXIT_USAGE))
+            }
+        },
+        Command::Codes => say(&codes::codes()),
         Command::Sign(request) => match request.sign() {
             Ok(message) => say(&message),
             Err(complaint) => {
@@ -112,7 +151,8 @@ fn ready(config: &Path) -> Option<Fleet> {
     }
 }
 
-fn run(fleet: Fleet) -> anyhow::Result<()> {
+fn run(fleet: Fleet, limit: Option<Duration>) -> anyhow::Result<ExitCode> {
+    allow_files(fleet.devices.len());
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -127,14 +167,51 @@ fn run(fleet: Fleet) -> anyhow::Result<()> {
             tokio::select! {
                 _ = terminate.recv() => {}
                 _ = interrupt.recv() => {}
+                () = until(limit) => {}
             }
             told.cancel();
         });
         tracing::info!(devices = fleet.devices.len(), "the fleet starts");
         let outcome = fleet.run(stop).await;
         listener.abort();
-        outcome.context("the fleet ended")
+        let summary = outcome.context("the fleet ended")?;
+        if limit.is_none() {
+            return Ok(ExitCode::SUCCESS);
+        }
+        say(&summary.to_string())?;
+        Ok(if summary.is_as_expected() {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        })
     })
+}
+
+async fn until(limit: Option<Duration>) {
+    match limit {
+        Some(limit) => tokio::time::sleep(limit).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Each device is a connection: as many open files as the system allows.
+fn allow_files(devices: usize) {
+    let files = getrlimit(Resource::Nofile);
+    let all = Rlimit {
+        current: files.maximum,
+        ..files
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, all) {
+        tracing::debug!(%error, "the number of open files stays as it is");
+    }
+    let allowed = getrlimit(Resource::Nofile).current;
+    if allowed.is_some_and(|allowed| allowed < devices as u64 + FILES_BESIDES) {
+        tracing::warn!(
+            devices,
+            allowed,
+            "fewer files may be open than devices want to connect: raise the limit (ulimit -n)"
+        );
+    }
 }
 
 fn keygen(out: &Path) -> anyhow::Result<String> {

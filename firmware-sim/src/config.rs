@@ -14,10 +14,12 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 
 use crate::{
-    device::{self, Broker, Credentials, Home, Parts},
-    fault::{self, Faults},
+    conformance::Captured,
+    device::{self, Broker, Credentials, Habits, Home, Parts, Stored},
+    fault,
     fleet::Fleet,
-    signal::{Kind, Library},
+    profile::{self, Profile, Profiles},
+    signal::{Kind, Library, Signal, Stream},
 };
 
 /// More complaints than this are counted, not listed.
@@ -31,7 +33,8 @@ const PERIOD_MS_MIN: f64 = 1.0;
 pub struct Config {
     /// The gateway the devices belong to; part of their topics.
     pub gateway: String,
-    /// Boot counters, `status.json` and `acknowledged.ndjson`; made if it does not exist.
+    /// Boot counters, `status.json`, and the account of all readings: `acknowledged.ndjson`, `refused.ndjson`,
+    /// `missing.ndjson`; made if it does not exist.
     pub data_dir: PathBuf,
     /// JSON list of [`DeviceEntry`].
     pub devices: PathBuf,
@@ -43,10 +46,16 @@ pub struct Config {
     pub cadence_ms: u64,
     /// Unacknowledged readings that a device keeps; what finds no room leaves a gap in its numbers.
     pub journal_readings_max: usize,
+    /// Write every message to `capture.ndjson` when it is sent first.
+    pub capture: bool,
+    /// A capture whose messages the devices publish again, each under its own topic, when they start.
+    pub replay: Option<PathBuf>,
     /// The broker.
     pub mqtt: device::Config,
     /// What goes wrong.
     pub fault: fault::Config,
+    /// What some devices do differently, by the name of the profile.
+    pub profile: Profiles,
 }
 
 impl Default for Config {
@@ -59,8 +68,11 @@ impl Default for Config {
             speed: 1.0,
             cadence_ms: 1_000,
             journal_readings_max: 600,
+            capture: false,
+            replay: None,
             mqtt: device::Config::default(),
             fault: fault::Config::default(),
+            profile: Profiles::new(),
         }
     }
 }
@@ -134,7 +146,7 @@ impl Config {
     fn home(&self, complaints: &mut Complaints) -> Option<Home> {
         let gateway = complaints.hear(self.gateway.parse().map_err(|e| format!("gateway: {e}")));
         let broker = self.broker(complaints);
-        let faults: Option<Faults> = complaints.hear(self.fault.faults().map_err(|e| e.to_string()));
+        complaints.hear(self.fault.faults().map_err(|e| e.to_string()));
         if !(1..=1_000_000).contains(&self.journal_readings_max) {
             complaints
                 .0
@@ -143,7 +155,7 @@ impl Config {
         Some(Home {
             gateway: gateway?,
             broker: broker?,
-            faults: faults?,
+            captures: self.capture,
             data_dir: self.data_dir.clone(),
             readings_max: self.journal_readings_max,
             answer_timeout: Duration::from_millis(self.mqtt.answer_timeout_ms),
@@ -187,16 +199,16 @@ impl Config {
         }
     }
 
-    /// Time between two steps of a device.
-    fn period(&self, kind: Kind) -> Result<Duration, String> {
+    /// Time between two steps of a device that measures so many times as often as usual.
+    fn period(&self, kind: Kind, rate: f64) -> Result<Duration, String> {
         let cadence = if kind.is_waveform() { 1_000 } else { self.cadence_ms };
         // Nobody waits longer than 2^53 milliseconds.
-        let period_ms = cadence as f64 / self.speed;
+        let period_ms = cadence as f64 / self.speed / rate;
         if period_ms.is_finite() && period_ms >= PERIOD_MS_MIN && self.speed > 0.0 {
             Ok(Duration::from_secs_f64(period_ms / 1_000.0))
         } else {
             Err(format!(
-                "speed and cadence_ms must leave at least {PERIOD_MS_MIN} ms between two readings"
+                "speed, cadence_ms and rate must leave at least {PERIOD_MS_MIN} ms between two readings"
             ))
         }
     }
@@ -206,7 +218,7 @@ impl Config {
             return Vec::new();
         };
         let mut seen = std::collections::HashSet::new();
-        let mut devices = Vec::new();
+        let mut known = Vec::new();
         for (number, entry) in entries.into_iter().enumerate() {
             let entry: Result<DeviceEntry, _> = serde_json::from_value(entry);
             let Some(entry) = complaints.hear(entry.map_err(|e| format!("device number {number}: {e}"))) else {
@@ -215,44 +227,103 @@ impl Config {
             if !seen.insert(entry.id.clone()) {
                 complaints.0.push(format!("device {} is listed twice", entry.id));
             }
-            devices.extend(self.device(entry, library, complaints));
+            known.push(entry);
         }
+        let names: Vec<_> = known.iter().map(|entry| entry.id.clone()).collect();
+        complaints.0.extend(profile::complaints(&self.profile, &names));
+        let usual = Profile::default();
+        let assigned = profile::assign(&self.profile, &names);
+        let mut devices = Vec::new();
+        for (entry, profile) in known.into_iter().zip(assigned) {
+            devices.extend(self.device(entry, (profile.unwrap_or(("", &usual)), library), complaints));
+        }
+        self.give_back(&mut devices, complaints);
         devices
     }
 
-    fn device(&self, entry: DeviceEntry, library: Option<&Library>, complaints: &mut Complaints) -> Option<Parts> {
+    fn device(
+        &self,
+        entry: DeviceEntry,
+        ((name, profile), library): ((&str, &Profile), Option<&Library>),
+        complaints: &mut Complaints,
+    ) -> Option<Parts> {
         let id = &entry.id;
         let key = secret(&entry.key_file)
             .and_then(|pem| SigningKey::from_pem(&pem).map_err(|e| format!("{}: {e}", entry.key_file.display())));
         let key = complaints.hear(key.map_err(|e| format!("device {id}: {e}")));
         let password = complaints.hear(secret(&entry.password_file).map_err(|e| format!("device {id}: {e}")));
-        let period = complaints.hear(self.period(entry.kind).map_err(|e| format!("device {id}: {e}")));
-        let opened = library.map(|library| library.open(&entry.recording).map_err(|e| format!("device {id}: {e}")));
-        let signal = opened
-            .and_then(|opened| complaints.hear(opened))
-            .and_then(|(kind, signal)| {
-                let fits = if kind == entry.kind {
-                    Ok(signal)
-                } else {
-                    Err(format!(
-                        "device {id}: recording {:?} is for a {kind}, not for a {}",
-                        entry.recording, entry.kind
-                    ))
-                };
-                complaints.hear(fits)
-            });
+        let period = |rate: f64| self.period(entry.kind, rate).map_err(|e| format!("device {id}: {e}"));
+        let periods = complaints.hear(period(1.0).and_then(|usual| Ok((usual, period(profile.rate)?))));
+        let own = complaints.hear(signal(&entry, library?));
         let password = password?.trim_end_matches(['\r', '\n']).to_owned();
-        let credentials = Credentials {
-            user: entry.user,
-            password,
+        let (usual, period) = periods?;
+        let stored = (profile.stored_steps > 0)
+            .then(|| signal(&entry, library?).ok())
+            .flatten();
+        let habits = Habits {
+            profile: (!name.is_empty()).then(|| name.into()),
+            // What is wrong with them has been said already.
+            faults: profile.fault.as_ref().unwrap_or(&self.fault).faults().ok()?,
+            clock: profile.clock,
+            events: profile.events,
+            stored: stored.map(|signal| Stored::of(signal, profile.stored_steps, usual)),
+            replay: std::collections::VecDeque::new(),
         };
         Some(Parts {
+            credentials: Credentials {
+                user: entry.user,
+                password,
+            },
             id: entry.id,
             key: key?,
-            credentials,
-            signal: signal?,
-            period: period?,
+            signal: own?,
+            period,
+            habits,
         })
+    }
+
+    /// Gives each device the messages of the capture that are its own.
+    fn give_back(&self, devices: &mut [Parts], complaints: &mut Complaints) {
+        let Some(path) = &self.replay else { return };
+        let text = fs::read_to_string(path).map_err(|e| format!("replay: cannot read {}: {e}", path.display()));
+        let Some(text) = complaints.hear(text) else { return };
+        let prefix = format!("vitalfog/v1/{}/", self.gateway);
+        for (number, line) in (1..).zip(text.lines()) {
+            let message = Captured::parse(line).map_err(|e| format!("replay: line {number} is {e}"));
+            let Some(message) = complaints.hear(message) else {
+                continue;
+            };
+            let levels = message
+                .topic
+                .strip_prefix(&prefix)
+                .and_then(|rest| rest.split_once('/'));
+            let whose = levels.and_then(|(device, channel)| {
+                let device = devices.iter_mut().find(|parts| parts.id.as_str() == device)?;
+                Some((device, Stream::of(channel)?))
+            });
+            match whose {
+                Some((parts, stream)) => parts.habits.replay.push_back((stream, message.payload.into())),
+                None => complaints
+                    .0
+                    .push(format!("replay: line {number} is of none of these devices")),
+            }
+        }
+    }
+}
+
+/// The device's sensor, at its start.
+fn signal(entry: &DeviceEntry, library: &Library) -> Result<Box<dyn Signal>, String> {
+    let id = &entry.id;
+    let (kind, signal) = library
+        .open(&entry.recording)
+        .map_err(|e| format!("device {id}: {e}"))?;
+    if kind == entry.kind {
+        Ok(signal)
+    } else {
+        Err(format!(
+            "device {id}: recording {:?} is for a {kind}, not for a {}",
+            entry.recording, entry.kind
+        ))
     }
 }
 
@@ -386,14 +457,17 @@ mod tests {
             speed: 2.0,
             ..Config::default()
         };
-        assert_eq!(config.period(Kind::WearableEcg), Ok(Duration::from_millis(500)));
-        assert_eq!(config.period(Kind::GlucoseSensor), Ok(Duration::from_millis(2_500)));
+        assert_eq!(config.period(Kind::WearableEcg, 1.0), Ok(Duration::from_millis(500)));
+        assert_eq!(
+            config.period(Kind::GlucoseSensor, 1.0),
+            Ok(Duration::from_millis(2_500))
+        );
         assert!(
             Config {
                 speed: 1e9,
                 ..Config::default()
             }
-            .period(Kind::Scale)
+            .period(Kind::Scale, 1.0)
             .is_err()
         );
         assert!(
@@ -401,7 +475,7 @@ mod tests {
                 speed: f64::NAN,
                 ..Config::default()
             }
-            .period(Kind::Scale)
+            .period(Kind::Scale, 1.0)
             .is_err()
         );
     }

@@ -1,9 +1,12 @@
 //! One home device: it measures by its own clock, signs, numbers without gaps, and sends until the broker has answered.
 
+mod account;
 mod backoff;
 mod boot;
+mod habits;
 mod journal;
 mod link;
+mod measurement;
 mod note;
 
 use std::{
@@ -13,12 +16,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bytes::Bytes;
 use record::{
-    canonical::Digest,
-    decimal::Decimal,
     ids::{BootId, DeviceId, GatewayId},
-    reading::{Measured, Reading, TimeQuality, VERSION},
     signature::SigningKey,
 };
 use serde::{Deserialize, Serialize};
@@ -28,17 +27,20 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{
-    fault::{self, Fault, Faults},
-    signal::{Message, Signal},
-};
+use crate::{conformance, fault::Fault, signal::Signal};
+use account::{missing_line, refused_line};
 use backoff::Backoff;
-use journal::{Entry, Journal};
+use journal::{Class, Entry, Journal};
 use link::{Answer, Event, Link, Loss};
 
 pub(crate) use backoff::LONGEST_MS;
+pub use habits::Clock;
+pub(crate) use habits::{Habits, Stored};
 pub(crate) use link::{Broker, Credentials};
 pub(crate) use note::Note;
+
+/// "Not authorized": the gateway does not believe that the message is the device's, and so not its number either.
+const NOT_BELIEVED: u8 = 0x87;
 
 /// How the devices reach their gateway's broker.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -83,13 +85,15 @@ pub(crate) struct Parts {
     pub(crate) signal: Box<dyn Signal>,
     /// Time between two steps of the signal.
     pub(crate) period: Duration,
+    pub(crate) habits: Habits,
 }
 
 /// What all devices of a fleet share.
 pub(crate) struct Home {
     pub(crate) gateway: GatewayId,
     pub(crate) broker: Broker,
-    pub(crate) faults: Faults,
+    /// Whether what is sent is written to `capture.ndjson`.
+    pub(crate) captures: bool,
     pub(crate) data_dir: PathBuf,
     /// Room in each journal.
     pub(crate) readings_max: usize,
@@ -101,9 +105,11 @@ struct Device {
     id: DeviceId,
     key: SigningKey,
     signal: Box<dyn Signal>,
+    habits: Habits,
     home: Arc<Home>,
     boot: BootId,
-    started: Instant,
+    /// When this run began, and how long the device had been running then.
+    started: (Instant, Duration),
     seq: u64,
     journal: Journal,
     backoff: Backoff,
@@ -123,7 +129,8 @@ pub(crate) async fn run(
     notes: mpsc::Sender<Note>,
     stop: CancellationToken,
 ) -> io::Result<()> {
-    let boot = {
+    let link = Link::new(&home.broker, &parts.id, &parts.credentials);
+    let (device, period) = {
         // Starts share the disk as they share the broker: some at a time.
         let _turn = home
             .broker
@@ -131,31 +138,47 @@ pub(crate) async fn run(
             .acquire()
             .await
             .expect("the semaphore is never closed");
-        let (data_dir, id) = (home.data_dir.clone(), parts.id.clone());
-        tokio::task::spawn_blocking(move || boot::start(&data_dir, &id))
+        let home = home.clone();
+        tokio::task::spawn_blocking(move || Device::start(parts, home, notes))
             .await
             .map_err(io::Error::other)??
     };
-    let link = Link::new(&home.broker, &parts.id, &parts.credentials);
-    let device = Device {
-        journal: Journal::new(home.readings_max),
-        id: parts.id,
-        key: parts.key,
-        signal: parts.signal,
-        home,
-        boot,
-        started: Instant::now(),
-        seq: 0,
-        backoff: Backoff::default(),
-        resume_at: None,
-        connected: false,
-        notes,
-    };
-    device.live(link, parts.period, stop).await;
+    device.live(link, period, stop).await;
     Ok(())
 }
 
 impl Device {
+    /// Counts the start, durably, and moves the signal behind what is stored.
+    fn start(parts: Parts, home: Arc<Home>, notes: mpsc::Sender<Note>) -> io::Result<(Self, Duration)> {
+        let Parts {
+            id,
+            key,
+            mut signal,
+            period,
+            habits,
+            credentials: _,
+        } = parts;
+        let device = Self {
+            journal: Journal::new(home.readings_max),
+            boot: boot::start(&home.data_dir, &id)?,
+            seq: habits.skip_stored(&mut *signal),
+            started: (
+                Instant::now(),
+                habits.stored.as_ref().map(Stored::span).unwrap_or_default(),
+            ),
+            id,
+            key,
+            signal,
+            habits,
+            home,
+            backoff: Backoff::default(),
+            resume_at: None,
+            connected: false,
+            notes,
+        };
+        Ok((device, period))
+    }
+
     async fn live(mut self, mut link: Link, period: Duration, stop: CancellationToken) {
         // Devices are switched on at different moments: their clocks do not tick together.
         let first = time::Instant::now() + period.mul_f64(rand::random());
@@ -173,55 +196,14 @@ impl Device {
                 () = until(self.resume_at) => self.resume_at = None,
             }
             self.mind_silence(&mut link).await;
+            if measuring {
+                self.refill();
+            }
             self.send(&mut link).await;
         }
+        self.forget_stored().await;
         link.close().await;
         self.disconnected().await;
-    }
-
-    /// One step of the signal: each message becomes a numbered, signed reading in the journal.
-    async fn measure(&mut self) {
-        for message in self.signal.step() {
-            self.seq += 1;
-            let fault = self.home.faults.strike(rand::random());
-            if fault == Some(Fault::Drop) {
-                self.note(Note::Unkept).await;
-                continue;
-            }
-            let entry = self.sign(message, fault);
-            if self.journal.keep(entry).is_err() {
-                self.note(Note::Unkept).await;
-            }
-        }
-    }
-
-    fn sign(&self, message: Message, fault: Option<Fault>) -> Entry {
-        let mut reading = Reading {
-            v: VERSION,
-            device: self.id.clone(),
-            boot: self.boot,
-            seq: self.seq,
-            // Six hundred million years fit.
-            up_ms: self.started.elapsed().as_millis() as u64,
-            wall: Some(jiff::Timestamp::now().as_millisecond()),
-            time_quality: TimeQuality::Synced,
-            observations: message.observations,
-        };
-        let line = acknowledged_line(&reading);
-        fault::spoil(&mut reading, fault);
-        let signed = match fault {
-            Some(Fault::WrongKey) => reading.sign(&SigningKey::random()),
-            _ => reading.sign(&self.key),
-        };
-        let mut entry = Entry::new(
-            self.seq,
-            message.stream,
-            Bytes::copy_from_slice(signed.as_bytes()),
-            line,
-        );
-        entry.copies = if fault == Some(Fault::Repeat) { 2 } else { 1 };
-        entry.late = fault == Some(Fault::Reorder);
-        entry
     }
 
     async fn follow(&mut self, event: Event) {
@@ -238,28 +220,74 @@ impl Device {
                 self.journal.rewind();
                 self.disconnected().await;
             }
-            Event::Answered(seq, Answer::Taken) => {
+            Event::Answered(ticket, Answer::Taken) => {
                 self.backoff.worked();
-                if let Some(settled) = self.journal.settle(seq) {
-                    let waited = settled.first_sent.map(|sent| sent.elapsed()).unwrap_or_default();
-                    self.note(Note::Acknowledged {
-                        line: settled.line,
-                        waited,
-                    })
-                    .await;
+                if let Some(entry) = self.journal.settle(ticket) {
+                    self.taken(entry).await;
                 }
             }
-            Event::Answered(seq, Answer::Refused(code)) => {
-                if self.journal.settle(seq).is_some() {
-                    tracing::warn!(device = %self.id, boot = %self.boot, seq, code, "a reading is refused");
-                    self.note(Note::Refused).await;
+            Event::Answered(ticket, Answer::Refused(code)) => {
+                if let Some(entry) = self.journal.settle(ticket) {
+                    self.refused(entry, code).await;
                 }
             }
-            Event::Answered(seq, Answer::Again) => {
-                self.journal.again(seq);
+            Event::Answered(ticket, Answer::Again) => {
+                self.journal.again(ticket);
                 self.resume_at = Some(time::Instant::now() + self.backoff.failed());
             }
         }
+    }
+
+    async fn taken(&mut self, entry: Entry) {
+        if entry.class == Class::Replay {
+            return self.note(Note::Replayed { is_unexpected: false }).await;
+        }
+        if entry.fault == Some(Fault::Replay) {
+            let again = Entry::new(
+                (entry.seq, entry.stream, Class::Replay),
+                entry.payload.clone(),
+                String::new(),
+                None,
+            );
+            // Without room there is no replay: what is measured now goes first.
+            let _no_room = self.journal.keep(again);
+        }
+        let waited = entry.waited();
+        let is_unexpected = entry.fault.is_some_and(Fault::must_be_refused);
+        let line = entry.line;
+        self.note(Note::Acknowledged {
+            line,
+            waited,
+            profile: self.habits.profile.clone(),
+            is_unexpected,
+        })
+        .await;
+    }
+
+    async fn refused(&self, entry: Entry, code: u8) {
+        if entry.class == Class::Replay {
+            return self.note(Note::Replayed { is_unexpected: true }).await;
+        }
+        let (seq, is_expected) = (entry.seq, entry.fault.is_some_and(Fault::must_be_refused));
+        if is_expected {
+            tracing::debug!(device = %self.id, boot = %self.boot, seq, code, "a reading is refused, as it should be");
+        } else {
+            tracing::warn!(device = %self.id, boot = %self.boot, seq, code, "a reading is refused");
+        }
+        if code == NOT_BELIEVED || entry.fault == Some(Fault::Giant) {
+            self.miss((seq, seq), "not-believed").await;
+        }
+        let line = refused_line((&self.id, self.boot, seq), code, is_expected);
+        self.note(Note::Refused {
+            line,
+            is_unexpected: !is_expected,
+        })
+        .await;
+    }
+
+    async fn miss(&self, range: (u64, u64), why: &str) {
+        self.note(Note::Missing(missing_line((&self.id, self.boot), range, why)))
+            .await;
     }
 
     /// Gives up a connection on which an answer is overdue.
@@ -286,14 +314,17 @@ impl Device {
                 sending.stream.as_str()
             );
             if sending.first {
-                self.note(Note::Published).await;
+                let now_ms = || jiff::Timestamp::now().as_millisecond();
+                let line = || conformance::captured_line(&topic, &sending.payload, now_ms());
+                let capture = self.home.captures.then(line);
+                self.note(Note::Published { capture }).await;
             }
             let handed = (0..sending.copies)
-                .filter(|_| link.publish(sending.seq, &topic, sending.payload.clone()))
+                .filter(|_| link.publish(sending.ticket, &topic, sending.payload.clone()))
                 .count();
             if handed == 0 {
                 // Cannot happen while the window is smaller than the client's queue; if it does, the next event sends it.
-                self.journal.again(sending.seq);
+                self.journal.again(sending.ticket);
                 return;
             }
         }
@@ -318,47 +349,16 @@ async fn until(moment: Option<time::Instant>) {
     }
 }
 
-/// What `acknowledged.ndjson` says about a reading: what it measured, not how it was spoiled.
-fn acknowledged_line(reading: &Reading) -> String {
-    #[derive(Serialize)]
-    struct Line<'a> {
-        device: &'a DeviceId,
-        boot: BootId,
-        seq: u64,
-        observations: Vec<Observed<'a>>,
-    }
-    #[derive(Serialize)]
-    struct Observed<'a> {
-        code: &'a str,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        value: Option<Decimal>,
-        // A digest instead of the samples: a line stays a line.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        samples: Option<Digest>,
-    }
-    fn observed(measured: &Measured) -> Observed<'_> {
-        Observed {
-            code: &measured.code,
-            value: measured.value,
-            samples: measured.samples.as_ref().map(|block| block.digest(&measured.unit)),
-        }
-    }
-    let line = Line {
-        device: &reading.device,
-        boot: reading.boot,
-        seq: reading.seq,
-        observations: reading.observations.iter().map(observed).collect(),
-    };
-    serde_json::to_string(&line).expect("a line has string keys and finite numbers")
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::signal::Library;
+    use super::{account::acknowledged_line, *};
+    use crate::{
+        fault,
+        signal::{Library, Message, Stream},
+    };
     use record::{
         observation::Observation,
-        reading::{Reason, SignedReading},
+        reading::{Reason, SignedReading, TimeQuality},
     };
 
     fn device(key: &SigningKey, faults: &fault::Config, data_dir: PathBuf) -> (Device, mpsc::Receiver<Note>) {
@@ -379,7 +379,7 @@ mod tests {
         let home = Home {
             gateway: "home-1".parse().expect("good"),
             broker,
-            faults: faults.faults().expect("good"),
+            captures: true,
             data_dir,
             readings_max: 10,
             answer_timeout: Duration::from_secs(1),
@@ -389,9 +389,17 @@ mod tests {
             id: "cuff-1".parse().expect("good"),
             key: key.clone(),
             signal: Library::embedded().open("synthetic/blood-pressure").expect("known").1,
+            habits: Habits {
+                profile: None,
+                faults: faults.faults().expect("good"),
+                clock: Clock::Synced,
+                events: 0.0,
+                stored: None,
+                replay: std::collections::VecDeque::new(),
+            },
             home: Arc::new(home),
             boot: BootId { counter: 1, random: 1 },
-            started: Instant::now(),
+            started: (Instant::now(), Duration::ZERO),
             seq: 0,
             journal: Journal::new(10),
             backoff: Backoff::default(),
@@ -435,7 +443,12 @@ mod tests {
             .flat_map(|_| device.signal.step())
             .find(is_wave)
             .expect("an ECG");
-        let signed = SignedReading::receive(&device.sign(wave, None).payload).expect("small");
+        let entry = device.signed(
+            device.reading(1, Duration::ZERO, &wave),
+            (Stream::Wave, Class::Live),
+            None,
+        );
+        let signed = SignedReading::receive(&entry.payload).expect("small");
         let mut reading = signed.decode(|_| Some(key.public())).expect("signed");
         let line = acknowledged_line(&reading);
         let said: serde_json::Value = serde_json::from_str(&line).expect("JSON");
@@ -488,15 +501,17 @@ mod tests {
             device.measure().await;
         }
         assert_eq!(
-            (0..5).filter(|_| matches!(inbox.try_recv(), Ok(Note::Unkept))).count(),
-            5
+            (0..10).filter(|_| matches!(inbox.try_recv(), Ok(Note::Unkept))).count(),
+            5,
+            "each beside the line that says which number is missing"
         );
         for seq in 1..=10 {
-            assert_eq!(device.journal.send(1).expect("kept").seq, seq);
+            assert_eq!(device.journal.send(1).expect("kept").ticket, seq);
             device.follow(Event::Answered(seq, Answer::Taken)).await;
         }
         device.measure().await;
-        assert_eq!(device.journal.send(1).expect("room again").seq, 16);
+        let ticket = device.journal.send(1).expect("room again").ticket;
+        assert_eq!(device.journal.settle(ticket).expect("sent").seq, 16);
     }
 
     #[tokio::test]
@@ -510,9 +525,123 @@ mod tests {
         assert_eq!(device.journal.send(1).expect("again").payload, first.payload);
         device.follow(Event::Answered(1, Answer::Refused(0x99))).await;
         assert!(device.journal.is_empty());
-        assert!(matches!(inbox.try_recv(), Ok(Note::Refused)));
+        assert!(matches!(
+            inbox.try_recv(),
+            Ok(Note::Refused {
+                is_unexpected: true,
+                ..
+            })
+        ));
         // The answer to a repeat of the same reading changes nothing.
         device.follow(Event::Answered(1, Answer::Taken)).await;
         assert!(inbox.try_recv().is_err());
+    }
+
+    /// What the device says of each answer.
+    fn said(inbox: &mut mpsc::Receiver<Note>) -> Vec<String> {
+        std::iter::from_fn(|| inbox.try_recv().ok())
+            .map(|note| format!("{note:?}"))
+            .collect()
+    }
+
+    #[tokio::test]
+    async fn a_fault_that_is_not_refused_and_a_replay_that_is_are_unexpected() {
+        let key = SigningKey::random();
+        let faults = fault::Config {
+            giants: 1.0,
+            ..fault::Config::default()
+        };
+        let (mut device, mut inbox) = device(&key, &faults, PathBuf::new());
+        device.measure().await;
+        let giant = device.journal.send(1).expect("measured");
+        assert!(SignedReading::receive(&giant.payload).is_err(), "it is too large");
+        device.follow(Event::Answered(giant.ticket, Answer::Taken)).await;
+        let notes = said(&mut inbox).join("");
+        assert!(notes.contains("is_unexpected: true"), "{notes}");
+
+        device.habits.faults = fault::Config {
+            replays: 1.0,
+            ..fault::Config::default()
+        }
+        .faults()
+        .expect("good");
+        device.measure().await;
+        let first = device.journal.send(1).expect("measured");
+        device.follow(Event::Answered(first.ticket, Answer::Taken)).await;
+        let again = device.journal.send(1).expect("sent once more");
+        assert_eq!((&again.payload, again.first), (&first.payload, false));
+        device
+            .follow(Event::Answered(again.ticket, Answer::Refused(0x99)))
+            .await;
+        let notes = said(&mut inbox);
+        assert!(notes[0].contains("is_unexpected: false") && notes[1].contains("Replayed { is_unexpected: true"));
+        assert!(device.journal.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_refused_giant_or_forgery_leaves_its_number_missing_and_a_wrong_unit_does_not() {
+        let key = SigningKey::random();
+        for (faults, code, is_missing) in [
+            (r#"{"giants":1.0}"#, 0x99, true),
+            (r#"{"wrong_key":1.0}"#, 0x87, true),
+            (r#"{"wrong_unit":1.0}"#, 0x99, false),
+        ] {
+            let config: fault::Config = serde_json::from_str(faults).expect("good");
+            let (mut device, mut inbox) = device(&key, &config, PathBuf::new());
+            device.measure().await;
+            let sending = device.journal.send(1).expect("measured");
+            device
+                .follow(Event::Answered(sending.ticket, Answer::Refused(code)))
+                .await;
+            let notes = said(&mut inbox).join("");
+            assert_eq!(notes.contains("not-believed"), is_missing, "{faults}: {notes}");
+            assert!(notes.contains("is_unexpected: false"), "{notes}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_device_without_a_clock_says_so_and_counts_from_its_start() {
+        let key = SigningKey::random();
+        let (mut device, _inbox) = device(&key, &fault::Config::default(), PathBuf::new());
+        let series = || Library::embedded().open("synthetic/blood-pressure").expect("known").1;
+        device.habits.clock = Clock::None;
+        device.habits.stored = Some(Stored::of(series(), 100, Duration::from_secs(60)));
+        device.started.1 = Duration::from_secs(6_000);
+        device.seq = device.habits.skip_stored(&mut *device.signal);
+        device.refill();
+        device.measure().await;
+        let mut readings = std::iter::from_fn(|| device.journal.send(100)).map(|sending| {
+            let signed = SignedReading::receive(&sending.payload).expect("small");
+            signed.decode(|_| Some(key.public())).expect("signed")
+        });
+        let live = readings.next().expect("what is live goes first");
+        assert_eq!(
+            (live.seq, live.wall, live.time_quality),
+            (101, None, TimeQuality::Relative)
+        );
+        assert!((6_000_000..6_060_000).contains(&live.up_ms), "{}", live.up_ms);
+        let stored: Vec<_> = readings.map(|reading| (reading.seq, reading.up_ms)).collect();
+        assert_eq!(stored, [(1, 0), (2, 60_000), (3, 120_000), (4, 180_000), (5, 240_000)]);
+    }
+
+    #[tokio::test]
+    async fn what_was_stored_says_when_it_was_measured() {
+        let key = SigningKey::random();
+        let (mut device, mut inbox) = device(&key, &fault::Config::default(), PathBuf::new());
+        let series = Library::embedded().open("synthetic/blood-pressure").expect("known").1;
+        device.habits.stored = Some(Stored::of(series, 24, Duration::from_secs(3_600)));
+        device.started.1 = Duration::from_secs(86_400);
+        device.refill();
+        let sending = device.journal.send(1).expect("stored");
+        let signed = SignedReading::receive(&sending.payload).expect("small");
+        let reading = signed.decode(|_| Some(key.public())).expect("signed");
+        let ago = jiff::Timestamp::now().as_millisecond() - reading.wall.expect("a clock");
+        assert!((86_400_000..86_460_000).contains(&ago), "{ago}");
+        device.forget_stored().await;
+        let notes = said(&mut inbox).join("");
+        assert!(
+            notes.contains(r#"\"from\":6,"#) && notes.contains(r#"\"to\":24"#),
+            "{notes}"
+        );
     }
 }

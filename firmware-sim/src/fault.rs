@@ -1,8 +1,22 @@
 //! Faults a fleet can be told to have: what real devices do wrong, each for a fraction of its readings; none by default.
+//!
+//! | fault | what the gateway must do |
+//! | --- | --- |
+//! | `drops` | report the number as missing |
+//! | `repeats`, `replays`, `reorder` | acknowledge, and keep one |
+//! | `wrong_clock` | acknowledge, and mark the time |
+//! | `wrong_unit` | refuse (0x99), and not miss the number |
+//! | `wrong_key` | refuse (0x87); it cannot believe the number, so that is missing |
+//! | `giants` | refuse (0x99) without reading it; the number is missing |
+//!
+//! Another outcome is counted as `unexpected`.
 
 use std::fmt;
 
-use record::reading::Reading;
+use record::{
+    reading::{READING_BYTES_MAX, Reading, SignedReading},
+    signature::SigningKey,
+};
 use serde::{Deserialize, Serialize};
 
 /// A unit that no sign we know comes in: cubits.
@@ -16,6 +30,8 @@ pub struct Config {
     pub drops: f64,
     /// Sent twice, byte for byte.
     pub repeats: f64,
+    /// Sent once more after it was acknowledged, byte for byte.
+    pub replays: f64,
     /// Overtaken by the next reading.
     pub reorder: f64,
     /// With a wall clock that is wrong by `wrong_clock_offset_ms` and does not know it.
@@ -26,6 +42,8 @@ pub struct Config {
     pub wrong_unit: f64,
     /// Signed with a key that is not the device's.
     pub wrong_key: f64,
+    /// With more bytes than a message may have.
+    pub giants: f64,
 }
 
 impl Default for Config {
@@ -33,11 +51,13 @@ impl Default for Config {
         Self {
             drops: 0.0,
             repeats: 0.0,
+            replays: 0.0,
             reorder: 0.0,
             wrong_clock: 0.0,
             wrong_clock_offset_ms: 24 * 60 * 60 * 1_000,
             wrong_unit: 0.0,
             wrong_key: 0.0,
+            giants: 0.0,
         }
     }
 }
@@ -47,10 +67,19 @@ impl Default for Config {
 pub(crate) enum Fault {
     Drop,
     Repeat,
+    Replay,
     Reorder,
     WrongClock { offset_ms: i64 },
     WrongUnit,
     WrongKey,
+    Giant,
+}
+
+impl Fault {
+    /// Whether the gateway must refuse the reading, rather than take it.
+    pub(crate) const fn must_be_refused(self) -> bool {
+        matches!(self, Self::WrongUnit | Self::WrongKey | Self::Giant)
+    }
 }
 
 /// The faults of a fleet, with fractions that make sense.
@@ -76,6 +105,7 @@ impl Config {
         let fractions = [
             (self.drops, Fault::Drop),
             (self.repeats, Fault::Repeat),
+            (self.replays, Fault::Replay),
             (self.reorder, Fault::Reorder),
             (
                 self.wrong_clock,
@@ -85,6 +115,7 @@ impl Config {
             ),
             (self.wrong_unit, Fault::WrongUnit),
             (self.wrong_key, Fault::WrongKey),
+            (self.giants, Fault::Giant),
         ];
         let (mut ends, mut end) = (Vec::new(), 0.0);
         for (fraction, fault) in fractions {
@@ -112,8 +143,8 @@ impl Faults {
     }
 }
 
-/// Spoils what the reading says; the faults of delivery leave it as it is.
-pub(crate) fn spoil(reading: &mut Reading, fault: Option<Fault>) {
+/// Spoils what the reading says, and signs it; the faults of delivery leave it as it is.
+pub(crate) fn sign(mut reading: Reading, key: &SigningKey, fault: Option<Fault>) -> Vec<u8> {
     match fault {
         Some(Fault::WrongClock { offset_ms }) => reading.wall = reading.wall.map(|wall| wall.saturating_add(offset_ms)),
         Some(Fault::WrongUnit) => {
@@ -122,8 +153,20 @@ pub(crate) fn spoil(reading: &mut Reading, fault: Option<Fault>) {
                 .iter_mut()
                 .for_each(|measured| WRONG_UNIT.clone_into(&mut measured.unit));
         }
-        Some(Fault::Drop | Fault::Repeat | Fault::Reorder | Fault::WrongKey) | None => {}
+        Some(Fault::WrongKey) => return bytes(&reading.sign(&SigningKey::random())),
+        Some(Fault::Giant) => {
+            // Space around the JSON form is nobody's; without it the message would be good.
+            let mut giant = bytes(&reading.sign_json(key));
+            giant.resize(READING_BYTES_MAX + 1, b' ');
+            return giant;
+        }
+        Some(Fault::Drop | Fault::Repeat | Fault::Replay | Fault::Reorder) | None => {}
     }
+    bytes(&reading.sign(key))
+}
+
+fn bytes(signed: &SignedReading) -> Vec<u8> {
+    signed.as_bytes().to_vec()
 }
 
 #[cfg(test)]

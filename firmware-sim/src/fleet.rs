@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::device::{self, Home, Parts};
 use status::Status;
+pub use status::Summary;
 
 /// Notes that wait to be counted; devices wait when the disk is slower than they are.
 const NOTES_MAX: usize = 8_192;
@@ -45,8 +46,8 @@ pub(crate) struct Fleet {
 
 impl Fleet {
     /// Runs all devices until `stop`; then no device measures any more and the last acknowledgements are awaited.
-    pub(crate) async fn run(self, stop: CancellationToken) -> Result<(), FleetError> {
-        let status = Status::open(&self.home.data_dir, self.devices.len())
+    pub(crate) async fn run(self, stop: CancellationToken) -> Result<Summary, FleetError> {
+        let status = Status::open(&self.home.data_dir, self.devices.len(), self.home.captures)
             .await
             .map_err(FleetError::Account)?;
         let (notes, inbox) = mpsc::channel(NOTES_MAX);
@@ -72,7 +73,8 @@ impl Fleet {
         }
         // Dropping the last device closes the inbox, and with it the account.
         devices.shutdown().await;
-        finish(account).await.and(outcome)
+        let summary = finish(account).await;
+        outcome.and(summary)
     }
 }
 
@@ -87,11 +89,11 @@ async fn first_failure(devices: &mut JoinSet<io::Result<()>>) -> io::Error {
     std::future::pending().await
 }
 
-async fn finish(account: JoinHandle<io::Result<()>>) -> Result<(), FleetError> {
+async fn finish(account: JoinHandle<io::Result<Summary>>) -> Result<Summary, FleetError> {
     written_down(account.await)
 }
 
-fn written_down(written: Result<io::Result<()>, tokio::task::JoinError>) -> Result<(), FleetError> {
+fn written_down(written: Result<io::Result<Summary>, tokio::task::JoinError>) -> Result<Summary, FleetError> {
     written
         .unwrap_or_else(|error| Err(io::Error::other(error)))
         .map_err(FleetError::Account)

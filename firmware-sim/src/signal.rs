@@ -113,6 +113,8 @@ pub enum Stream {
     Reading,
     /// Waveform blocks; refused first when there is no room.
     Wave,
+    /// Single values that somebody should see at once.
+    Event,
 }
 
 impl Stream {
@@ -122,7 +124,15 @@ impl Stream {
         match self {
             Self::Reading => "reading",
             Self::Wave => "wave",
+            Self::Event => "event",
         }
+    }
+
+    /// The stream whose topics end so, if there is one.
+    pub(crate) fn of(channel: &str) -> Option<Self> {
+        [Self::Reading, Self::Wave, Self::Event]
+            .into_iter()
+            .find(|stream| stream.as_str() == channel)
     }
 }
 

@@ -9,6 +9,10 @@ use crate::outbox;
 
 /// Devices at one gateway, at most.
 pub const DEVICES_MAX: usize = 10_000;
+const _: () = assert!(
+    outbox::STREAMS_MAX > DEVICES_MAX,
+    "a device that is heard keeps its place in the sequence, or its next number would look like a gap"
+);
 
 /// Where the enrolments are.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

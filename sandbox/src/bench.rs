@@ -7,12 +7,15 @@
 //!    so that none disturbs another, and in turn, so that whatever else the machine does meets all lengths alike.
 //! 3. `figures` are the middle over the rounds, with the range; `table` prints them, `--report` keeps them all.
 //!
+//! With `--fleet` it measures the edge instead: what a gateway takes from fleets of several sizes (`fleet`).
+//!
 //! Nothing here is a limit that fails: what is slow is slow in the table. Only what is wrong fails, like a receipt that does
 //! not hold.
 
 mod command;
 mod edge;
 mod figures;
+mod fleet;
 mod fog;
 mod round;
 mod table;

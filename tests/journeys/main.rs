@@ -8,6 +8,7 @@ mod a_breakdown_breaks_the_promise;
 mod a_changed_receipt_is_refused;
 mod a_device_without_a_clock_has_times;
 mod a_gap_is_named_until_it_is_closed;
+mod a_hot_device_slows_nobody;
 mod a_killed_fog_node_catches_up;
 mod a_killed_gateway_loses_nothing;
 mod a_lost_disk_is_rebuilt_from_the_peers;

@@ -498,11 +498,11 @@ class Models(Case):
         self.assertGreaterEqual(len(seen), 5, f"only {seen} were measured so far")
 
 
-def main():
+def main(tests):
     REPORT.update(json.loads(pathlib.Path(sys.argv[1]).read_text()))
     if not REPORT["ready"]:
         raise SystemExit("the report does not say that the sandbox is ready")
-    suite = unittest.defaultTestLoader.loadTestsFromModule(sys.modules[__name__])
+    suite = unittest.defaultTestLoader.loadTestsFromModule(tests)
     result = unittest.TextTestRunner(stream=sys.stdout, verbosity=2).run(suite)
     # A test whose tearDown fails as well stands there twice.
     failed = len({test.id() for test, _ in result.failures + result.errors})
@@ -512,4 +512,4 @@ def main():
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.modules[__name__]))

@@ -3,11 +3,27 @@
 //! It lives in the device's memory, as on a small microcontroller: a power cut loses it, and the next start says so by its
 //! boot id. When it is full the device measures on; what finds no room has used its number, so the gap is seen.
 
-use std::{collections::VecDeque, time::Instant};
+use std::{
+    collections::VecDeque,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 
-use crate::signal::Stream;
+use crate::{fault::Fault, signal::Stream};
+
+/// What goes first when several wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Class {
+    /// Somebody should see it at once.
+    Alarm,
+    /// Measured now.
+    Live,
+    /// Measured before the connection was there, or before this run.
+    Stored,
+    /// Acknowledged before, sent once more (a fault).
+    Replay,
+}
 
 /// A signed reading that waits for its acknowledgement.
 #[derive(Debug)]
@@ -16,30 +32,52 @@ pub(crate) struct Entry {
     pub(crate) seq: u64,
     /// Which topic it goes to.
     pub(crate) stream: Stream,
+    /// When its turn is.
+    pub(crate) class: Class,
     /// The signed message; every sending has the same bytes.
     pub(crate) payload: Bytes,
     /// What `acknowledged.ndjson` says about it.
     pub(crate) line: String,
-    /// How often it is sent each time (a fault).
-    pub(crate) copies: u8,
-    /// Whether the next reading overtakes it (a fault).
-    pub(crate) late: bool,
+    /// What is wrong with it.
+    pub(crate) fault: Option<Fault>,
+    late: bool,
+    ticket: u64,
     first_sent: Option<Instant>,
     sent: Option<Instant>,
 }
 
 impl Entry {
     /// A reading that has not been sent.
-    pub(crate) const fn new(seq: u64, stream: Stream, payload: Bytes, line: String) -> Self {
+    pub(crate) const fn new(
+        (seq, stream, class): (u64, Stream, Class),
+        payload: Bytes,
+        line: String,
+        fault: Option<Fault>,
+    ) -> Self {
         Self {
             seq,
             stream,
+            class,
             payload,
             line,
-            copies: 1,
-            late: false,
+            fault,
+            late: matches!(fault, Some(Fault::Reorder)),
+            ticket: 0,
             first_sent: None,
             sent: None,
+        }
+    }
+
+    /// Since it was sent for the first time.
+    pub(crate) fn waited(&self) -> Duration {
+        self.first_sent.map(|sent| sent.elapsed()).unwrap_or_default()
+    }
+
+    const fn copies(&self) -> u8 {
+        if matches!(self.fault, Some(Fault::Repeat)) {
+            2
+        } else {
+            1
         }
     }
 }
@@ -47,102 +85,108 @@ impl Entry {
 /// What to hand to the broker now.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Sending {
-    pub(crate) seq: u64,
+    /// Names it in the answer.
+    pub(crate) ticket: u64,
     pub(crate) stream: Stream,
     pub(crate) payload: Bytes,
+    /// How often it is sent each time.
     pub(crate) copies: u8,
-    /// Whether it has never been sent before.
+    /// Whether it is a reading that has never been sent before.
     pub(crate) first: bool,
-}
-
-/// What has been answered for good.
-#[derive(Debug)]
-pub(crate) struct Settled {
-    /// For `acknowledged.ndjson`.
-    pub(crate) line: String,
-    /// When it was first sent.
-    pub(crate) first_sent: Option<Instant>,
 }
 
 /// There is no room for a reading.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Full;
 
-/// The readings of one start, in the order of their numbers.
+/// The readings of one start, in the order in which they were made.
 #[derive(Debug)]
 pub(crate) struct Journal {
     entries: VecDeque<Entry>,
     in_flight: usize,
     readings_max: usize,
+    last_ticket: u64,
 }
 
 impl Journal {
-    /// A journal with room for so many readings; waveforms may use the first half of it.
+    /// A journal with room for so many readings; waveforms and what is stored may use the first half of it.
     pub(crate) const fn new(readings_max: usize) -> Self {
         Self {
             entries: VecDeque::new(),
             in_flight: 0,
             readings_max,
+            last_ticket: 0,
         }
     }
 
     /// Keeps a reading until it is settled.
-    pub(crate) fn keep(&mut self, entry: Entry) -> Result<(), Full> {
-        let room = match entry.stream {
-            Stream::Reading => self.readings_max,
-            Stream::Wave => self.readings_max.div_ceil(2),
-        };
-        if self.entries.len() >= room {
+    pub(crate) fn keep(&mut self, mut entry: Entry) -> Result<(), Full> {
+        if self.entries.len() >= self.room(entry.stream, entry.class) {
             return Err(Full);
         }
+        self.last_ticket += 1;
+        entry.ticket = self.last_ticket;
         self.entries.push_back(entry);
         Ok(())
     }
 
-    /// The oldest reading that is not in flight, now taken as sent; `None` when the window is full or nothing waits.
+    /// Whether what is not measured now may be put in, of which so many may wait.
+    pub(crate) fn has_room_for_stored(&self, waiting_max: usize) -> bool {
+        let waiting = self.entries.iter().filter(|entry| entry.class > Class::Live).count();
+        waiting < waiting_max && self.entries.len() < self.room(Stream::Reading, Class::Stored)
+    }
+
+    const fn room(&self, stream: Stream, class: Class) -> usize {
+        match (stream, class) {
+            (Stream::Reading | Stream::Event, Class::Alarm | Class::Live) => self.readings_max,
+            _ => self.readings_max.div_ceil(2),
+        }
+    }
+
+    /// The reading whose turn it is, now taken as sent; `None` when the window is full or nothing waits.
     pub(crate) fn send(&mut self, window: usize) -> Option<Sending> {
         if self.in_flight >= window {
             return None;
         }
-        let mut waiting = (0..self.entries.len()).filter(|at| self.entries[*at].sent.is_none());
-        let mut at = waiting.next()?;
+        let mut at = self.next_but(None)?;
         if self.entries[at].late {
-            let overtaking = waiting.next()?;
+            let overtaking = self.next_but(Some(at))?;
             self.entries[at].late = false;
             at = overtaking;
         }
         let now = Instant::now();
         let entry = &mut self.entries[at];
-        let first = entry.first_sent.is_none();
+        let first = entry.first_sent.is_none() && entry.class != Class::Replay;
         entry.first_sent.get_or_insert(now);
         entry.sent = Some(now);
         self.in_flight += 1;
-        let Entry {
-            seq, stream, copies, ..
-        } = *entry;
         Some(Sending {
-            seq,
-            stream,
-            copies,
+            ticket: entry.ticket,
+            stream: entry.stream,
+            copies: entry.copies(),
             first,
             payload: entry.payload.clone(),
         })
     }
 
-    /// Acknowledged, or refused for good: nothing more to send. `None` for the answer to a repeat.
-    pub(crate) fn settle(&mut self, seq: u64) -> Option<Settled> {
-        let at = self.position(seq)?;
-        let entry = self.entries.remove(at)?;
-        self.in_flight -= usize::from(entry.sent.is_some());
-        Some(Settled {
-            line: entry.line,
-            first_sent: entry.first_sent,
-        })
+    /// Where the next one is that is not in flight, the oldest of its class.
+    fn next_but(&self, but: Option<usize>) -> Option<usize> {
+        let waits = |at: &usize| self.entries[*at].sent.is_none() && Some(*at) != but;
+        (0..self.entries.len())
+            .filter(waits)
+            .min_by_key(|at| self.entries[*at].class)
     }
 
-    /// Refused for now: it is sent again, before everything that is younger and not in flight.
-    pub(crate) fn again(&mut self, seq: u64) {
-        if let Some(entry) = self.position(seq).and_then(|at| self.entries.get_mut(at)) {
+    /// Acknowledged, or refused for good: nothing more to send. `None` for the answer to a repeat.
+    pub(crate) fn settle(&mut self, ticket: u64) -> Option<Entry> {
+        let entry = self.entries.remove(self.position(ticket)?)?;
+        self.in_flight -= usize::from(entry.sent.is_some());
+        Some(entry)
+    }
+
+    /// Not taken now: sent again, before what is younger and not in flight.
+    pub(crate) fn again(&mut self, ticket: u64) {
+        if let Some(entry) = self.position(ticket).and_then(|at| self.entries.get_mut(at)) {
             self.in_flight -= usize::from(entry.sent.take().is_some());
         }
     }
@@ -168,8 +212,8 @@ impl Journal {
         self.entries.is_empty()
     }
 
-    fn position(&self, seq: u64) -> Option<usize> {
-        self.entries.iter().position(|entry| entry.seq == seq)
+    fn position(&self, ticket: u64) -> Option<usize> {
+        self.entries.iter().position(|entry| entry.ticket == ticket)
     }
 }
 
@@ -178,7 +222,11 @@ mod tests {
     use super::*;
 
     fn entry(seq: u64) -> Entry {
-        Entry::new(seq, Stream::Reading, Bytes::from(seq.to_string()), String::new())
+        of(seq, Stream::Reading, Class::Live, None)
+    }
+
+    fn of(seq: u64, stream: Stream, class: Class, fault: Option<Fault>) -> Entry {
+        Entry::new((seq, stream, class), Bytes::from(seq.to_string()), String::new(), fault)
     }
 
     fn journal(seqs: impl IntoIterator<Item = u64>) -> Journal {
@@ -189,7 +237,7 @@ mod tests {
 
     fn sent(journal: &mut Journal, window: usize) -> Vec<u64> {
         std::iter::from_fn(|| journal.send(window))
-            .map(|sending| sending.seq)
+            .map(|sending| sending.ticket)
             .collect()
     }
 
@@ -200,12 +248,12 @@ mod tests {
         assert!(journal.settle(2).is_some());
         journal.rewind();
         let again: Vec<_> = std::iter::from_fn(|| journal.send(4)).collect();
-        assert_eq!(again.iter().map(|s| s.seq).collect::<Vec<_>>(), [1, 3, 4, 5]);
+        assert_eq!(again.iter().map(|s| s.ticket).collect::<Vec<_>>(), [1, 3, 4, 5]);
         assert_eq!(
             again.iter().map(|s| s.first).collect::<Vec<_>>(),
             [false, false, false, true]
         );
-        assert!(again.iter().all(|s| s.payload == s.seq.to_string()));
+        assert!(again.iter().all(|s| s.payload == s.ticket.to_string()));
     }
 
     #[test]
@@ -227,7 +275,7 @@ mod tests {
         let mut journal = journal(1..=3);
         let mut taken = Vec::new();
         for attempt in 0..30 {
-            let sending = journal.send(1).map(|s| s.seq);
+            let sending = journal.send(1).map(|s| s.ticket);
             let Some(seq) = sending else { break };
             assert_eq!(journal.send(1), None);
             if attempt % 3 == 0 {
@@ -243,10 +291,7 @@ mod tests {
     #[test]
     fn a_full_journal_refuses_waveforms_first_and_keeps_what_it_has() {
         let mut journal = Journal::new(4);
-        let wave = |seq| Entry {
-            stream: Stream::Wave,
-            ..entry(seq)
-        };
+        let wave = |seq| of(seq, Stream::Wave, Class::Live, None);
         assert_eq!(
             (journal.keep(wave(1)), journal.keep(wave(2)), journal.keep(wave(3))),
             (Ok(()), Ok(()), Err(Full))
@@ -255,13 +300,15 @@ mod tests {
             (journal.keep(entry(4)), journal.keep(entry(5)), journal.keep(entry(6))),
             (Ok(()), Ok(()), Err(Full))
         );
-        assert_eq!(sent(&mut journal, 10), [1, 2, 4, 5]);
+        assert_eq!(payloads(&mut journal), ["1", "2", "4", "5"]);
     }
 
     #[test]
     fn a_late_reading_is_overtaken_once() {
         let mut journal = journal([]);
-        journal.keep(Entry { late: true, ..entry(1) }).expect("room");
+        journal
+            .keep(of(1, Stream::Reading, Class::Live, Some(Fault::Reorder)))
+            .expect("room");
         assert_eq!(journal.send(8), None);
         journal.keep(entry(2)).expect("room");
         journal.keep(entry(3)).expect("room");
@@ -271,9 +318,46 @@ mod tests {
     #[test]
     fn at_the_end_nothing_waits_to_be_overtaken() {
         let mut journal = journal([]);
-        journal.keep(Entry { late: true, ..entry(1) }).expect("room");
+        journal
+            .keep(of(1, Stream::Reading, Class::Live, Some(Fault::Reorder)))
+            .expect("room");
         journal.release();
         assert_eq!(sent(&mut journal, 8), [1]);
+    }
+
+    fn payloads(journal: &mut Journal) -> Vec<Bytes> {
+        std::iter::from_fn(|| journal.send(100))
+            .map(|sending| sending.payload)
+            .collect()
+    }
+
+    #[test]
+    fn alarms_go_first_then_what_is_live_then_what_was_stored_each_in_order() {
+        let mut journal = Journal::new(100);
+        for (seq, class) in [
+            (1, Class::Stored),
+            (2, Class::Stored),
+            (11, Class::Live),
+            (12, Class::Live),
+            (13, Class::Alarm),
+        ] {
+            journal.keep(of(seq, Stream::Reading, class, None)).expect("room");
+        }
+        assert_eq!(payloads(&mut journal), ["13", "11", "12", "1", "2"]);
+    }
+
+    #[test]
+    fn what_is_stored_leaves_room_for_what_is_live() {
+        let mut journal = Journal::new(4);
+        assert!(journal.has_room_for_stored(2));
+        for seq in 1..=2 {
+            journal
+                .keep(of(seq, Stream::Reading, Class::Stored, None))
+                .expect("room");
+        }
+        assert!(!journal.has_room_for_stored(2) && !journal.has_room_for_stored(100));
+        assert_eq!(journal.keep(entry(3)), Ok(()));
+        assert_eq!(journal.keep(of(4, Stream::Reading, Class::Replay, None)), Err(Full));
     }
 
     #[test]

@@ -27,6 +27,11 @@ impl Histogram {
         self.total += 1;
     }
 
+    /// How many durations were recorded.
+    pub(super) const fn total(&self) -> u64 {
+        self.total
+    }
+
     /// The duration that so many hundredths of all stay below, in milliseconds; 0 while nothing is recorded.
     pub(super) fn percentile_ms(&self, hundredths: u64) -> f64 {
         let rank = (self.total * hundredths).div_ceil(100).max(1);

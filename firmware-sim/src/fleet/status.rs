@@ -1,8 +1,10 @@
-//! The fleet's own account: `status.json` for whoever watches, `acknowledged.ndjson` for whoever compares with the chain.
+//! The fleet's own account: `status.json` for whoever watches, lists of readings for whoever compares with the chain.
 
 use std::{
-    io,
+    collections::BTreeMap,
+    fmt, io,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -23,6 +25,8 @@ const EVERY: Duration = Duration::from_millis(500);
 const LOG_EVERY: u32 = 20;
 /// Notes taken at a time; their lines are written at once.
 const NOTES_AT_ONCE: usize = 1_024;
+/// What devices without a profile are called beside those with one.
+const USUAL: &str = "usual";
 
 /// Percentiles in milliseconds.
 #[derive(Debug, Serialize)]
@@ -36,51 +40,156 @@ struct Latency {
     publish_to_puback: Percentiles,
 }
 
+/// What became of the readings.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Summary {
+    /// Connections that are there now.
+    pub connected: u64,
+    /// Readings that were sent, however often.
+    pub published: u64,
+    /// Readings that were acknowledged.
+    pub acknowledged: u64,
+    /// Readings that were refused for good.
+    pub refused: u64,
+    /// Numbers that were used and not sent.
+    pub unkept: u64,
+    /// Messages that were sent once more after they had been acknowledged, and answered.
+    pub replayed: u64,
+    /// Answers that were others than they had to be.
+    pub unexpected: u64,
+}
+
+impl Summary {
+    /// Readings that have no answer.
+    #[must_use]
+    pub const fn unanswered(&self) -> u64 {
+        self.published.saturating_sub(self.acknowledged + self.refused)
+    }
+
+    /// Whether every reading was answered, and as it had to be.
+    #[must_use]
+    pub const fn is_as_expected(&self) -> bool {
+        self.unexpected == 0 && self.unanswered() == 0
+    }
+}
+
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "published {}, acknowledged {}, refused {}, without an answer {}, used and not sent {}, sent once more {}, \
+             answered unexpectedly {}",
+            self.published,
+            self.acknowledged,
+            self.refused,
+            self.unanswered(),
+            self.unkept,
+            self.replayed,
+            self.unexpected
+        )
+    }
+}
+
 /// `status.json`.
 #[derive(Debug, Serialize)]
-struct Report {
+struct Report<'a> {
     devices: usize,
-    connected: u64,
-    published: u64,
-    acknowledged: u64,
-    refused: u64,
-    unkept: u64,
+    #[serde(flatten)]
+    summary: Summary,
+    /// Of all devices.
     latency_ms: Latency,
+    /// The same of those with this profile, and of those without one as `usual`; empty if nobody has a profile.
+    profiles: BTreeMap<&'a str, Part>,
+}
+
+/// What belongs to one profile.
+#[derive(Debug, Serialize)]
+struct Part {
+    acknowledged: u64,
+    latency_ms: Latency,
+}
+
+impl Part {
+    fn of(waited: &Histogram) -> Self {
+        Self {
+            acknowledged: waited.total(),
+            latency_ms: Latency {
+                publish_to_puback: Percentiles {
+                    p50: waited.percentile_ms(50),
+                    p99: waited.percentile_ms(99),
+                },
+            },
+        }
+    }
+}
+
+/// A list of the account: a JSON line for each.
+#[derive(Debug)]
+struct List {
+    file: File,
+    lines: String,
+}
+
+impl List {
+    async fn open(data_dir: &Path, name: &str) -> io::Result<Self> {
+        let path = data_dir.join(name);
+        Ok(Self {
+            file: OpenOptions::new().create(true).append(true).open(path).await?,
+            lines: String::new(),
+        })
+    }
+
+    fn add(&mut self, line: &str) {
+        self.lines.push_str(line);
+        self.lines.push('\n');
+    }
+
+    async fn write(&mut self) -> io::Result<()> {
+        if self.lines.is_empty() {
+            return Ok(());
+        }
+        self.file.write_all(self.lines.as_bytes()).await?;
+        self.lines.clear();
+        self.file.flush().await
+    }
 }
 
 /// Counts the notes of all devices; the only one that writes the files.
 #[derive(Debug)]
 pub(super) struct Status {
     path: PathBuf,
-    acknowledged_file: File,
+    acknowledged: List,
+    refused: List,
+    missing: List,
+    capture: Option<List>,
     devices: usize,
-    connected: u64,
-    published: u64,
-    acknowledged: u64,
-    refused: u64,
-    unkept: u64,
-    waited: Histogram,
+    summary: Summary,
+    /// Of all devices, and of each profile; anew when every device has a connection for the first time, so that a fleet that
+    /// connects is not taken for one that measures.
+    waited: (Histogram, BTreeMap<Option<Arc<str>>, Histogram>),
+    were_all_connected: bool,
 }
 
 impl Status {
-    pub(super) async fn open(data_dir: &Path, devices: usize) -> io::Result<Self> {
-        let acknowledged = data_dir.join("acknowledged.ndjson");
-        let acknowledged_file = OpenOptions::new().create(true).append(true).open(acknowledged).await?;
+    pub(super) async fn open(data_dir: &Path, devices: usize, captures: bool) -> io::Result<Self> {
         Ok(Self {
             path: data_dir.join("status.json"),
-            acknowledged_file,
+            acknowledged: List::open(data_dir, "acknowledged.ndjson").await?,
+            refused: List::open(data_dir, "refused.ndjson").await?,
+            missing: List::open(data_dir, "missing.ndjson").await?,
+            capture: match captures {
+                true => Some(List::open(data_dir, "capture.ndjson").await?),
+                false => None,
+            },
             devices,
-            connected: 0,
-            published: 0,
-            acknowledged: 0,
-            refused: 0,
-            unkept: 0,
-            waited: Histogram::new(),
+            summary: Summary::default(),
+            waited: (Histogram::new(), BTreeMap::new()),
+            were_all_connected: false,
         })
     }
 
     /// Counts until the last device is gone, then writes the last status.
-    pub(super) async fn keep(mut self, mut inbox: mpsc::Receiver<Note>) -> io::Result<()> {
+    pub(super) async fn keep(mut self, mut inbox: mpsc::Receiver<Note>) -> io::Result<Summary> {
         let mut clock = time::interval(EVERY);
         clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (mut notes, mut ticks) = (Vec::with_capacity(NOTES_AT_ONCE), 0_u32);
@@ -90,7 +199,14 @@ impl Status {
                     if count == 0 {
                         break;
                     }
-                    self.count(&mut notes).await?;
+                    notes.drain(..).for_each(|note| self.count(note));
+                    // In the file before it is in the status: whoever reads both never misses a line.
+                    for list in [&mut self.acknowledged, &mut self.refused, &mut self.missing] {
+                        list.write().await?;
+                    }
+                    if let Some(list) = &mut self.capture {
+                        list.write().await?;
+                    }
                 }
                 _ = clock.tick() => {
                     self.write().await?;
@@ -102,45 +218,64 @@ impl Status {
             }
         }
         self.log();
-        self.write().await
+        self.write().await?;
+        Ok(self.summary)
     }
 
-    async fn count(&mut self, notes: &mut Vec<Note>) -> io::Result<()> {
-        let mut lines = String::new();
-        for note in notes.drain(..) {
-            match note {
-                Note::Connected => self.connected += 1,
-                Note::Disconnected => self.connected -= 1,
-                Note::Published => self.published += 1,
-                Note::Refused => self.refused += 1,
-                Note::Unkept => self.unkept += 1,
-                Note::Acknowledged { line, waited } => {
-                    self.acknowledged += 1;
-                    self.waited.record(waited);
-                    lines.push_str(&line);
-                    lines.push('\n');
+    fn count(&mut self, note: Note) {
+        let now = &mut self.summary;
+        match note {
+            Note::Connected => {
+                now.connected += 1;
+                if now.connected == self.devices as u64 && !std::mem::replace(&mut self.were_all_connected, true) {
+                    self.waited = (Histogram::new(), BTreeMap::new());
                 }
             }
+            Note::Disconnected => now.connected -= 1,
+            Note::Published { capture } => {
+                now.published += 1;
+                if let (Some(list), Some(line)) = (&mut self.capture, capture) {
+                    list.add(&line);
+                }
+            }
+            Note::Refused { line, is_unexpected } => {
+                now.refused += 1;
+                now.unexpected += u64::from(is_unexpected);
+                self.refused.add(&line);
+            }
+            Note::Unkept => now.unkept += 1,
+            Note::Missing(line) => self.missing.add(&line),
+            Note::Replayed { is_unexpected } => {
+                now.replayed += 1;
+                now.unexpected += u64::from(is_unexpected);
+            }
+            Note::Acknowledged {
+                line,
+                waited,
+                profile,
+                is_unexpected,
+            } => {
+                now.acknowledged += 1;
+                now.unexpected += u64::from(is_unexpected);
+                let (all, parts) = &mut self.waited;
+                all.record(waited);
+                parts.entry(profile).or_insert_with(Histogram::new).record(waited);
+                self.acknowledged.add(&line);
+            }
         }
-        // In the file before it is in the status: whoever reads both never misses a line.
-        self.acknowledged_file.write_all(lines.as_bytes()).await?;
-        self.acknowledged_file.flush().await
     }
 
-    fn report(&self) -> Report {
+    fn report(&self) -> Report<'_> {
+        let (all, parts) = &self.waited;
+        let is_divided = parts.keys().any(Option::is_some);
+        let profiles = parts.iter().filter(|_| is_divided);
         Report {
             devices: self.devices,
-            connected: self.connected,
-            published: self.published,
-            acknowledged: self.acknowledged,
-            refused: self.refused,
-            unkept: self.unkept,
-            latency_ms: Latency {
-                publish_to_puback: Percentiles {
-                    p50: self.waited.percentile_ms(50),
-                    p99: self.waited.percentile_ms(99),
-                },
-            },
+            summary: self.summary,
+            latency_ms: Part::of(all).latency_ms,
+            profiles: profiles
+                .map(|(name, waited)| (name.as_deref().unwrap_or(USUAL), Part::of(waited)))
+                .collect(),
         }
     }
 
@@ -152,16 +287,8 @@ impl Status {
     }
 
     fn log(&self) {
-        let Self {
-            devices,
-            connected,
-            published,
-            acknowledged,
-            refused,
-            unkept,
-            ..
-        } = self;
-        tracing::info!(devices, connected, published, acknowledged, refused, unkept, "fleet");
+        let Summary { connected, .. } = self.summary;
+        tracing::info!(devices = self.devices, connected, "fleet: {}", self.summary);
     }
 }
 
@@ -173,20 +300,35 @@ mod tests {
     async fn the_account_says_what_the_devices_said() {
         let folder = tempfile::tempdir().expect("a folder");
         let (notes, inbox) = mpsc::channel(100);
-        let status = Status::open(folder.path(), 2).await.expect("open");
+        let status = Status::open(folder.path(), 2, true).await.expect("open");
         let account = tokio::spawn(status.keep(inbox));
         notes.send(Note::Connected).await.expect("open");
         notes.send(Note::Connected).await.expect("open");
         for n in 1..=10_u64 {
-            notes.send(Note::Published).await.expect("open");
-            let (line, waited) = (format!(r#"{{"seq":{n}}}"#), Duration::from_millis(n));
-            notes.send(Note::Acknowledged { line, waited }).await.expect("open");
+            let capture = Some(r#"{"topic":"t"}"#.to_owned());
+            notes.send(Note::Published { capture }).await.expect("open");
+            let note = Note::Acknowledged {
+                line: format!(r#"{{"seq":{n}}}"#),
+                waited: Duration::from_millis(n),
+                profile: (n == 10).then(|| "hot".into()),
+                is_unexpected: n == 3,
+            };
+            notes.send(note).await.expect("open");
         }
         notes.send(Note::Disconnected).await.expect("open");
-        notes.send(Note::Refused).await.expect("open");
+        let refused = Note::Refused {
+            line: r#"{"seq":11}"#.to_owned(),
+            is_unexpected: false,
+        };
+        notes.send(refused).await.expect("open");
+        notes
+            .send(Note::Missing(r#"{"from":12}"#.to_owned()))
+            .await
+            .expect("open");
         notes.send(Note::Unkept).await.expect("open");
         drop(notes);
-        account.await.expect("joined").expect("written");
+        let summary = account.await.expect("joined").expect("written");
+        assert!(!summary.is_as_expected(), "{summary}");
         let text = std::fs::read_to_string(folder.path().join("status.json")).expect("written");
         let status: serde_json::Value = serde_json::from_str(&text).expect("JSON");
         assert_eq!(
@@ -205,7 +347,19 @@ mod tests {
             .as_f64()
             .expect("a number");
         assert!((4.9..=5.1).contains(&p50), "{p50}");
-        let lines = std::fs::read_to_string(folder.path().join("acknowledged.ndjson")).expect("written");
-        assert_eq!(lines.lines().count(), 10);
+        assert_eq!(status["unexpected"].as_u64(), Some(1));
+        let part = |name: &str| status["profiles"][name]["acknowledged"].as_u64();
+        assert_eq!((part("usual"), part("hot")), (Some(9), Some(1)));
+        let lines = |name: &str| {
+            let text = std::fs::read_to_string(folder.path().join(name)).expect("written");
+            text.lines().count()
+        };
+        let files = [
+            "acknowledged.ndjson",
+            "refused.ndjson",
+            "missing.ndjson",
+            "capture.ndjson",
+        ];
+        assert_eq!(files.map(lines), [10, 1, 1, 10]);
     }
 }

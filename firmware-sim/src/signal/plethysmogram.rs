@@ -97,7 +97,7 @@ mod tests {
             let measured = &message.observations[0];
             match message.stream {
                 Stream::Wave => samples.extend(measured.samples.clone().expect("a waveform").data),
-                Stream::Reading => rates.push(measured.value.map(|v| v.parts().0)),
+                Stream::Reading | Stream::Event => rates.push(measured.value.map(|v| v.parts().0)),
             }
         }
         (samples, rates)

@@ -8,6 +8,7 @@
 mod door;
 mod hooks;
 mod quota;
+mod rate;
 mod retained;
 mod rights;
 
@@ -33,6 +34,7 @@ use self::{
     door::{Door, Limits},
     hooks::Hooks,
     quota::Quota,
+    rate::Rates,
     retained::States,
 };
 use super::Error;
@@ -83,6 +85,10 @@ pub struct Config {
     pub login_timeout_ms: u64,
     /// Messages a client may have unacknowledged.
     pub in_flight_max: std::num::NonZeroU16,
+    /// Messages a second that a device may publish; what is above is answered with 0x97, and the device keeps it.
+    pub device_messages_per_s_max: std::num::NonZeroU32,
+    /// Messages that it may publish at once after a pause, e.g. what it stored without a connection.
+    pub device_burst_messages_max: std::num::NonZeroU32,
 }
 
 impl Default for Config {
@@ -99,6 +105,8 @@ impl Default for Config {
             unauthenticated_per_address_max: 128,
             login_timeout_ms: 10_000,
             in_flight_max: const { std::num::NonZeroU16::new(20).expect("not zero") },
+            device_messages_per_s_max: const { std::num::NonZeroU32::new(50).expect("not zero") },
+            device_burst_messages_max: const { std::num::NonZeroU32::new(500).expect("not zero") },
         }
     }
 }
@@ -212,7 +220,11 @@ impl Broker {
             .await;
         *context.extends.retain_mut().await = Box::new(States::default());
         let quota = Quota::of(config.sessions_per_user_max);
-        Hooks::register(&context, (users, quota, door.guests()), intake).await;
+        let rates = Rates::of(
+            config.device_messages_per_s_max.get(),
+            config.device_burst_messages_max.get(),
+        );
+        Hooks::register(&context, (users, quota, door.guests(), rates), intake).await;
         let server = MqttServer::new(context.clone())
             .listener_by_id(listener, LISTENER)
             .build();
@@ -450,6 +462,51 @@ mod tests {
             "a repetition"
         );
         assert_eq!(house.home.outbox.report().await.expect("runs").counters.duplicates, 1);
+    }
+
+    #[tokio::test]
+    async fn a_device_that_is_too_fast_keeps_its_reading_and_the_others_are_heard() {
+        let house = house_with(|config| {
+            config.device_messages_per_s_max = std::num::NonZeroU32::MIN;
+            config.device_burst_messages_max = std::num::NonZeroU32::new(2).expect("not zero");
+        })
+        .await;
+        let (client, mut packets) = house.client("oximeter", "oximeter-pw");
+        tokio::spawn(async move { while packets.recv().await.is_some() {} });
+        let mut notices = Vec::new();
+        for seq in 1..=6 {
+            let payload = house.home.oximeter.reading(seq, 97).as_bytes().to_vec();
+            let notice = client.publish_tracked(OWN, payload, PublishOptions::at_least_once());
+            notices.push(notice.await.expect("queued"));
+        }
+        let mut answers = Vec::new();
+        for notice in notices {
+            match timeout(PATIENCE, notice.wait_async()).await.expect("answered") {
+                Ok(PublishResult::Qos1(ack)) => answers.push(ack.reason),
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!(answers[..2], [PubAckReason::Success; 2]);
+        assert!(answers[2..].contains(&PubAckReason::QuotaExceeded), "{answers:?}");
+        let noise = house.publish("scale", "vitalfog/v1/home-1/scale-1/reading", b"x").await;
+        assert_eq!(
+            noise,
+            PubAckReason::PayloadFormatInvalid,
+            "the scale has a rate of its own"
+        );
+        let taken = answers
+            .iter()
+            .filter(|answer| **answer == PubAckReason::Success)
+            .count();
+        let report = house.home.outbox.report().await.expect("runs");
+        assert_eq!(
+            report.counters.acknowledged, taken as u64,
+            "what was not taken is in no list"
+        );
+        // A client of MQTT 3.1.1 would not understand: it is disconnected without a PUBACK.
+        let mut old = house.old_client("oximeter").await;
+        let reading = house.home.oximeter.reading(9, 97);
+        assert_eq!(publish_old(&mut old, OWN, reading.as_bytes()).await, [0; 0]);
     }
 
     #[tokio::test]

@@ -22,9 +22,10 @@ pub const DIGESTS_MAX: usize = 256;
 pub const GAPS_MAX: usize = 256;
 /// Starts kept for each device; the one unused for longest is dropped first.
 pub const BOOTS_MAX: usize = 1_024;
-/// Starts kept of all devices together; the one unused for longest is dropped first. With all their digests and gaps they
-/// are less than 200 MB of memory, and far less if most starts are short.
-pub const STREAMS_MAX: usize = 8_192;
+/// Starts kept of all devices together; the one unused for longest is dropped first. More than there may be devices: the
+/// start of a device that is heard is not dropped, or its next number would look like a gap. With all their digests and gaps
+/// they are less than 400 MB of memory, and far less if most starts are short.
+pub const STREAMS_MAX: usize = 16_384;
 
 /// How far one start of a device has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]

@@ -155,21 +155,28 @@ impl Network {
     /// # Errors
     /// [`Fault::File`].
     pub fn fleet_program(&self, recordings: Option<&Path>, speed: f64) -> Result<Program, Fault> {
+        let mut habits = json!({ "speed": speed });
+        if let Some(recordings) = recordings {
+            habits["recordings"] = json!(recordings);
+        }
+        self.fleet_program_with(habits)
+    }
+
+    /// The same, with these settings of `firmware-sim` besides where everything is.
+    ///
+    /// # Errors
+    /// [`Fault::File`].
+    pub fn fleet_program_with(&self, mut config: Json) -> Result<Program, Fault> {
         let device = |d: &Device| {
             json!({"id": d.id, "kind": d.kind, "key_file": d.key_file, "user": d.id,
                    "password_file": d.password.file, "recording": d.recording})
         };
         let devices: Vec<_> = self.household.devices.iter().map(device).collect();
-        let mut config = json!({
-            "gateway": GATEWAY,
-            "data_dir": self.fleet_data_dir(),
-            "devices": self.folder.write("fleet/devices.json", pretty(&devices))?,
-            "speed": speed,
-            "mqtt": {"address": self.ports.mqtt(), "ca": self.ca_file},
-        });
-        if let Some(recordings) = recordings {
-            config["recordings"] = json!(recordings);
-        }
+        config["gateway"] = json!(GATEWAY);
+        config["data_dir"] = json!(self.fleet_data_dir());
+        config["devices"] = json!(self.folder.write("fleet/devices.json", pretty(&devices))?);
+        config["mqtt"]["address"] = json!(self.ports.mqtt());
+        config["mqtt"]["ca"] = json!(self.ca_file);
         std::fs::create_dir_all(self.fleet_data_dir()).map_err(Fault::file(self.fleet_data_dir()))?;
         let config = self.folder.write_toml("fleet/config.toml", &config)?;
         self.program("firmware-sim", "fleet", config)

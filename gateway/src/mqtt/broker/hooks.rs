@@ -27,6 +27,7 @@ use rmqtt::{
 use super::{
     door::Guests,
     quota::Quota,
+    rate::Rates,
     rights::{Rights, Users},
 };
 use crate::{
@@ -49,6 +50,7 @@ pub(super) struct Hooks {
     users: Users,
     quota: Quota,
     guests: Guests,
+    rates: Rates,
     intake: Intake,
 }
 
@@ -56,7 +58,7 @@ impl Hooks {
     /// Answers from now on.
     pub(super) async fn register(
         context: &ServerContext,
-        (users, quota, guests): (Users, Quota, Guests),
+        (users, quota, guests, rates): (Users, Quota, Guests, Rates),
         intake: Intake,
     ) {
         let hooks = Self {
@@ -64,6 +66,7 @@ impl Hooks {
             users,
             quota,
             guests,
+            rates,
             intake,
         };
         let register = context.extends.hook_mgr().register();
@@ -132,9 +135,17 @@ impl Hooks {
     }
 
     async fn publish(&self, session: &Session, publish: &Publish) -> PublishAclResult {
-        let taken = tokio::time::timeout(TAKE_TIMEOUT, self.take(session, publish)).await;
         // A client of MQTT 3.1.1 would get a plain PUBACK for what was not taken: it is disconnected instead.
         let understands = session.protocol().await.is_ok_and(|level| level == MQTT_LEVEL_5);
+        if !self.rates.take(&self.whose(session, publish)) {
+            metrics::counter!("gateway_mqtt_refused_total", "what" => "rate").increment(1);
+            let why = format!(
+                "too fast: at most {} messages a second; wait and send it again",
+                self.rates.messages_per_s()
+            );
+            return answer(PublishAckReason::QuotaExceeded, why, !understands);
+        }
+        let taken = tokio::time::timeout(TAKE_TIMEOUT, self.take(session, publish)).await;
         match taken {
             Ok(Ok(Taken::Durable)) => PublishAclResult::allow(),
             Ok(Ok(Taken::Refused(device, refusal))) => {
@@ -156,6 +167,17 @@ impl Hooks {
                     !understands,
                 )
             }
+        }
+    }
+
+    /// Whose rate a message counts for: the device's under whose topic it may come, else the user's.
+    fn whose(&self, session: &Session, publish: &Publish) -> String {
+        let user = session.id.username_ref();
+        let own = |topic: &Topic| self.users.rights(user).is_some_and(|rights| rights.may_publish(topic));
+        match Topic::parse(self.intake.gateway(), &publish.topic) {
+            Ok(topic) if own(&topic) => topic.device.to_string(),
+            // No device's name has a colon.
+            _ => format!("user:{user}"),
         }
     }
 

@@ -1,0 +1,284 @@
+//! Judges the messages of a foreign device as the gateway would, and says for each what is wrong and what to change.
+//!
+//! What the gateway refuses is a *fault*, and so is what loses readings without a refusal (QoS 0, a number used twice or
+//! left out). *Advice* is what works and could be better. Decoding, signature, codes and limits are `record`'s, the same
+//! that the gateway uses; `tests/peers/devices.py` sends the same messages to a gateway and compares.
+
+mod capture;
+mod numbers;
+mod signature;
+mod topic;
+
+use std::{collections::HashMap, fmt};
+
+use record::{
+    canonical::{Digest, Domain},
+    ids::{DeviceId, GatewayId, ReadingId},
+    observation::{LAG_FLAG_MS, Observation, SKEW_FLAG_MS},
+    reading::{READING_BYTES_MAX, Reading, Reason, Refusal, SignedReading, TimeQuality},
+    signature::PublicKey,
+};
+
+pub(crate) use capture::line as captured_line;
+pub use capture::{Captured, NotCaptured};
+use numbers::{Numbers, Place};
+use topic::{Channel, Topic};
+
+/// A state message has at most so many bytes.
+const STATE_BYTES_MAX: usize = 4_096;
+
+/// Something to say about a message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// Whether it has to be changed.
+    pub is_fault: bool,
+    /// The reason's word, or the name of the rule.
+    pub rule: &'static str,
+    /// What to change.
+    pub sentence: String,
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let weight = if self.is_fault { "FAULT" } else { "advice" };
+        write!(f, "{weight} {}: {}", self.rule, self.sentence)
+    }
+}
+
+fn fault(rule: &'static str, sentence: impl Into<String>) -> Finding {
+    Finding {
+        is_fault: true,
+        rule,
+        sentence: sentence.into(),
+    }
+}
+
+fn advice(rule: &'static str, sentence: impl Into<String>) -> Finding {
+    Finding {
+        is_fault: false,
+        rule,
+        sentence: sentence.into(),
+    }
+}
+
+/// What a message is, and what there is to say about it.
+#[derive(Debug)]
+pub struct Verdict {
+    /// In a few words, without any measured value.
+    pub what: String,
+    /// All findings.
+    pub findings: Vec<Finding>,
+}
+
+/// Knows the devices, and what they have sent so far.
+#[derive(Debug)]
+pub struct Judge {
+    gateway: GatewayId,
+    keys: HashMap<DeviceId, PublicKey>,
+    numbers: Numbers,
+}
+
+impl Judge {
+    /// A judge of the devices of one gateway; with `from_the_start` the first number of each boot must be 1.
+    #[must_use]
+    pub fn new(gateway: GatewayId, keys: HashMap<DeviceId, PublicKey>, from_the_start: bool) -> Self {
+        Self {
+            gateway,
+            keys,
+            numbers: Numbers::new(from_the_start),
+        }
+    }
+
+    /// Judges the next message.
+    pub fn judge(&mut self, message: &Captured) -> Verdict {
+        let topic = match Topic::parse(&self.gateway, &message.topic) {
+            Ok(topic) => topic,
+            Err(refusal) => {
+                return Verdict {
+                    what: "a message under a strange topic".to_owned(),
+                    findings: vec![self.refused(&refusal, message)],
+                };
+            }
+        };
+        match topic.channel {
+            Channel::Reading | Channel::Wave | Channel::Event => self.reading(&topic, message),
+            Channel::State => state(message),
+            Channel::Ack | Channel::Command => Verdict {
+                what: format!("{}: from the gateway", topic.channel.as_str()),
+                findings: Vec::new(),
+            },
+            Channel::Error => Verdict {
+                what: format!("the gateway refuses a message of {}", topic.device),
+                findings: Vec::new(),
+            },
+        }
+    }
+
+    /// What is missing at the end: each a fault, because nothing later filled the gap.
+    #[must_use]
+    pub fn missing(&self) -> Vec<Finding> {
+        let sentence = |gap: numbers::Gap| {
+            let (device, boot, from, to) = gap;
+            let which = if from == to {
+                format!("{from}")
+            } else {
+                format!("{from} to {to}")
+            };
+            format!(
+                "{device}, boot {boot}: {which} never came. Number every message by one more than the last and send it until \
+                 it is acknowledged; a hospital is told of each number that is missing"
+            )
+        };
+        self.numbers.missing().map(|gap| fault("gap", sentence(gap))).collect()
+    }
+
+    fn reading(&mut self, topic: &Topic, message: &Captured) -> Verdict {
+        let mut findings = delivery(message);
+        let reading = match self.genuine(topic, message) {
+            Ok(reading) => reading,
+            Err(refusal) => {
+                findings.push(self.refused(&refusal, message));
+                return Verdict {
+                    what: format!("a message of {}", topic.device),
+                    findings,
+                };
+            }
+        };
+        let received_ms = message.received_ms.unwrap_or_else(now_ms);
+        if let Err(refusal) = Observation::of(&reading, received_ms) {
+            findings.push(self.refused(&refusal, message));
+        }
+        findings.extend(clock(&reading, received_ms));
+        let (id, digest) = (reading.id(), Digest::of(Domain::READING, &[&message.payload]));
+        let place = self.numbers.record(&id, digest, reading.up_ms);
+        findings.extend(sequence(&id, place));
+        let again = if place == Place::Repeated { ", sent again" } else { "" };
+        Verdict {
+            what: format!("{} {id}{again}", topic.channel.as_str()),
+            findings,
+        }
+    }
+
+    fn genuine(&self, topic: &Topic, message: &Captured) -> Result<Reading, Refusal> {
+        let signed = SignedReading::receive(&message.payload)?;
+        let reading = signed.decode(|device| self.keys.get(device).copied())?;
+        if reading.device == topic.device {
+            return Ok(reading);
+        }
+        let detail = format!(
+            "a reading of {} came under the topic of {}",
+            reading.device, topic.device
+        );
+        Err(Refusal::new(Reason::WrongTopic, detail))
+    }
+
+    fn refused(&self, refusal: &Refusal, message: &Captured) -> Finding {
+        let more = match refusal.reason {
+            Reason::WrongSignature => signature::mistake(&message.payload, &self.keys).map(str::to_owned),
+            Reason::TooLarge => Some(format!(
+                "split it: fewer observations, or a waveform in blocks of one second, below {READING_BYTES_MAX} bytes"
+            )),
+            Reason::Malformed => Some("docs/devices/reading.cddl and reading.schema.json have every field".to_owned()),
+            _ => None,
+        };
+        let sentence = match more {
+            Some(more) => format!("{}; {more}", refusal.detail),
+            None => refusal.detail.clone(),
+        };
+        fault(refusal.reason.as_str(), sentence)
+    }
+}
+
+/// How it was published.
+fn delivery(message: &Captured) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    if message.qos.is_some_and(|qos| qos != 1) {
+        findings.push(fault(
+            "qos",
+            "publish with QoS 1: with 0 nothing says whether it arrived, with 2 nothing is gained",
+        ));
+    }
+    if message.retain == Some(true) {
+        findings.push(fault(
+            "retain",
+            "publish readings without the retain flag; only `state` is retained",
+        ));
+    }
+    findings
+}
+
+/// What the clock says of itself, and what it is worth.
+fn clock(reading: &Reading, received_ms: i64) -> Option<Finding> {
+    match reading.wall {
+        None if reading.time_quality == TimeQuality::Synced => Some(advice(
+            "clock",
+            "time_quality is synced but there is no wall; a device without a clock says relative",
+        )),
+        Some(wall) if wall > received_ms.saturating_add(SKEW_FLAG_MS) => Some(advice(
+            "clock",
+            "wall is more than 5 minutes ahead, so its time is served as unknown; is it in milliseconds since 1970, UTC?",
+        )),
+        Some(wall) if wall < received_ms.saturating_sub(LAG_FLAG_MS) => Some(advice(
+            "clock",
+            "wall is more than 30 days behind, so its time is served as unknown; is it in milliseconds since 1970? Leave it \
+             out while the clock is not set",
+        )),
+        _ => None,
+    }
+}
+
+fn sequence(id: &ReadingId, place: Place) -> Option<Finding> {
+    match place {
+        Place::Next | Place::Repeated | Place::Late => None,
+        Place::Ahead => Some(advice(
+            "order",
+            format!("{id} came before smaller numbers; it is a gap until they come"),
+        )),
+        Place::Reused => Some(fault(
+            Reason::Equivocation.as_str(),
+            format!(
+                "number {} of this boot was used for another message; keep the bytes of a message and send them again as \
+                     they are, and make the boot id anew at each start",
+                id.seq
+            ),
+        )),
+        Place::OldBoot => Some(fault(
+            "boot",
+            "the counter of the boot id is not above that of the boot before; keep it in flash and count it up, durably, \
+             before the first message of a start",
+        )),
+        Place::Backwards => Some(fault(
+            "up-ms",
+            "up_ms is smaller than that of a smaller number; it counts milliseconds since this boot, and never back",
+        )),
+    }
+}
+
+fn state(message: &Captured) -> Verdict {
+    let mut findings = Vec::new();
+    if message.payload.len() > STATE_BYTES_MAX {
+        findings.push(fault(
+            "state",
+            format!("a state message has at most {STATE_BYTES_MAX} bytes"),
+        ));
+    }
+    let said: Result<serde_json::Value, _> = serde_json::from_slice(&message.payload);
+    let is_said = said.is_ok_and(|said| said["online"].is_boolean());
+    if !is_said && !message.payload.is_empty() {
+        findings.push(advice(
+            "state",
+            "state is JSON with at least \"online\": true or false (docs/devices/answers.schema.json)",
+        ));
+    }
+    Verdict {
+        what: "state".to_owned(),
+        findings,
+    }
+}
+
+fn now_ms() -> i64 {
+    jiff::Timestamp::now().as_millisecond()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,311 @@
+//! Each rule is broken once, and only once, by a message that is right otherwise.
+
+use super::*;
+use record::{
+    decimal::Decimal,
+    ids::BootId,
+    reading::{Measured, MeasurementState},
+    signature::SigningKey,
+    vital::SIGNS,
+};
+
+const NOW: i64 = 1_790_000_000_000;
+const OWN: &str = "vitalfog/v1/home-1/scale-1/reading";
+
+fn reading(seq: u64) -> Reading {
+    Reading {
+        v: record::reading::VERSION,
+        device: "scale-1".parse().expect("good"),
+        boot: BootId { counter: 3, random: 9 },
+        seq,
+        up_ms: 1_000 * seq,
+        wall: Some(NOW),
+        time_quality: TimeQuality::Synced,
+        observations: vec![Measured {
+            code: "29463-7".to_owned(),
+            value: Some(Decimal::whole(71)),
+            samples: None,
+            unit: "kg".to_owned(),
+            state: MeasurementState::Valid,
+        }],
+    }
+}
+
+fn message(topic: &str, payload: &[u8]) -> Captured {
+    Captured {
+        topic: topic.to_owned(),
+        payload: payload.to_vec(),
+        qos: Some(1),
+        retain: Some(false),
+        received_ms: Some(NOW),
+    }
+}
+
+fn judge(key: &SigningKey, others: &[(&str, &SigningKey)]) -> Judge {
+    let mut keys: HashMap<DeviceId, PublicKey> = others
+        .iter()
+        .map(|(name, key)| (name.parse().expect("good"), key.public()))
+        .collect();
+    keys.insert("scale-1".parse().expect("good"), key.public());
+    Judge::new("home-1".parse().expect("good"), keys, true)
+}
+
+fn rules(verdict: &Verdict) -> Vec<&'static str> {
+    verdict.findings.iter().map(|finding| finding.rule).collect()
+}
+
+#[test]
+fn a_good_message_in_either_form_has_no_finding() {
+    let key = SigningKey::random();
+    let mut judge = judge(&key, &[]);
+    let first = judge.judge(&message(OWN, reading(1).sign(&key).as_bytes()));
+    let second = judge.judge(&message(OWN, reading(2).sign_json(&key).as_bytes()));
+    assert_eq!((rules(&first), rules(&second)), (vec![], vec![]));
+    assert_eq!(judge.missing(), []);
+}
+
+#[test]
+fn what_the_gateway_refuses_is_a_fault_with_its_reason() {
+    let (key, other) = (SigningKey::random(), SigningKey::random());
+    let own = |change: fn(&mut Reading)| {
+        let mut reading = reading(1);
+        change(&mut reading);
+        (OWN, reading.sign(&key).as_bytes().to_vec())
+    };
+    let cases = [
+        ("too-large", (OWN, vec![b'{'; 70_000])),
+        ("malformed", (OWN, b"not a reading".to_vec())),
+        ("malformed", own(|r| r.seq = 0)),
+        ("unknown-device", own(|r| r.device = "scale-9".parse().expect("good"))),
+        ("wrong-signature", (OWN, reading(1).sign(&other).as_bytes().to_vec())),
+        ("wrong-topic", ("vitalfog/v1/home-2/scale-1/reading", own(|_| {}).1)),
+        ("wrong-topic", ("vitalfog/v1/home-1/scale-2/reading", own(|_| {}).1)),
+        ("wrong-topic", ("vitalfog/v1/home-1/scale-1/readings", own(|_| {}).1)),
+        ("unknown-code", own(|r| "0-0".clone_into(&mut r.observations[0].code))),
+        ("wrong-unit", own(|r| "st".clone_into(&mut r.observations[0].unit))),
+        (
+            "implausible",
+            own(|r| r.observations[0].value = Some(Decimal::whole(7_100))),
+        ),
+    ];
+    for (reason, (topic, payload)) in cases {
+        let verdict = judge(&key, &[("scale-2", &other)]).judge(&message(topic, &payload));
+        assert_eq!(rules(&verdict), [reason], "{verdict:?}");
+        assert!(verdict.findings[0].is_fault && verdict.findings[0].sentence.len() > 20);
+        assert!(!format!("{verdict:?}").contains("7100"), "no value is repeated");
+    }
+}
+
+#[test]
+fn the_usual_mistakes_of_signing_are_named() {
+    use base64::Engine as _;
+    let (key, other) = (SigningKey::random(), SigningKey::random());
+    let text = serde_json::to_string(&reading(1)).expect("encodes");
+    let json = |signed: &str, key: &SigningKey| {
+        let signature = base64::engine::general_purpose::STANDARD.encode(key.sign_raw(signed.as_bytes()).as_bytes());
+        format!(r#"{{"reading":{text},"signature":"{signature}"}}"#).into_bytes()
+    };
+    let framed = format!("vitalfog/reading/v1\n{text}");
+    let cose = |aad: &str| {
+        let bytes = |text: &[u8]| serde_bytes::ByteBuf::from(text.to_vec());
+        let (protected, payload) = (bytes(&[0xa1, 1, 0x27]), bytes(&record::canonical::encode(&reading(1))));
+        let signed = record::canonical::encode(&("Signature1", &protected, bytes(aad.as_bytes()), &payload));
+        let signature = bytes(key.sign_raw(&signed).as_bytes());
+        record::canonical::encode(&(protected, HashMap::<String, u8>::new(), payload, signature))
+    };
+    let cases = [
+        (json(&text, &key), "reading alone"),
+        (json(&format!("vitalfog/reading/v1{text}"), &key), "line feed between"),
+        (json(&format!("{framed}\n"), &key), "line feed after it"),
+        (json(&framed, &other), "another device"),
+        (json("else", &key), "written anew"),
+        (cose(""), "external_aad"),
+        (reading(1).sign(&other).as_bytes().to_vec(), "another device"),
+    ];
+    for (payload, named) in cases {
+        let verdict = judge(&key, &[("scale-2", &other)]).judge(&message(OWN, &payload));
+        assert_eq!(rules(&verdict), ["wrong-signature"]);
+        assert!(verdict.findings[0].sentence.contains(named), "{named}: {verdict:?}");
+    }
+    let right = judge(&key, &[]).judge(&message(OWN, &cose("vitalfog/reading/v1")));
+    assert_eq!(
+        rules(&right),
+        [""; 0],
+        "the message by hand is right but for what is changed"
+    );
+}
+
+#[test]
+fn what_loses_readings_without_a_refusal_is_a_fault_too() {
+    let key = SigningKey::random();
+    let mut judge = judge(&key, &[]);
+    let mut say = |reading: &Reading, change: fn(&mut Captured)| {
+        let mut message = message(OWN, reading.sign(&key).as_bytes());
+        change(&mut message);
+        judge.judge(&message)
+    };
+    let rest = |_: &mut Captured| {};
+    assert_eq!(rules(&say(&reading(1), |m| m.qos = Some(0))), ["qos"]);
+    assert_eq!(rules(&say(&reading(2), |m| m.retain = Some(true))), ["retain"]);
+    let changed = Reading {
+        wall: Some(NOW - 1),
+        ..reading(2)
+    };
+    assert_eq!(rules(&say(&changed, rest)), ["equivocation"]);
+    assert!(say(&reading(2), rest).what.contains("sent again"));
+    let backwards = Reading { up_ms: 1, ..reading(3) };
+    assert_eq!(rules(&say(&backwards, rest)), ["up-ms"]);
+    let rebooted = Reading {
+        boot: BootId { counter: 3, random: 8 },
+        ..reading(1)
+    };
+    assert_eq!(rules(&say(&rebooted, rest)), ["boot"]);
+    let ahead = say(&reading(7), rest);
+    assert!(!ahead.findings[0].is_fault && rules(&ahead) == ["order"]);
+    let missing = judge.missing();
+    assert!(missing.len() == 1 && missing[0].is_fault, "{missing:?}");
+    assert!(missing[0].sentence.contains("4 to 6"), "{missing:?}");
+}
+
+#[test]
+fn a_clock_that_is_not_believed_is_advice() {
+    let key = SigningKey::random();
+    for (wall, quality) in [
+        (Some(NOW / 1_000), TimeQuality::Synced),
+        (Some(NOW + 3_600_000), TimeQuality::Synced),
+        (None, TimeQuality::Synced),
+    ] {
+        let reading = Reading {
+            wall,
+            time_quality: quality,
+            ..reading(1)
+        };
+        let verdict = judge(&key, &[]).judge(&message(OWN, reading.sign(&key).as_bytes()));
+        assert!(
+            rules(&verdict) == ["clock"] && !verdict.findings[0].is_fault,
+            "{verdict:?}"
+        );
+    }
+    let relative = Reading {
+        wall: None,
+        time_quality: TimeQuality::Relative,
+        ..reading(1)
+    };
+    assert_eq!(
+        rules(&judge(&key, &[]).judge(&message(OWN, relative.sign(&key).as_bytes()))),
+        [""; 0]
+    );
+}
+
+#[test]
+fn state_is_json_and_the_gateways_own_topics_are_left_alone() {
+    let key = SigningKey::random();
+    let judged = |channel: &str, payload: &[u8]| {
+        let topic = format!("vitalfog/v1/home-1/scale-1/{channel}");
+        judge(&key, &[]).judge(&message(&topic, payload)).findings
+    };
+    assert_eq!(judged("state", br#"{"online":true}"#), []);
+    assert!(!judged("state", b"here")[0].is_fault);
+    assert!(judged("state", &[b' '; 5_000])[0].is_fault);
+    assert_eq!(judged("ack", b"whatever"), []);
+    assert_eq!(judged("error", b"whatever"), []);
+}
+
+/// The codes and units of the schemas, as words of their text.
+fn quoted(text: &str, from: &str, to: &str) -> Vec<String> {
+    let (_, rest) = text.split_once(from).expect("it begins there");
+    let (list, _) = rest.split_once(to).expect("it ends there");
+    let mut words: Vec<_> = list.split('"').skip(1).step_by(2).map(str::to_owned).collect();
+    words.sort();
+    words
+}
+
+fn known(is_waveform: bool) -> (Vec<String>, Vec<String>) {
+    let signs = || {
+        SIGNS
+            .iter()
+            .filter(move |s| s.waveform == is_waveform && !s.units.is_empty())
+    };
+    let second = signs().filter_map(|sign| sign.also.map(|(code, _)| code));
+    let mut codes: Vec<_> = signs().map(|sign| sign.code).chain(second).map(str::to_owned).collect();
+    let mut units: Vec<_> = signs().flat_map(|s| s.units).map(|unit| unit.ucum.to_owned()).collect();
+    codes.sort();
+    units.sort();
+    units.dedup();
+    (codes, units)
+}
+
+#[test]
+fn the_schemas_know_the_same_codes_and_units_as_the_gateway() {
+    let cddl = include_str!("../../../docs/devices/reading.cddl");
+    let json: serde_json::Value =
+        serde_json::from_str(include_str!("../../../docs/devices/reading.schema.json")).expect("JSON");
+    for (is_waveform, word) in [(false, "quantity"), (true, "waveform")] {
+        let (codes, units) = known(is_waveform);
+        let between = |what: &str, next: &str| quoted(cddl, &format!("\n{word}-{what} ="), next);
+        assert_eq!(between("code", &format!("\n{word}-unit =")), codes);
+        let end = if is_waveform { "\n" } else { "\nwaveform-code" };
+        assert_eq!(between("unit", end), units);
+        let listed = |what: &str| {
+            let list = json["$defs"][format!("{word}{what}")]["enum"]
+                .as_array()
+                .expect("a list");
+            let mut words: Vec<_> = list.iter().map(|w| w.as_str().expect("a word").to_owned()).collect();
+            words.sort();
+            words
+        };
+        assert_eq!((listed("Code"), listed("Unit")), (codes, units));
+    }
+}
+
+#[test]
+fn the_table_of_codes_in_the_documents_is_the_gateways() {
+    let document = include_str!("../../../docs/DEVICES.md");
+    for line in crate::command::codes().lines() {
+        assert!(
+            document.contains(line),
+            "docs/DEVICES.md lacks this line of `firmware-sim codes`:\n{line}"
+        );
+    }
+    let rows = document
+        .lines()
+        .filter(|line| line.starts_with("| ") && line.contains(" LOINC "))
+        .count();
+    let rows = rows + document.lines().filter(|line| line.contains("| MDC ")).count();
+    assert_eq!(
+        rows + 2,
+        crate::command::codes().lines().count(),
+        "the document lists what is not known"
+    );
+}
+
+#[test]
+fn every_reason_is_explained_to_device_makers() {
+    let document = include_str!("../../../docs/DEVICES.md");
+    for reason in [
+        Reason::TooLarge,
+        Reason::Malformed,
+        Reason::UnknownDevice,
+        Reason::WrongSignature,
+        Reason::WrongTopic,
+        Reason::UnknownCode,
+        Reason::WrongUnit,
+        Reason::Implausible,
+        Reason::Equivocation,
+    ] {
+        assert!(document.contains(&format!("| `{}` |", reason.as_str())), "{reason:?}");
+    }
+    for limit in [
+        READING_BYTES_MAX,
+        record::reading::SAMPLES_MAX,
+        record::reading::MEASURED_MAX,
+    ] {
+        let digits = limit.to_string();
+        let grouped = if digits.len() > 3 {
+            format!("{},{}", &digits[..digits.len() - 3], &digits[digits.len() - 3..])
+        } else {
+            digits
+        };
+        assert!(document.contains(&grouped), "{grouped}");
+    }
+}

@@ -1,0 +1,61 @@
+//! A device that floods the gateway gets its rate and no more; the others do not wait for it, and memory stays as it is.
+
+use std::fs;
+
+use sandbox::harness::benchmark;
+use serde_json::Value as Json;
+
+use crate::sandboxes::folder;
+
+/// What the gateway's broker takes of one device by itself: a burst, and then so many a second.
+const BURST: f64 = 500.0;
+const PER_SECOND: f64 = 50.0;
+/// The flood is measured for so long.
+const SECONDS: &str = "6";
+/// What a machine that does something else as well may add to the slowest hundredth, in milliseconds.
+const HICCUP_MS: f64 = 500.0;
+
+/// What a gateway and a fleet of thirty came to, with these flags.
+fn fleet(flags: &[&str]) -> Json {
+    let scratch = tempfile::tempdir_in(folder()).expect("the test may write to its folder");
+    let (data, report) = (scratch.path().join("data"), scratch.path().join("report.json"));
+    let (data, report) = (data.to_str().expect("UTF-8"), report.to_str().expect("UTF-8"));
+    let usual = [
+        "--fleet",
+        "30",
+        "--cadence-s",
+        "1",
+        "--seconds",
+        SECONDS,
+        "--data-dir",
+        data,
+        "--report",
+        report,
+    ];
+    let (passed, printed) = benchmark(env!("CARGO_BIN_EXE_bench").as_ref(), &[&usual[..], flags].concat());
+    assert!(passed, "{printed}");
+    let report: Json = serde_json::from_str(&fs::read_to_string(report).expect("written")).expect("JSON");
+    report["fleets"][0].clone()
+}
+
+#[test]
+fn the_others_do_not_wait_for_a_hot_device() {
+    let number = |figures: &Json, of: &str| figures.pointer(of).and_then(Json::as_f64).expect("a number");
+    let calm = fleet(&[]);
+    let hot = fleet(&["--hot", "1000"]);
+    let seconds = number(&hot, "/measured_s") + number(&hot, "/connected_s") + 1.0;
+    let taken = number(&hot, "/hot_acknowledged");
+    assert!(taken <= BURST + PER_SECOND * seconds, "it is held back: {hot}");
+    assert!(taken >= PER_SECOND, "and heard: {hot}");
+    let (with, without) = (number(&hot, "/puback_p99_ms"), number(&calm, "/puback_p99_ms"));
+    assert!(
+        with <= 5.0 * without + HICCUP_MS,
+        "{with} ms instead of {without} ms: {hot}"
+    );
+    let (with, without) = (
+        number(&hot, "/gateway/rss_peak_bytes"),
+        number(&calm, "/gateway/rss_peak_bytes"),
+    );
+    assert!(with <= 2.0 * without, "{with} bytes instead of {without}");
+    assert_eq!(hot["unexpected"], 0);
+}
