@@ -9,7 +9,7 @@ use record::{
 };
 use tokio::sync::oneshot;
 
-use super::{Answer, Final, Measurement, Rejected, Why, seal::BUNDLE_MESSAGE_BYTES_MAX};
+use super::{Answer, Final, Measurement, Rejected, Urgency, Why, seal::BUNDLE_MESSAGE_BYTES_MAX};
 
 /// When a reading was measured, if its clock can be trusted, and received.
 pub(super) type Times = (Option<i64>, i64);
@@ -17,7 +17,8 @@ pub(super) type Times = (Option<i64>, i64);
 /// What one commit will hold, and who waits for it.
 #[derive(Debug, Default)]
 pub(super) struct Batch {
-    pub(super) groups: BTreeMap<KeyId, Group>,
+    /// By urgency first: alarms get the earlier places in the queue.
+    pub(super) groups: BTreeMap<(Urgency, KeyId), Group>,
     pub(super) readings: usize,
     pub(super) bytes: u64,
     pub(super) rejected: Vec<Rejected>,
@@ -28,7 +29,7 @@ pub(super) struct Batch {
     pub(super) stop: Option<oneshot::Sender<()>>,
 }
 
-/// Readings of one subject.
+/// Readings of one subject and urgency.
 #[derive(Debug)]
 pub(super) struct Group {
     pub(super) subject: SubjectKey,
@@ -48,11 +49,20 @@ impl Batch {
     pub(super) fn add(&mut self, measurement: Measurement) {
         self.readings += 1;
         let times = (measurement.wall_ms, measurement.entry.received_ms);
-        let group = self.groups.entry(measurement.subject.id()).or_insert_with(|| Group {
+        let place = (measurement.urgency, measurement.subject.id());
+        let group = self.groups.entry(place).or_insert_with(|| Group {
             subject: measurement.subject,
             entries: Vec::new(),
         });
         group.entries.push((measurement.entry, times));
+    }
+
+    /// Whether it holds an alarm, which waits for no others.
+    pub(super) fn has_alarm(&self) -> bool {
+        self.groups
+            .keys()
+            .next()
+            .is_some_and(|(urgency, _)| *urgency == Urgency::Alarm)
     }
 
     /// Whether somebody waits for an answer.
@@ -67,7 +77,12 @@ impl Batch {
 
     /// Whether the disk must change before the answers may leave.
     pub(super) fn writes(&self) -> bool {
-        self.readings + self.rejected.len() + self.finals.len() + self.refused.len() > 0
+        self.readings + self.rejected.len() > 0
+    }
+
+    /// How many notes about bundles it has: nobody waits for them, and whoever wrote them would find out again.
+    pub(super) fn notes(&self) -> usize {
+        self.finals.len() + self.refused.len()
     }
 }
 
