@@ -18,6 +18,7 @@ mod refused;
 mod report;
 mod seal;
 mod sequence;
+mod shelf;
 mod space;
 mod store;
 mod stored;
@@ -48,10 +49,11 @@ pub use self::{
     damage::is_reading_back,
     latency::Percentiles,
     quarantine::{Config as QuarantineConfig, Shown, Summary},
-    refused::{Refused, Shelf, Why},
+    refused::{Refused, Why},
     report::{Counters, Report},
     seal::{Sealer, can_seal_to},
     sequence::{BOOTS_MAX, DIGESTS_MAX, GAPS_MAX, Gap, Progress, STREAMS_MAX},
+    shelf::{ExportError, Exported, Inspected, Shelf},
     space::Shortage,
     store::{Newest, Ticket},
     stored::Stored,
@@ -934,7 +936,7 @@ pub(crate) mod tests {
         assert!(matches!(running, Err(Error::InUse)), "{running:?}");
         home.outbox.stop().await;
         let shelf = Shelf::open(home.folder.path(), &home.sealer).expect("opens");
-        let listed: Vec<_> = shelf.list().expect("reads").iter().map(|r| r.bundle).collect();
+        let listed: Vec<_> = shelf.refused().expect("reads").iter().map(|r| r.bundle).collect();
         assert_eq!(listed, tickets.iter().map(|t| t.bundle).collect::<Vec<_>>());
         assert_eq!(shelf.requeue(Some(tickets[1].bundle)).expect("writes"), 1);
         assert_eq!(
