@@ -386,6 +386,9 @@ pub fn now_ms() -> i64 {
 }
 
 #[cfg(test)]
+mod power;
+
+#[cfg(test)]
 pub(crate) mod tests {
     use super::*;
     use crate::{
