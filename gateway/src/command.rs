@@ -1,5 +1,7 @@
 //! The process: command line, exit codes, signals.
 
+mod spool;
+
 use std::{
     ffi::OsString,
     io::Write as _,
@@ -9,7 +11,6 @@ use std::{
 };
 
 use clap::{Parser, Subcommand};
-use record::ids::BundleId;
 use rustix::{
     fs::Mode,
     process::{Resource, Rlimit, getrlimit, setrlimit, umask},
@@ -23,8 +24,7 @@ use tokio::{
 use crate::{
     config::{Config, Faults, Prepared},
     gateway::Gateway,
-    outbox::{self, Shelf},
-    resync, telemetry,
+    outbox, resync, telemetry,
 };
 
 /// Something failed while running.
@@ -71,31 +71,12 @@ enum Command {
         #[arg(long)]
         from: PathBuf,
     },
+    /// Shows what is not final yet, or carries it away; the gateway must be stopped.
+    #[command(subcommand)]
+    Spool(spool::Spool),
     /// Shows bundles that were set aside, or gives them back to the queue; the gateway must be stopped.
     #[command(subcommand)]
-    Refused(Refused),
-}
-
-#[derive(Debug, Subcommand)]
-enum Refused {
-    /// One line each: bundle, since when, readings, bytes, reason.
-    List {
-        /// The gateway's configuration, TOML.
-        #[arg(long)]
-        config: PathBuf,
-    },
-    /// Sends them again after the next start.
-    Requeue {
-        /// The gateway's configuration, TOML.
-        #[arg(long)]
-        config: PathBuf,
-        /// This bundle alone.
-        #[arg(long, required_unless_present = "all")]
-        bundle: Option<BundleId>,
-        /// All of them.
-        #[arg(long, conflicts_with = "bundle")]
-        all: bool,
-    },
+    Refused(spool::Refused),
 }
 
 /// Runs a command line; its first word is the program's name.
@@ -120,40 +101,8 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             Err(faults) => refuse(&faults),
         },
         Command::Resync { config, from } => resync(&config, &from),
-        Command::Refused(Refused::List { config }) => with_shelf(&config, |shelf| {
-            let since = |at_ms| jiff::Timestamp::from_millisecond(at_ms).map(|at| at.to_string());
-            let line = |one: outbox::Refused| {
-                let reason = one.reason_in_one_line();
-                let since = since(one.at_ms).unwrap_or_default();
-                format!("{}\t{since}\t{}\t{}\t{reason}\n", one.bundle, one.readings, one.bytes)
-            };
-            Ok(shelf.list()?.into_iter().map(line).collect())
-        }),
-        Command::Refused(Refused::Requeue { config, bundle, .. }) => with_shelf(&config, |shelf| {
-            Ok(format!("{} bundles go back into the queue\n", shelf.requeue(bundle)?))
-        }),
-    }
-}
-
-/// Says what was done with the bundles that a stopped gateway has set aside.
-fn with_shelf(config: &Path, work: impl FnOnce(&Shelf) -> Result<String, redb::Error>) -> ExitCode {
-    let prepared = match prepare(config) {
-        Ok(prepared) => prepared,
-        Err(faults) => return refuse(&faults),
-    };
-    end_on_panic();
-    let worked = Shelf::open(&prepared.config.data_dir, &prepared.sealer)
-        .and_then(|shelf| work(&shelf).map_err(outbox::Error::from));
-    match worked {
-        Ok(text) => match std::io::stdout().write_all(text.as_bytes()) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(_unprinted) => ExitCode::from(FAILED),
-        },
-        Err(error) => {
-            // Standard error may be closed; the exit code still says it.
-            let _unprinted = writeln!(std::io::stderr(), "{error}");
-            ExitCode::from(FAILED)
-        }
+        Command::Spool(command) => command.run(),
+        Command::Refused(command) => command.run(),
     }
 }
 
@@ -281,7 +230,7 @@ async fn serve(prepared: Prepared) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::outbox::{SPOOL, tests::Home};
+    use crate::outbox::{SPOOL, Shelf, tests::Home};
     use std::{fs, process};
 
     const PAGE_BYTES: usize = 4_096;
@@ -294,7 +243,7 @@ mod tests {
         };
         let sealer = Home::open().sealer;
         end_on_panic();
-        let listed = Shelf::open(Path::new(&folder.1), &sealer).and_then(|shelf| Ok(shelf.list()?));
+        let listed = Shelf::open(Path::new(&folder.1), &sealer).and_then(|shelf| Ok(shelf.refused()?));
         process::exit(i32::from(listed.is_err()));
     }
 

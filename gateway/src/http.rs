@@ -21,7 +21,7 @@ use tokio::{
 use crate::{
     intake::Intake,
     mqtt::{Connected, subscriber::LinkState},
-    outbox::{Gap, Outbox, Percentiles, Refused, Report, Summary},
+    outbox::{Gap, Outbox, Percentiles, Refused, Report, Shortage, Summary},
     uplink::{self, NodeState},
 };
 
@@ -81,6 +81,8 @@ struct Status {
     received: u64,
     acknowledged: u64,
     duplicates: u64,
+    /// Why nothing new is taken: `spool` or `disk`; null when it is.
+    full: Option<Shortage>,
     spooled_bundles: u64,
     spooled_readings: u64,
     spooled_bytes: u64,
@@ -115,6 +117,7 @@ impl Sources {
             received: report.counters.received,
             acknowledged: report.counters.acknowledged,
             duplicates: report.counters.duplicates,
+            full: report.full,
             spooled_bundles: report.spooled_bundles,
             spooled_readings: report.spooled_readings,
             spooled_bytes: report.spooled_bytes,

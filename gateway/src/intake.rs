@@ -12,9 +12,12 @@ use record::{
 
 use crate::{
     enrolment::Enrolments,
-    outbox::{Measurement, NotTaken, Outbox, Rejected, Verdict, now_ms},
+    outbox::{Measurement, NotTaken, Outbox, Rejected, Urgency, Verdict, now_ms},
     topic::{Channel, Topic},
 };
+
+/// What was measured this long before it came was stored by its device, and does not go before what is measured now.
+const STORED_AFTER_MS: i64 = 5 * 60 * 1_000;
 
 /// Takes messages for one gateway.
 #[derive(Clone, Debug)]
@@ -159,6 +162,7 @@ impl Intake {
                 entry,
                 wall_ms,
                 ticks_ms,
+                urgency: Urgency::Live,
             },
             reading,
         })
@@ -177,9 +181,23 @@ impl Genuine {
             return Err((Refusal::new(Reason::WrongTopic, detail), None));
         }
         match Observation::of(&self.reading, received_ms) {
-            Ok(_observations) => Ok(self.measurement),
+            Ok(_observations) => Ok(Measurement {
+                urgency: urgency(topic.channel, self.measurement.wall_ms, received_ms),
+                ..self.measurement
+            }),
             Err(refusal) => Err((refusal, Some(Box::new(self.measurement)))),
         }
+    }
+}
+
+/// The channel says that it is an alarm; its own clock, if that can be trusted, that it was stored.
+fn urgency(channel: Channel, wall_ms: Option<i64>, received_ms: i64) -> Urgency {
+    if channel == Channel::Event {
+        Urgency::Alarm
+    } else if wall_ms.is_some_and(|wall_ms| received_ms.saturating_sub(wall_ms) > STORED_AFTER_MS) {
+        Urgency::Backfill
+    } else {
+        Urgency::Live
     }
 }
 
@@ -236,6 +254,31 @@ mod tests {
         ));
         let report = home.outbox.report().await.expect("runs");
         assert_eq!((report.counters.acknowledged, report.counters.duplicates), (1, 1));
+    }
+
+    #[tokio::test]
+    async fn an_event_is_an_alarm_and_what_was_measured_long_ago_is_backfill() {
+        let home = Home::open();
+        let take = |seq, channel: &'static str, age_ms| {
+            let mut reading = home
+                .oximeter
+                .unsigned(seq, vec![measured("59408-5", Decimal::whole(97), "%")]);
+            reading.wall = Some(now_ms() - age_ms);
+            let message = Bytes::copy_from_slice(reading.sign(&home.oximeter.key).as_bytes());
+            let intake = home.intake.clone();
+            async move {
+                let topic = format!("vitalfog/v1/home-1/oximeter-1/{channel}");
+                assert!(matches!(intake.take(&topic, &message).await, Ok(Verdict::Spooled(_))));
+            }
+        };
+        take(1, "reading", 86_400_000).await;
+        take(2, "reading", 1_000).await;
+        take(3, "event", 86_400_000).await;
+        let tickets = home.outbox.tickets(0, 10).expect("reads");
+        let urgencies: Vec<_> = tickets.iter().map(|ticket| ticket.urgency).collect();
+        assert_eq!(urgencies, [Urgency::Backfill, Urgency::Live, Urgency::Alarm]);
+        assert_eq!(home.outbox.alarms(0, 10).expect("reads"), tickets[2..]);
+        assert_eq!(home.outbox.newest().borrow().next_alarm, 3);
     }
 
     #[tokio::test]

@@ -11,18 +11,22 @@
 
 mod batch;
 mod clock;
+mod damage;
+mod file;
 mod latency;
 mod quarantine;
 mod refused;
 mod report;
 mod seal;
 mod sequence;
+mod shelf;
 mod space;
 mod store;
+mod stored;
+mod urgency;
 mod writer;
 
 use std::{
-    cell::Cell,
     io,
     path::Path,
     sync::mpsc::{self, SyncSender, TrySendError},
@@ -31,7 +35,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use ledger::{admission::Submission, proof::VerifiedReceipt};
+use ledger::proof::VerifiedReceipt;
 use record::{
     bundle::{Entry, SubjectKey},
     canonical::{Digest, Domain},
@@ -43,24 +47,27 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{oneshot, watch};
 
 pub use self::{
+    damage::is_reading_back,
     latency::Percentiles,
     quarantine::{Config as QuarantineConfig, Shown, Summary},
-    refused::{Refused, Shelf, Why},
+    refused::{Refused, Why},
     report::{Counters, Report},
     seal::{Sealer, can_seal_to},
     sequence::{BOOTS_MAX, DIGESTS_MAX, GAPS_MAX, Gap, Progress, STREAMS_MAX},
-    store::Ticket,
+    shelf::{ExportError, Exported, Inspected, Shelf},
+    space::Shortage,
+    store::{Newest, Ticket},
+    stored::Stored,
+    urgency::Urgency,
 };
 use self::{
+    damage::reading_back,
     store::{Reader, Store},
     writer::Writer,
 };
 
 /// The file in the gateway's folder.
 pub(crate) const SPOOL: &str = "outbox.redb";
-thread_local! {
-    static IS_READING_BACK: Cell<bool> = const { Cell::new(false) };
-}
 /// Requests that wait for the writer, at most; beyond it a caller is told [`NotTaken::Busy`].
 pub const REQUESTS_MAX: usize = 4_096;
 /// How long a note to the writer (forget, set aside) is tried again while the writer is busy, between two attempts.
@@ -107,6 +114,8 @@ pub struct Measurement {
     pub wall_ms: Option<i64>,
     /// When it was measured, in milliseconds since boot, if the device has no other clock.
     pub ticks_ms: Option<u64>,
+    /// How soon it has to reach the fog.
+    pub urgency: Urgency,
 }
 
 impl Measurement {
@@ -185,6 +194,14 @@ pub enum Error {
     /// There is none.
     #[error("there is no spool at {0}")]
     Missing(String),
+    /// The disk does not let it be written.
+    #[error("the spool {file} cannot be written: {advice}; nothing was changed or deleted")]
+    Unwritable {
+        /// Where it is.
+        file: String,
+        /// What is wrong and what to do.
+        advice: &'static str,
+    },
     /// It holds bundles of another gateway or network.
     #[error("the spool belongs to {found}, not to {expected}: use another data_dir")]
     Foreign {
@@ -209,17 +226,6 @@ pub struct Final {
     pub verified_ms: i64,
 }
 
-/// A bundle's bytes as they were read back.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Stored {
-    /// Those that were sealed and signed.
-    Intact(Vec<u8>),
-    /// Others: they must not be sent.
-    Damaged,
-    /// None: the bundle was forgotten or set aside, or the outbox is closed.
-    Gone,
-}
-
 type Answer = oneshot::Sender<Result<Verdict, NotTaken>>;
 
 /// What the writer is asked.
@@ -238,7 +244,7 @@ enum Request {
 pub struct Outbox {
     requests: SyncSender<Request>,
     reader: Reader,
-    newest: watch::Receiver<u64>,
+    newest: watch::Receiver<Newest>,
     author: PublicKey,
 }
 
@@ -248,15 +254,15 @@ impl Outbox {
     /// # Errors
     /// [`Error`].
     pub fn open(config: Config, quarantine: QuarantineConfig, folder: &Path, sealer: Sealer) -> Result<Self, Error> {
-        let author = sealer.key.public();
+        let store = reading_back(|| Store::open(&folder.join(SPOOL), config.cache_bytes, &sealer))?;
+        Self::over(store, (config, quarantine, folder), sealer)
+    }
+
+    fn over(store: Store, parts: (Config, QuarantineConfig, &Path), sealer: Sealer) -> Result<Self, Error> {
+        let (author, reader) = (sealer.key.public(), store.reader());
         let (requests, inbox) = mpsc::sync_channel(REQUESTS_MAX);
-        let (announce, newest) = watch::channel(0);
-        let (reader, writer) = reading_back(|| {
-            let store = Store::open(&folder.join(SPOOL), config.cache_bytes, &sealer)?;
-            let reader = store.reader();
-            let writer = Writer::load(store, (config, quarantine, folder), sealer, announce)?;
-            Ok::<_, Error>((reader, writer))
-        })?;
+        let (announce, newest) = watch::channel(Newest::default());
+        let writer = reading_back(|| Writer::load(store, parts, sealer, announce))?;
         thread::Builder::new()
             .name("outbox".to_owned())
             .spawn(move || writer.run(&inbox))?;
@@ -330,19 +336,28 @@ impl Outbox {
         let Some(bytes) = self.reader.submission(ticket.order)? else {
             return Ok(Stored::Gone);
         };
-        let is_intact = Submission::decode(&bytes).is_ok_and(|submission| {
-            submission.commitment().bundle == ticket.bundle && submission.transaction().is_signed_by(&self.author)
-        });
-        Ok(if is_intact {
-            Stored::Intact(bytes)
-        } else {
-            Stored::Damaged
-        })
+        Ok(Stored::checked(bytes, ticket, &self.author))
     }
 
-    /// Changes whenever bundles were added; its value is the place after the newest.
+    /// Up to `limit` alarms that are not final, from a place in the queue on, the oldest first.
+    ///
+    /// # Errors
+    /// The store's failure.
+    pub fn alarms(&self, from: u64, limit: usize) -> Result<Vec<Ticket>, redb::Error> {
+        self.reader.alarms(from, limit)
+    }
+
+    /// The place of the first bundle, from a place on, behind which all were sealed since a time.
+    ///
+    /// # Errors
+    /// The store's failure.
+    pub fn first_since(&self, from: u64, since_ms: i64) -> Result<u64, redb::Error> {
+        self.reader.first_since(from, since_ms)
+    }
+
+    /// Changes whenever bundles were added.
     #[must_use]
-    pub fn newest(&self) -> watch::Receiver<u64> {
+    pub fn newest(&self) -> watch::Receiver<Newest> {
         self.newest.clone()
     }
 
@@ -367,32 +382,14 @@ impl Outbox {
     }
 }
 
-/// Ends the process because the store failed: nothing is known about what the disk holds, and a restart reads it anew.
-fn abort(error: &redb::Error) -> ! {
-    tracing::error!(%error, "the spool's disk failed; the process ends, what was acknowledged is on the disk");
-    std::process::abort();
-}
-
-/// Reads a spool back. The store's library panics at some of what a bad disk may hold, so whoever hears of a panic must be
-/// able to tell that it is damage and not a mistake of ours.
-fn reading_back<T>(work: impl FnOnce() -> T) -> T {
-    IS_READING_BACK.set(true);
-    let result = work();
-    IS_READING_BACK.set(false);
-    result
-}
-
-/// Whether this thread reads a spool back at this moment.
-#[must_use]
-pub fn is_reading_back() -> bool {
-    IS_READING_BACK.get()
-}
-
 /// Milliseconds since 1970.
 #[must_use]
 pub fn now_ms() -> i64 {
     jiff::Timestamp::now().as_millisecond()
 }
+
+#[cfg(test)]
+mod power;
 
 #[cfg(test)]
 pub(crate) mod tests {
@@ -466,13 +463,14 @@ pub(crate) mod tests {
                 .sign(&self.key)
         }
 
-        fn measurement(&self, seq: u64, percent: i64) -> Measurement {
+        pub(crate) fn measurement(&self, seq: u64, percent: i64) -> Measurement {
             Measurement {
                 id: self.unsigned(seq, vec![]).id(),
                 subject: self.subject.clone(),
                 entry: Entry::new(now_ms(), self.reading(seq, percent)),
                 wall_ms: Some(now_ms()),
                 ticks_ms: None,
+                urgency: Urgency::Live,
             }
         }
     }
@@ -570,6 +568,32 @@ pub(crate) mod tests {
             self.reopen().await;
         }
 
+        /// Puts bundles of one reading each into the queue, sealed at this time, as if the gateway had run long ago.
+        pub(crate) async fn stock(&mut self, count: u64, sealed_ms: i64) {
+            self.outbox.stop().await;
+            let store = Store::open(&self.folder.path().join(SPOOL), 1 << 20, &self.sealer).expect("opens");
+            let mut changes = store::Changes {
+                next: count,
+                ..store::Changes::default()
+            };
+            for order in 0..count {
+                let Measurement { subject, entry, .. } = self.oximeter.measurement(order + 1, 97);
+                let sealed = self.sealer.seal(&subject, vec![entry], sealed_ms).expect("seals");
+                let ticket = Ticket {
+                    order,
+                    bundle: sealed.bundle,
+                    readings: 1,
+                    bytes: sealed.submission.len() as u64,
+                    sealed_ms: Some(sealed_ms),
+                    urgency: Urgency::Live,
+                };
+                changes.spooled.push((ticket, sealed.submission));
+            }
+            store.commit(&changes).expect("writes");
+            drop(store);
+            self.reopen().await;
+        }
+
         fn tickets(&self) -> Vec<Ticket> {
             self.outbox.tickets(0, 100).expect("reads")
         }
@@ -624,7 +648,7 @@ pub(crate) mod tests {
             .to_json()
     }
 
-    fn verified(network: &NetworkId, transaction: SignedTransaction) -> VerifiedReceipt {
+    pub(super) fn verified(network: &NetworkId, transaction: SignedTransaction) -> VerifiedReceipt {
         let validator = SigningKey::random();
         let founders = Committees::of(Handovers {
             network: *network,
@@ -696,6 +720,82 @@ pub(crate) mod tests {
         let mut counts: Vec<_> = home.tickets().iter().map(|t| t.readings).collect();
         counts.sort_unstable();
         assert_eq!(counts, [3, 5]);
+    }
+
+    #[tokio::test]
+    async fn an_alarm_waits_for_nobody_and_shares_no_bundle() {
+        let home = Home::with(Config {
+            linger_ms: 60_000,
+            ..Config::default()
+        });
+        let mut fastest = Duration::MAX;
+        for seq in 1..=20 {
+            let alarm = Measurement {
+                urgency: Urgency::Alarm,
+                ..home.oximeter.measurement(seq, 97)
+            };
+            let begin = std::time::Instant::now();
+            // The other one waits already when the alarm comes.
+            let (other, alarm) = tokio::join!(home.spool(&home.scale, seq), home.outbox.append(alarm));
+            assert!(matches!((other, alarm), (Verdict::Spooled(_), Ok(Verdict::Spooled(_)))));
+            fastest = fastest.min(begin.elapsed());
+        }
+        assert!(
+            fastest < Duration::from_millis(100),
+            "what waits for others waits 100 ms: {fastest:?}"
+        );
+        let tickets = home.tickets();
+        let alarms: Vec<_> = tickets.iter().filter(|t| t.urgency == Urgency::Alarm).collect();
+        assert_eq!((alarms.len(), tickets.len()), (20, 40));
+        assert!(tickets.iter().all(|t| t.readings == 1));
+    }
+
+    #[tokio::test]
+    async fn an_alarm_that_was_set_aside_is_an_alarm_again() {
+        let mut home = Home::open();
+        let alarm = Measurement {
+            urgency: Urgency::Alarm,
+            ..home.oximeter.measurement(1, 97)
+        };
+        home.outbox.append(alarm).await.expect("taken");
+        home.outbox.set_aside(0, Why::Refused("422".to_owned())).await;
+        home.spool(&home.scale, 1).await;
+        assert_eq!(home.outbox.alarms(0, 9).expect("reads"), []);
+        home.outbox.stop().await;
+        let shelf = Shelf::open(home.folder.path(), &home.sealer).expect("opens");
+        assert_eq!(shelf.requeue(None).expect("writes"), 1);
+        drop(shelf);
+        home.reopen().await;
+        assert_eq!(home.outbox.alarms(0, 9).expect("reads").len(), 1);
+        assert_eq!(home.outbox.newest().borrow().next_alarm, 1);
+    }
+
+    #[tokio::test]
+    async fn on_a_full_disk_nothing_is_written_and_what_was_taken_is_there() {
+        let mut home = Home::open();
+        home.spool(&home.oximeter, 1).await;
+        let done = Final {
+            order: 0,
+            receipt: home.receipt(0),
+            verified_ms: now_ms(),
+        };
+        home.config.disk_reserve_bytes = u64::MAX;
+        home.reopen().await;
+        let file = home.folder.path().join(SPOOL);
+        let before = std::fs::read(&file).expect("reads");
+        let new = home.oximeter.measurement(2, 97);
+        assert_eq!(home.outbox.append(new.clone()).await, Err(NotTaken::Full));
+        let message = Bytes::from_static(b"not a reading");
+        let bad = home.intake.take("vitalfog/v1/home-1/scale-1/reading", &message).await;
+        assert_eq!(bad, Err(NotTaken::Full));
+        home.outbox.forget(vec![done]).await;
+        let report = home.outbox.report().await.expect("runs");
+        assert_eq!((report.full, report.spooled_bundles), (Some(Shortage::Disk), 1));
+        assert!(before == std::fs::read(&file).expect("reads"), "nothing was written");
+        home.config.disk_reserve_bytes = 0;
+        home.reopen().await;
+        assert_eq!(home.tickets().len(), 1);
+        assert!(matches!(home.outbox.append(new).await, Ok(Verdict::Spooled(_))));
     }
 
     #[tokio::test]
@@ -840,7 +940,7 @@ pub(crate) mod tests {
         assert!(matches!(running, Err(Error::InUse)), "{running:?}");
         home.outbox.stop().await;
         let shelf = Shelf::open(home.folder.path(), &home.sealer).expect("opens");
-        let listed: Vec<_> = shelf.list().expect("reads").iter().map(|r| r.bundle).collect();
+        let listed: Vec<_> = shelf.refused().expect("reads").iter().map(|r| r.bundle).collect();
         assert_eq!(listed, tickets.iter().map(|t| t.bundle).collect::<Vec<_>>());
         assert_eq!(shelf.requeue(Some(tickets[1].bundle)).expect("writes"), 1);
         assert_eq!(

@@ -1,48 +1,35 @@
 //! Bundles on their way to the fog: submitted to any node, and forgotten only for a receipt that was verified here.
 //!
-//! One flight per bundle: submit, then wait for the receipt at the same node; whatever goes wrong, the next node. Flights
-//! start in the order of the queue, up to `in_flight_max` at a time; all of it starts again from the outbox after a restart.
+//! One flight per bundle: submit, then wait for the receipt at the same node; whatever goes wrong, the next node. Up to
+//! `in_flight_max` are under way at a time; all of it starts again from the outbox after a restart.
+//!
+//! Which bundle flies next is for its lane to say: alarms first, then what is new, then the backlog; each lane in the order
+//! of the queue, and each with a share that the others cannot take ([`lanes`], [`traffic`]).
 //!
 //! A bundle that no node is ready for (its subject's key is not announced, say) is laid by and tried again after a pause that
 //! grows with each try. Those tries have a share of the flights only: one patient who is not ready never stops the others.
 
 mod flight;
+mod lanes;
 mod node;
+mod pace;
+mod traffic;
 mod voters;
 
-use std::{
-    collections::{BTreeMap, HashSet},
-    path::PathBuf,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashSet, num::NonZeroU32, path::PathBuf, sync::Arc, time::Duration};
 
 use ledger::{genesis::Genesis, handover::Committees};
 use record::canonical::Digest;
 use serde::{Deserialize, Serialize};
 use tokio::{
     sync::watch,
-    task::{JoinError, JoinHandle, JoinSet},
-    time::{Instant, sleep_until},
+    task::{JoinError, JoinHandle},
 };
 
-use self::{
-    flight::{Bundle, Flight, Landing},
-    node::Nodes,
-    voters::Voters,
-};
-use crate::{
-    outbox::{Final, Outbox, Ticket},
-    tls,
-};
+use self::{flight::Flight, lanes::Lanes, node::Nodes, traffic::Traffic, voters::Voters};
+use crate::{outbox::Outbox, tls};
 
 pub use self::node::NodeState;
-
-/// Bundles laid by, at most; beyond it nothing new is started until some are gone. They are ten megabytes of memory then, and
-/// about what an outbox of `bytes_max` holds.
-const LAID_BY_MAX: usize = 100_000;
-/// One of this many flights, but at least one, may be another try of a bundle that was laid by.
-const RETRY_SHARE: usize = 4;
 
 /// The fog nodes and how patient the gateway is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -72,6 +59,11 @@ pub struct Config {
     pub pause_min_ms: u64,
     /// Longest pause after failures, in milliseconds.
     pub pause_max_ms: u64,
+    /// A bundle that has waited for longer than this is backlog, and goes after what is new, in milliseconds.
+    pub backlog_after_ms: u64,
+    /// Bundles of the backlog that are started in one second, at most: when many gateways come back together, their stored
+    /// readings must not take the fog from what is measured now. Four small nodes take some 150 a second of all gateways.
+    pub backlog_bundles_per_s_max: NonZeroU32,
     /// A bundle that no node is ready for is tried again after a pause that grows from `pause_min_ms` up to this, in
     /// milliseconds.
     pub lay_by_ms: u64,
@@ -92,6 +84,8 @@ impl Default for Config {
             final_timeout_ms: 20_000,
             pause_min_ms: 100,
             pause_max_ms: 5_000,
+            backlog_after_ms: 10_000,
+            backlog_bundles_per_s_max: const { NonZeroU32::new(100).expect("not zero") },
             lay_by_ms: 60_000,
         }
     }
@@ -188,23 +182,21 @@ impl Uplink {
             in_flight,
             nodes: Arc::clone(&nodes),
         };
+        let lanes = Lanes::of(
+            outbox.clone(),
+            Duration::from_millis(config.backlog_after_ms),
+            config.backlog_bundles_per_s_max,
+        );
         let flight = Flight {
             nodes,
             outbox,
             voters: Voters::new(network.committees),
         };
-        let traffic = Traffic {
-            flight,
-            in_flight_max: config.in_flight_max,
-            lay_by: (
-                Duration::from_millis(config.pause_min_ms),
-                Duration::from_millis(config.lay_by_ms),
-            ),
-            flights: JoinSet::new(),
-            retries: 0,
-            laid_by: BTreeMap::new(),
-            next: 0,
-        };
+        let lay_by = (
+            Duration::from_millis(config.pause_min_ms),
+            Duration::from_millis(config.lay_by_ms),
+        );
+        let traffic = Traffic::new(flight, lanes, config.in_flight_max, lay_by);
         let task = tokio::spawn(traffic.run(announce));
         Ok(Self { task, view })
     }
@@ -229,122 +221,14 @@ impl Uplink {
     }
 }
 
-/// What is under way, and what waits for another try.
-struct Traffic {
-    flight: Flight,
-    in_flight_max: usize,
-    /// First and longest pause before another try.
-    lay_by: (Duration, Duration),
-    flights: JoinSet<(Attempt, Landing)>,
-    /// How many of the flights are another try.
-    retries: usize,
-    /// Bundles that no node was ready for, by the time of their next try and their place in the queue.
-    laid_by: BTreeMap<(Instant, u64), Bundle>,
-    /// The place in the queue after the last bundle that was started.
-    next: u64,
-}
-
-/// Whether a flight is a bundle's first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Attempt {
-    First,
-    Again,
-}
-
-impl Traffic {
-    async fn run(mut self, announce: watch::Sender<usize>) -> Result<(), Error> {
-        let mut newest = self.flight.outbox.newest();
-        loop {
-            newest.mark_unchanged();
-            self.start_what_may().await?;
-            announce.send_replace(self.flights.len());
-            metrics::gauge!("gateway_uplink_bundles_laid_by").set(self.laid_by.len() as f64);
-            let has_room = self.flights.len() < self.in_flight_max;
-            let soonest = self.laid_by.keys().next().map(|(at, _)| *at);
-            tokio::select! {
-                Some(landed) = self.flights.join_next() => self.settle(landed).await?,
-                changed = newest.changed(), if has_room => {
-                    if changed.is_err() {
-                        return Ok(()); // the outbox has stopped
-                    }
-                }
-                () = sleep_until(soonest.unwrap_or_else(Instant::now)), if self.may_retry() && soonest.is_some() => {}
-            }
-        }
-    }
-
-    /// Whether there is room for another try of a bundle that was laid by.
-    fn may_retry(&self) -> bool {
-        self.flights.len() < self.in_flight_max && self.retries < (self.in_flight_max / RETRY_SHARE).max(1)
-    }
-
-    /// Starts what was laid by and is due, within its share, then the oldest of the queue, as far as there is room.
-    async fn start_what_may(&mut self) -> Result<(), Error> {
-        while self.may_retry()
-            && let Some(soonest) = self.laid_by.first_entry().filter(|due| due.key().0 <= Instant::now())
-        {
-            let bundle = soonest.remove();
-            self.retries += 1;
-            self.start(Attempt::Again, bundle);
-        }
-        // With too many laid by the rest stays in the queue on the disk.
-        let room = (self.in_flight_max - self.flights.len()).min(LAID_BY_MAX.saturating_sub(self.laid_by.len()));
-        for ticket in self.tickets(room).await? {
-            self.next = ticket.order + 1;
-            self.start(Attempt::First, Bundle::new(ticket));
-        }
-        Ok(())
-    }
-
-    fn start(&mut self, attempt: Attempt, bundle: Bundle) {
-        let flight = self.flight.clone();
-        self.flights.spawn(async move { (attempt, flight.fly(bundle).await) });
-    }
-
-    fn lay_by(&mut self, bundle: Bundle) {
-        let pause = node::growing(self.lay_by, bundle.laid_by.saturating_sub(1));
-        self.laid_by
-            .insert((Instant::now() + pause, bundle.ticket.order), bundle);
-    }
-
-    async fn tickets(&self, limit: usize) -> Result<Vec<Ticket>, Error> {
-        if limit == 0 {
-            return Ok(Vec::new());
-        }
-        let (outbox, from) = (self.flight.outbox.clone(), self.next);
-        Ok(tokio::task::spawn_blocking(move || outbox.tickets(from, limit)).await??)
-    }
-
-    /// Takes this landing and all that are ready, so that one commit forgets them together.
-    async fn settle(&mut self, landed: Result<(Attempt, Landing), JoinError>) -> Result<(), Error> {
-        let outbox = self.flight.outbox.clone();
-        let mut finals: Vec<Final> = Vec::new();
-        let mut next = Some(landed);
-        while let Some(landed) = next {
-            let (attempt, landing) = landed?;
-            self.retries -= usize::from(attempt == Attempt::Again);
-            match landing {
-                Landing::Final(done) => finals.push(*done),
-                Landing::LaidBy(bundle) => self.lay_by(bundle),
-                Landing::SetAside { order, why } => outbox.set_aside(order, why).await,
-                Landing::Gone => {}
-                Landing::Failed(error) => return Err(error.into()),
-            }
-            next = self.flights.try_join_next();
-        }
-        if !finals.is_empty() {
-            metrics::counter!("gateway_uplink_bundles_final_total").increment(finals.len() as u64);
-            outbox.forget(finals).await;
-        }
-        Ok(())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::{
-        outbox::tests::{Home, receipt_text},
+        outbox::{
+            Measurement, Urgency,
+            tests::{Home, receipt_text},
+        },
         secret,
     };
     use bytes::Bytes;
@@ -393,6 +277,14 @@ mod tests {
         address: SocketAddr,
         manner: watch::Sender<Manner>,
         asked: watch::Receiver<usize>,
+        /// Ids of the bundles it has admitted, in their order, with what was submitted.
+        held: watch::Receiver<Vec<(String, Submission)>>,
+    }
+
+    impl FakeNode {
+        fn admitted(&self) -> Vec<String> {
+            self.held.borrow().iter().map(|(id, _)| id.clone()).collect()
+        }
     }
 
     impl Fog {
@@ -464,7 +356,7 @@ mod tests {
             let (manner, behaves) = watch::channel(manner);
             let (count, asked) = watch::channel(0);
             let (validators, network) = (self.validators.clone(), self.network);
-            let held: watch::Sender<Vec<(String, Submission)>> = watch::Sender::default();
+            let (held, holds) = watch::channel(Vec::<(String, Submission)>::new());
             tokio::spawn(async move {
                 while let Ok((tcp, _)) = listener.accept().await {
                     let acceptor = acceptor.clone();
@@ -483,7 +375,12 @@ mod tests {
                     });
                 }
             });
-            FakeNode { address, manner, asked }
+            FakeNode {
+                address,
+                manner,
+                asked,
+                held: holds,
+            }
         }
     }
 
@@ -556,7 +453,11 @@ mod tests {
     }
 
     async fn until_final(home: &Home, readings: u64) {
-        for _ in 0..200 {
+        until_final_within(home, readings, 200).await;
+    }
+
+    async fn until_final_within(home: &Home, readings: u64, looks: u32) {
+        for _ in 0..looks {
             if finals(home).await == readings {
                 return;
             }
@@ -689,6 +590,96 @@ mod tests {
         until_final(&home, 1).await;
         home.spool(&home.scale, 2).await;
         until_final(&home, 2).await;
+    }
+
+    #[tokio::test]
+    async fn an_alarm_goes_before_everything_that_waits() {
+        let mut home = Home::open();
+        home.stock(200, 1).await;
+        let fog = Fog::of(&home);
+        let node = fog.node(Manner::Busy).await;
+        let config = Config {
+            in_flight_max: 4,
+            ..fog.config(&[&node])
+        };
+        let _uplink = Uplink::start(&config, fog.network(&config, true), home.outbox.clone()).expect("starts");
+        for seq in 1..=20 {
+            home.spool(&home.scale, seq).await;
+        }
+        let alarm = Measurement {
+            urgency: Urgency::Alarm,
+            ..home.scale.measurement(21, 97)
+        };
+        home.outbox.append(alarm).await.expect("taken");
+        node.manner.send_replace(Manner::Honest);
+        until_final_within(&home, 221, 800).await;
+        let first = node.held.borrow()[..16].to_vec();
+        let is_alarm = |(_, submission): &(String, Submission)| {
+            let sealed = record::bundle::SealedBundle::decode(&submission.payload).expect("sealed");
+            let opened = sealed.open(&home.sealer.network, &home.scale.secret);
+            opened.is_ok_and(|bundle| {
+                let key = home.scale.key.public();
+                bundle.entries[0]
+                    .reading
+                    .decode(|_| Some(key))
+                    .is_ok_and(|reading| reading.seq == 21)
+            })
+        };
+        assert!(first.iter().any(is_alarm), "it is among the first that the node admits");
+    }
+
+    #[tokio::test]
+    async fn a_backlog_drains_in_order_and_at_its_pace_while_live_readings_go_before_it() {
+        const STORED: u64 = 1_200;
+        let mut home = Home::open();
+        home.stock(STORED, 1).await;
+        let stored: Vec<_> = home
+            .outbox
+            .tickets(0, usize::MAX)
+            .expect("reads")
+            .iter()
+            .map(|t| t.bundle.to_string())
+            .collect();
+        let fog = Fog::of(&home);
+        let node = fog.node(Manner::Honest).await;
+        let config = Config {
+            in_flight_max: 8,
+            backlog_bundles_per_s_max: NonZeroU32::new(300).expect("not zero"),
+            ..fog.config(&[&node])
+        };
+        let begin = std::time::Instant::now();
+        let _uplink = Uplink::start(&config, fog.network(&config, true), home.outbox.clone()).expect("starts");
+        for seq in 1..=20 {
+            home.spool(&home.scale, seq).await;
+            let order = STORED + seq - 1;
+            while home
+                .outbox
+                .tickets(order, 1)
+                .expect("reads")
+                .iter()
+                .any(|t| t.order == order)
+            {
+                assert!(
+                    begin.elapsed() < Duration::from_secs(30),
+                    "live reading {seq} never became final"
+                );
+                sleep(Duration::from_millis(2)).await;
+            }
+        }
+        let drained = finals(&home).await - 20;
+        let most = 300 * u64::try_from(begin.elapsed().as_millis()).expect("short") / 1_000 + 60;
+        assert!(drained < STORED, "the live ones were final while stored ones waited");
+        assert!(drained <= most, "{drained} of at most {most}");
+        until_final_within(&home, STORED + 20, 1_200).await;
+        let admitted = node.admitted();
+        let drained: Vec<_> = admitted.iter().filter(|id| stored.contains(id)).collect();
+        let place = |id: &String| stored.iter().position(|other| other == id).expect("stored");
+        let furthest = drained.iter().enumerate().map(|(at, id)| place(id).abs_diff(at)).max();
+        assert!(
+            furthest.is_some_and(|places| places <= 16),
+            "no further apart than flights: {furthest:?}"
+        );
+        assert_eq!(admitted.len() as u64, STORED + 20, "each once");
     }
 
     #[tokio::test]

@@ -10,7 +10,7 @@ use record::{
 };
 use tokio::sync::oneshot;
 
-use super::{Answer, Final, Measurement, Rejected, Why, seal::BUNDLE_MESSAGE_BYTES_MAX, sequence::Sequences};
+use super::{Answer, Final, Measurement, Rejected, Urgency, Why, seal::BUNDLE_MESSAGE_BYTES_MAX, sequence::Sequences};
 
 /// What framing and signature add to a gap report, at most.
 const REPORT_FRAME_BYTES: usize = 128;
@@ -21,9 +21,10 @@ pub(super) type Times = (Option<i64>, i64);
 /// What one commit will hold, and who waits for it.
 #[derive(Debug, Default)]
 pub(super) struct Batch {
-    pub(super) groups: BTreeMap<KeyId, Group>,
-    /// Devices whose gaps it may move: whose they are, and what was missing before.
-    watched: BTreeMap<DeviceId, (SubjectKey, Missing)>,
+    /// By urgency first: alarms get the earlier places in the queue.
+    pub(super) groups: BTreeMap<(Urgency, KeyId), Group>,
+    /// Devices whose gaps it may move: where their readings go, and what was missing before.
+    watched: BTreeMap<DeviceId, (Urgency, SubjectKey, Missing)>,
     pub(super) readings: usize,
     pub(super) bytes: u64,
     pub(super) rejected: Vec<Rejected>,
@@ -34,7 +35,7 @@ pub(super) struct Batch {
     pub(super) stop: Option<oneshot::Sender<()>>,
 }
 
-/// Readings of one subject.
+/// Readings of one subject and urgency.
 #[derive(Debug)]
 pub(super) struct Group {
     pub(super) subject: SubjectKey,
@@ -73,7 +74,8 @@ impl Batch {
     pub(super) fn add(&mut self, measurement: Measurement) {
         self.readings += 1;
         let times = (measurement.wall_ms, measurement.entry.received_ms);
-        let group = self.groups.entry(measurement.subject.id());
+        let place = (measurement.urgency, measurement.subject.id());
+        let group = self.groups.entry(place);
         let group = group.or_insert_with(|| Group::of(measurement.subject));
         group.entries.push((measurement.entry, times));
     }
@@ -82,8 +84,9 @@ impl Batch {
     pub(super) fn watch_gaps(&mut self, sequences: &Sequences, measurement: &Measurement) {
         let device = &measurement.id.device;
         if sequences.moves_a_gap(&measurement.id) && !self.watched.contains_key(device) {
-            let before = (measurement.subject.clone(), sequences.missing(device));
-            self.watched.insert(device.clone(), before);
+            let before = sequences.missing(device);
+            let watched = (measurement.urgency, measurement.subject.clone(), before);
+            self.watched.insert(device.clone(), watched);
         }
     }
 
@@ -93,13 +96,22 @@ impl Batch {
         sequences: &Sequences,
         mut sign: impl FnMut(DeviceId, Missing) -> SignedGapReport,
     ) {
-        for (device, (subject, before)) in std::mem::take(&mut self.watched) {
+        for (device, (urgency, subject, before)) in std::mem::take(&mut self.watched) {
             let missing = sequences.missing(&device);
             if missing != before {
-                let group = self.groups.entry(subject.id()).or_insert_with(|| Group::of(subject));
+                let group = self.groups.entry((urgency, subject.id()));
+                let group = group.or_insert_with(|| Group::of(subject));
                 group.gaps.push(sign(device, missing));
             }
         }
+    }
+
+    /// Whether it holds an alarm, which waits for no others.
+    pub(super) fn has_alarm(&self) -> bool {
+        self.groups
+            .keys()
+            .next()
+            .is_some_and(|(urgency, _)| *urgency == Urgency::Alarm)
     }
 
     /// Whether somebody waits for an answer.
@@ -114,7 +126,12 @@ impl Batch {
 
     /// Whether the disk must change before the answers may leave.
     pub(super) fn writes(&self) -> bool {
-        self.readings + self.rejected.len() + self.finals.len() + self.refused.len() > 0
+        self.readings + self.rejected.len() > 0
+    }
+
+    /// How many notes about bundles it has: nobody waits for them, and whoever wrote them would find out again.
+    pub(super) fn notes(&self) -> usize {
+        self.finals.len() + self.refused.len()
     }
 }
 

@@ -1,21 +1,15 @@
 //! Bundles that are not sent as they are: the fog refuses them for good, or this disk has damaged them. They are kept with
 //! the reason, count as part of the spool, and go back into the queue by hand only.
 
-use std::{collections::VecDeque, path::Path};
+use std::collections::VecDeque;
 
 use record::ids::BundleId;
 use serde::{Serialize, Serializer};
 
-use super::{
-    Error, SPOOL, reading_back,
-    seal::Sealer,
-    store::{SetAside, Store},
-};
+use super::store::SetAside;
 
 /// Bundles that the status shows.
 const SHOWN_MAX: usize = 20;
-/// Memory for the store's pages while somebody looks at what is set aside, in bytes.
-const CACHE_BYTES: usize = 8 << 20;
 
 /// Why a bundle is set aside.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -103,39 +97,5 @@ impl Aside {
     /// The last ones, the newest first.
     pub(super) fn recent(&self) -> Vec<Refused> {
         self.recent.iter().rev().cloned().collect()
-    }
-}
-
-/// What a gateway that is stopped has set aside.
-#[derive(Debug)]
-pub struct Shelf(Store);
-
-impl Shelf {
-    /// Opens the spool in a folder.
-    ///
-    /// # Errors
-    /// [`Error`]: there is none, or the gateway runs.
-    pub fn open(folder: &Path, sealer: &Sealer) -> Result<Self, Error> {
-        let file = folder.join(SPOOL);
-        if !file.exists() {
-            return Err(Error::Missing(file.display().to_string()));
-        }
-        reading_back(|| Store::open(&file, CACHE_BYTES, sealer)).map(Self)
-    }
-
-    /// All of it, the oldest first.
-    ///
-    /// # Errors
-    /// The store's failure.
-    pub fn list(&self) -> Result<Vec<Refused>, redb::Error> {
-        reading_back(|| self.0.refused())
-    }
-
-    /// Gives one bundle, or all, back to the queue; returns how many.
-    ///
-    /// # Errors
-    /// The store's failure.
-    pub fn requeue(&self, only: Option<BundleId>) -> Result<u64, redb::Error> {
-        reading_back(|| self.0.requeue(only))
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Gap, Percentiles, Refused, Summary};
+use super::{Gap, Percentiles, Refused, Shortage, Summary};
 
 /// The outbox as the status shows it.
 #[derive(Clone, Debug, Default)]
@@ -19,6 +19,8 @@ pub struct Report {
     pub spooled_bytes: u64,
     /// Bytes of bundles that are set aside; they count towards `bytes_max`.
     pub refused_bytes: u64,
+    /// Why nothing new is taken now; absent when it is.
+    pub full: Option<Shortage>,
     /// The last bundles that were set aside, the newest first.
     pub refused: Vec<Refused>,
     /// What is in quarantine.

@@ -1,20 +1,18 @@
 //! The outbox's tables in redb: what one commit writes, and what a start reads back.
 
-use std::{
-    path::Path,
-    sync::{Arc, Weak},
-};
+use std::sync::{Arc, Weak};
 
 use record::{
     canonical::{self, Digest},
     ids::BundleId,
 };
-use redb::{Database, Durability, ReadableDatabase as _, ReadableTable as _, TableDefinition};
+use redb::{Database, Durability, ReadableDatabase as _, ReadableTable as _, TableDefinition, TableError};
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
 use super::{
-    Counters, Error,
+    Counters, Error, Urgency,
+    file::Handle,
     quarantine::Kept,
     refused::Refused,
     seal::Sealer,
@@ -25,6 +23,8 @@ use super::{
 const QUEUE: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("queue");
 /// Place in the queue -> the bytes to submit.
 const SUBMISSIONS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("submissions");
+/// Places in the queue that hold alarms: they are found without reading a long queue.
+const ALARMS: TableDefinition<'_, u64, ()> = TableDefinition::new("alarms");
 /// Place in the queue -> [`SetAside`].
 const REFUSED: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("refused");
 /// Number of a stream -> [`Stream`].
@@ -36,6 +36,8 @@ const QUARANTINE: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("quaran
 /// `owner` -> text, `counters` -> [`Counters`], `next` -> the next place in the queue.
 const ABOUT: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("about");
 
+/// How many tables there are.
+const TABLES: usize = 8;
 /// Rows of our own making are read without a limit of their own; this is far above any of them.
 const ROW_BYTES_MAX: usize = 64 << 20;
 
@@ -51,6 +53,21 @@ pub struct Ticket {
     pub readings: u32,
     /// How many bytes are submitted for it.
     pub bytes: u64,
+    /// When it was sealed, in milliseconds since 1970; absent in what was spooled before this was kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sealed_ms: Option<i64>,
+    /// How soon it has to reach the fog. Absent if live, as in what was spooled before this was kept.
+    #[serde(default, skip_serializing_if = "Urgency::is_live")]
+    pub urgency: Urgency,
+}
+
+/// The places after the newest bundle and after the newest alarm.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Newest {
+    /// Of any bundle.
+    pub next: u64,
+    /// Of an alarm.
+    pub next_alarm: u64,
 }
 
 /// A bundle that is not sent as it is, with its bytes.
@@ -83,7 +100,7 @@ pub(super) struct Loaded {
     pub(super) digests: Vec<((u64, u64), Digest)>,
     pub(super) quarantined: Vec<(u64, Kept)>,
     pub(super) counters: Counters,
-    pub(super) next: u64,
+    pub(super) newest: Newest,
     /// Bundles, readings and bytes that are not final.
     pub(super) spooled: (u64, u64, u64),
     pub(super) refused: Vec<Refused>,
@@ -92,7 +109,13 @@ pub(super) struct Loaded {
 /// The store, open for as long as the writer's thread holds it.
 #[derive(Debug)]
 pub(super) struct Store {
-    db: Arc<Database>,
+    db: Handle,
+}
+
+impl From<Arc<Database>> for Store {
+    fn from(db: Arc<Database>) -> Self {
+        Self { db: Handle::of(db) }
+    }
 }
 
 /// The store for readers, who do not keep it open: a database that is not closed costs a repair at the next start.
@@ -100,16 +123,9 @@ pub(super) struct Store {
 pub(super) struct Reader(Weak<Database>);
 
 impl Store {
-    /// Opens the file for one gateway on one network.
-    pub(super) fn open(path: &Path, cache_bytes: usize, sealer: &Sealer) -> Result<Self, Error> {
-        let db = Database::builder()
-            .set_cache_size(cache_bytes)
-            .create(path)
-            .map_err(|error| match error.into() {
-                redb::Error::DatabaseAlreadyOpen => Error::InUse,
-                error => Error::Store(error),
-            })?;
-        let store = Self { db: Arc::new(db) };
+    /// The store in a database, for one gateway on one network.
+    pub(super) fn of(db: Database, sealer: &Sealer) -> Result<Self, Error> {
+        let store = Self::from(Arc::new(db));
         let expected = format!("gateway {} on network {}", sealer.gateway, sealer.network);
         match store.claim(&expected)? {
             Some(found) if found != expected => Err(Error::Foreign { found, expected }),
@@ -117,25 +133,33 @@ impl Store {
         }
     }
 
-    /// Makes the tables and writes the owner if there is none; returns the owner that was there.
+    /// Makes the tables and writes the owner if there is none; returns the owner that was there. A disk that is full takes no
+    /// writes, and the spool on it must open all the same: nothing is written if everything is there.
     fn claim(&self, owner: &str) -> Result<Option<String>, redb::Error> {
+        let found = self.owner()?;
+        if found.is_some() && self.db.begin_read()?.list_tables()?.count() >= TABLES {
+            return Ok(found);
+        }
         let write = self.db.begin_write()?;
-        let found = {
-            for table in [QUEUE, SUBMISSIONS, REFUSED, STREAMS, QUARANTINE] {
-                write.open_table(table)?;
-            }
-            write.open_table(DIGESTS)?;
-            let mut about = write.open_table(ABOUT)?;
-            let found = about
-                .get("owner")?
-                .map(|text| String::from_utf8_lossy(text.value()).into_owned());
-            if found.is_none() {
-                about.insert("owner", owner.as_bytes())?;
-            }
-            found
-        };
+        for table in [QUEUE, SUBMISSIONS, REFUSED, STREAMS, QUARANTINE] {
+            write.open_table(table)?;
+        }
+        write.open_table(ALARMS)?;
+        write.open_table(DIGESTS)?;
+        if found.is_none() {
+            write.open_table(ABOUT)?.insert("owner", owner.as_bytes())?;
+        }
         write.commit()?;
         Ok(found)
+    }
+
+    fn owner(&self) -> Result<Option<String>, redb::Error> {
+        let about = match self.db.begin_read()?.open_table(ABOUT) {
+            Err(TableError::TableDoesNotExist(_)) => return Ok(None),
+            about => about?,
+        };
+        let owner = about.get("owner")?;
+        Ok(owner.map(|text| String::from_utf8_lossy(text.value()).into_owned()))
     }
 
     /// Writes all of it or none of it; durable on return.
@@ -145,13 +169,18 @@ impl Store {
         {
             let mut queue = write.open_table(QUEUE)?;
             let mut submissions = write.open_table(SUBMISSIONS)?;
+            let mut alarms = write.open_table(ALARMS)?;
             for (ticket, submission) in &changes.spooled {
                 queue.insert(ticket.order, canonical::encode(ticket).as_slice())?;
                 submissions.insert(ticket.order, submission.as_slice())?;
+                if ticket.urgency == Urgency::Alarm {
+                    alarms.insert(ticket.order, ())?;
+                }
             }
             for order in &changes.gone {
                 queue.remove(*order)?;
                 submissions.remove(*order)?;
+                alarms.remove(*order)?;
             }
             let mut about = write.open_table(ABOUT)?;
             about.insert("counters", canonical::encode(&changes.counters).as_slice())?;
@@ -174,11 +203,9 @@ impl Store {
         let mut spooled = (0, 0, 0);
         for row in read.open_table(QUEUE)?.iter()? {
             let ticket: Ticket = decoded(row?.1.value())?;
-            spooled = (
-                spooled.0 + 1,
-                spooled.1 + u64::from(ticket.readings),
-                spooled.2 + ticket.bytes,
-            );
+            spooled.0 += 1;
+            spooled.1 += u64::from(ticket.readings);
+            spooled.2 += ticket.bytes;
         }
         let about = read.open_table(ABOUT)?;
         Ok(Loaded {
@@ -190,11 +217,17 @@ impl Store {
                 .map(|row| decoded(row.value()))
                 .transpose()?
                 .unwrap_or_default(),
-            next: about
-                .get("next")?
-                .map(|row| decoded(row.value()))
-                .transpose()?
-                .unwrap_or_default(),
+            newest: Newest {
+                next: about
+                    .get("next")?
+                    .map(|row| decoded(row.value()))
+                    .transpose()?
+                    .unwrap_or_default(),
+                next_alarm: read
+                    .open_table(ALARMS)?
+                    .last()?
+                    .map_or(0, |(order, _)| order.value() + 1),
+            },
             spooled,
             refused: self.refused()?,
         })
@@ -218,6 +251,7 @@ impl Store {
         {
             let mut queue = write.open_table(QUEUE)?;
             let mut submissions = write.open_table(SUBMISSIONS)?;
+            let mut alarms = write.open_table(ALARMS)?;
             let mut refused = write.open_table(REFUSED)?;
             for row in refused.iter()? {
                 let (order, value) = row?;
@@ -225,6 +259,9 @@ impl Store {
                 if only.is_none_or(|bundle| bundle == aside.ticket.bundle) {
                     queue.insert(order.value(), canonical::encode(&aside.ticket).as_slice())?;
                     submissions.insert(order.value(), aside.submission.as_slice())?;
+                    if aside.ticket.urgency == Urgency::Alarm {
+                        alarms.insert(order.value(), ())?;
+                    }
                     requeued.push(order.value());
                 }
             }
@@ -234,6 +271,16 @@ impl Store {
         }
         write.commit()?;
         Ok(requeued.len() as u64)
+    }
+
+    /// Up to `limit` tickets from a place on.
+    pub(super) fn tickets(&self, from: u64, limit: usize) -> Result<Vec<Ticket>, redb::Error> {
+        let queue = self.db.begin_read()?.open_table(QUEUE)?;
+        queue
+            .range(from..)?
+            .take(limit)
+            .map(|row| decoded(row?.1.value()))
+            .collect()
     }
 
     /// The ticket at a place.
@@ -257,21 +304,47 @@ impl Store {
 impl Reader {
     /// Up to `limit` tickets from a place on; none once the store is closed.
     pub(super) fn tickets(&self, from: u64, limit: usize) -> Result<Vec<Ticket>, redb::Error> {
+        let db = self.0.upgrade();
+        db.map_or(Ok(Vec::new()), |db| Store::from(db).tickets(from, limit))
+    }
+
+    /// The same of the alarms alone.
+    pub(super) fn alarms(&self, from: u64, limit: usize) -> Result<Vec<Ticket>, redb::Error> {
         let Some(db) = self.0.upgrade() else {
             return Ok(Vec::new());
         };
+        let read = db.begin_read()?;
+        let (alarms, queue) = (read.open_table(ALARMS)?, read.open_table(QUEUE)?);
+        let mut found = Vec::new();
+        for row in alarms.range(from..)?.take(limit) {
+            if let Some(ticket) = queue.get(row?.0.value())? {
+                found.push(decoded(ticket.value())?);
+            }
+        }
+        Ok(found)
+    }
+
+    /// The place of the first bundle, from a place on, behind which all were sealed since a time; the end if the last was not.
+    pub(super) fn first_since(&self, from: u64, since_ms: i64) -> Result<u64, redb::Error> {
+        let Some(db) = self.0.upgrade() else {
+            return Ok(from);
+        };
         let queue = db.begin_read()?.open_table(QUEUE)?;
-        queue
-            .range(from..)?
-            .take(limit)
-            .map(|row| decoded(row?.1.value()))
-            .collect()
+        let mut first = None;
+        for row in queue.range(from..)?.rev() {
+            let ticket: Ticket = decoded(row?.1.value())?;
+            if ticket.sealed_ms.is_none_or(|at| at < since_ms) {
+                return Ok(first.unwrap_or(ticket.order + 1));
+            }
+            first = Some(ticket.order);
+        }
+        Ok(first.unwrap_or(from))
     }
 
     /// The bytes to submit for a place; `None` once the store is closed.
     pub(super) fn submission(&self, order: u64) -> Result<Option<Vec<u8>>, redb::Error> {
         let db = self.0.upgrade();
-        db.map_or(Ok(None), |db| Store { db }.submission(order))
+        db.map_or(Ok(None), |db| Store::from(db).submission(order))
     }
 }
 

@@ -17,9 +17,10 @@ use record::{
 use tokio::sync::watch;
 
 use super::{
-    Answer, Config, Counters, Durable, Error, Measurement, NotTaken, QuarantineConfig, Rejected, Report, Request,
-    Verdict, abort,
+    Answer, Config, Counters, Durable, Error, Final, Measurement, NotTaken, QuarantineConfig, Rejected, Report,
+    Request, Shortage, Urgency, Verdict, Why,
     batch::{Batch, Group, Pending, Times, chunks, equivocation},
+    damage::abort,
     latency::Durations,
     now_ms,
     quarantine::{Kept, Quarantine, Summary},
@@ -27,7 +28,7 @@ use super::{
     seal::Sealer,
     sequence::{Place, Sequences},
     space::Space,
-    store::{Changes, Store, Ticket},
+    store::{Changes, Newest, Store, Ticket},
 };
 
 /// A commit that only forgets bundles waits this long for readings, so that one sync serves both.
@@ -36,6 +37,11 @@ const FORGET_LINGER: Duration = Duration::from_millis(100);
 const OVERHEAD_BYTES: u64 = 1_024;
 /// Readings whose times are remembered for the latencies; beyond it new bundles are not timed.
 const TIMED_MAX: usize = 50_000;
+/// Notes about bundles that are kept while the disk bears no commit; of those beyond it the uplink finds out again after the
+/// next start.
+const NOTES_MAX: usize = 4_096;
+/// While notes wait for the disk it is looked at this often.
+const NOTES_RETRY: Duration = Duration::from_secs(1);
 /// Starts of devices with gaps that the status shows.
 const GAPS_SHOWN_MAX: usize = 1_000;
 
@@ -48,7 +54,8 @@ pub(super) struct Writer {
     sequences: Sequences,
     quarantine: Quarantine,
     counters: Counters,
-    next: u64,
+    newest: Newest,
+    notes: (Vec<Final>, Vec<(u64, Why)>),
     spooled: (u64, u64, u64),
     aside: Aside,
     times: HashMap<u64, Vec<Times>>,
@@ -56,7 +63,7 @@ pub(super) struct Writer {
     publish_to_final: Durations,
     received_to_final: Durations,
     space: Space,
-    announce: watch::Sender<u64>,
+    announce: watch::Sender<Newest>,
 }
 
 impl Writer {
@@ -65,19 +72,20 @@ impl Writer {
         store: Store,
         (config, quarantine, folder): (Config, QuarantineConfig, &Path),
         sealer: Sealer,
-        announce: watch::Sender<u64>,
+        announce: watch::Sender<Newest>,
     ) -> Result<Self, Error> {
         let loaded = store.load()?;
-        announce.send_replace(loaded.next);
+        announce.send_replace(loaded.newest);
         Ok(Self {
             store,
-            space: Space::of(folder, config.disk_reserve_bytes),
+            space: Space::of(folder, config.disk_reserve_bytes, config.bytes_max),
             config,
             sealer,
             sequences: Sequences::of(loaded.streams, loaded.digests),
             quarantine: Quarantine::of(quarantine, loaded.quarantined),
             counters: loaded.counters,
-            next: loaded.next,
+            newest: loaded.newest,
+            notes: (Vec::new(), Vec::new()),
             spooled: loaded.spooled,
             aside: Aside::of(loaded.refused),
             times: HashMap::new(),
@@ -90,9 +98,13 @@ impl Writer {
 
     /// Serves requests until it is told to stop or nobody can ask any more.
     pub(super) fn run(mut self, inbox: &Receiver<Request>) {
-        while let Ok(first) = inbox.recv() {
+        loop {
             let mut batch = Batch::default();
-            self.accept(first, &mut batch);
+            match inbox.recv_timeout(if self.has_notes() { NOTES_RETRY } else { Duration::MAX }) {
+                Ok(first) => self.accept(first, &mut batch),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
             self.gather(inbox, &mut batch);
             let stop = batch.stop.take();
             self.settle(batch);
@@ -115,6 +127,10 @@ impl Writer {
             if batch.is_urgent() && !urgent {
                 urgent = true;
                 deadline = deadline.min(Instant::now() + linger);
+            }
+            // What waits already comes along; nothing else is waited for.
+            if batch.has_alarm() {
+                deadline = start;
             }
             match inbox.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
                 Ok(request) => self.accept(request, batch),
@@ -144,6 +160,7 @@ impl Writer {
                 batch.duplicates += 1;
                 batch.answers.push((answer, Pending::Duplicate(measurement.id)));
             }
+            Place::Equivocation if self.full(batch.bytes) == Some(Shortage::Disk) => refuse(answer),
             Place::Equivocation => {
                 let rejected = equivocation(&measurement);
                 batch
@@ -153,10 +170,8 @@ impl Writer {
             }
             Place::New => {
                 let bytes = measurement.entry.reading.as_bytes().len() as u64 + OVERHEAD_BYTES;
-                if self.is_full(batch.bytes + bytes) {
-                    metrics::counter!("gateway_outbox_full_total").increment(1);
-                    let _unheard = answer.send(Err(NotTaken::Full));
-                    return;
+                if self.full(batch.bytes + bytes).is_some() {
+                    return refuse(answer);
                 }
                 batch.watch_gaps(&self.sequences, &measurement);
                 self.sequences.record(&measurement.id, digest);
@@ -170,6 +185,10 @@ impl Writer {
 
     /// A message with a genuine signature keeps its place in the sequence: it is no gap, and a repetition is a duplicate.
     fn accept_rejected(&mut self, rejected: Rejected, answer: Answer, batch: &mut Batch) {
+        // Quarantine has a bound of its own; what the disk cannot hold is not taken.
+        if self.full(batch.bytes) == Some(Shortage::Disk) {
+            return refuse(answer);
+        }
         let Some(measurement) = &rejected.measurement else {
             batch
                 .answers
@@ -200,15 +219,32 @@ impl Writer {
         }
     }
 
-    fn is_full(&mut self, more_bytes: u64) -> bool {
-        self.spooled.2 + self.aside.bytes() + more_bytes > self.config.bytes_max || self.space.is_full()
+    fn full(&mut self, more_bytes: u64) -> Option<Shortage> {
+        self.space.refuses(self.spooled.2 + self.aside.bytes(), more_bytes)
+    }
+
+    fn has_notes(&self) -> bool {
+        self.notes.0.len() + self.notes.1.len() > 0
+    }
+
+    /// Keeps notes back while the disk is so full that a commit might fail: nobody waits for them.
+    fn hold_notes(&mut self, batch: &mut Batch) {
+        self.notes.0.append(&mut batch.finals);
+        self.notes.1.append(&mut batch.refused);
+        if batch.writes() || (self.has_notes() && self.space.bears_a_commit()) {
+            mem::swap(&mut batch.finals, &mut self.notes.0);
+            mem::swap(&mut batch.refused, &mut self.notes.1);
+        }
+        self.notes.0.truncate(NOTES_MAX);
+        self.notes.1.truncate(NOTES_MAX);
     }
 
     /// Seals, commits, and answers.
     fn settle(&mut self, mut batch: Batch) {
         self.counters.duplicates += batch.duplicates;
         self.counters.received += batch.answers.len() as u64;
-        if batch.writes() {
+        self.hold_notes(&mut batch);
+        if batch.writes() || batch.notes() > 0 {
             self.commit(&mut batch);
         }
         for (answer, pending) in batch.answers {
@@ -238,13 +274,13 @@ impl Writer {
             .unwrap_or_else(|e| abort(&e));
         changes.sequences = self.sequences.take_changes();
         changes.counters = self.counters.clone();
-        changes.next = self.next;
+        changes.next = self.newest.next;
         self.store.commit(&changes).unwrap_or_else(|e| abort(&e));
         for (order, times) in spooled_times {
             self.remember_times(order, times);
         }
         self.announce
-            .send_if_modified(|newest| mem::replace(newest, self.next) != self.next);
+            .send_if_modified(|newest| mem::replace(newest, self.newest) != self.newest);
         metrics::histogram!("gateway_outbox_commit_seconds").record(started.elapsed());
         metrics::gauge!("gateway_outbox_spooled_bundles").set(self.spooled.0 as f64);
         metrics::gauge!("gateway_outbox_spooled_bytes").set(self.spooled.2 as f64);
@@ -260,9 +296,14 @@ impl Writer {
         });
     }
 
-    fn seal(&mut self, groups: BTreeMap<KeyId, Group>, changes: &mut Changes, timed: &mut Vec<(u64, Vec<Times>)>) {
+    fn seal(
+        &mut self,
+        groups: BTreeMap<(Urgency, KeyId), Group>,
+        changes: &mut Changes,
+        timed: &mut Vec<(u64, Vec<Times>)>,
+    ) {
         let now = now_ms();
-        for group in groups.into_values() {
+        for ((urgency, _), group) in groups {
             let subject = group.subject;
             for chunk in chunks(group.entries, group.gaps) {
                 let (entries, times): (Vec<_>, Vec<_>) = chunk.entries.into_iter().unzip();
@@ -270,14 +311,19 @@ impl Writer {
                     .sealer
                     .seal(&subject, (entries, chunk.gaps), now)
                     .expect("the subject's key was tried at start, and the chunk fits in a bundle");
-                let order = self.next;
-                self.next += 1;
+                let order = self.newest.next;
+                self.newest.next += 1;
+                if urgency == Urgency::Alarm {
+                    self.newest.next_alarm = self.newest.next;
+                }
                 let bytes = sealed.submission.len() as u64;
                 let ticket = Ticket {
                     order,
                     bundle: sealed.bundle,
                     readings: sealed.readings,
                     bytes,
+                    sealed_ms: Some(now),
+                    urgency,
                 };
                 self.spooled.0 += 1;
                 self.spooled.1 += u64::from(ticket.readings);
@@ -309,8 +355,9 @@ impl Writer {
         }
     }
 
-    fn report(&self) -> Report {
+    fn report(&mut self) -> Report {
         Report {
+            full: self.full(0),
             counters: self.counters.clone(),
             spooled_bundles: self.spooled.0,
             spooled_readings: self.spooled.1,
@@ -327,4 +374,10 @@ impl Writer {
             received_to_final: self.received_to_final.percentiles(),
         }
     }
+}
+
+/// Whoever asked may have given up waiting.
+fn refuse(answer: Answer) {
+    metrics::counter!("gateway_outbox_full_total").increment(1);
+    let _unheard = answer.send(Err(NotTaken::Full));
 }

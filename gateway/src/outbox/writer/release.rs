@@ -101,7 +101,7 @@ impl Writer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::outbox::{Config, QuarantineConfig, SPOOL, store::Store, tests::Home};
+    use crate::outbox::{Config, Newest, QuarantineConfig, SPOOL, store::Store, tests::Home};
     use tokio::sync::watch;
 
     #[tokio::test]
@@ -111,7 +111,8 @@ mod tests {
         home.outbox.stop().await;
         let store = Store::open(&home.folder.path().join(SPOOL), 1 << 20, &home.sealer).expect("opens");
         let parts = (Config::default(), QuarantineConfig::default(), home.folder.path());
-        let mut writer = Writer::load(store, parts, home.sealer.clone(), watch::channel(0).0).expect("loads");
+        let mut writer =
+            Writer::load(store, parts, home.sealer.clone(), watch::channel(Newest::default()).0).expect("loads");
         writer.remember_times(0, vec![(None, 1), (None, 2)]);
         writer
             .release(&[], vec![(0, Why::Damaged)], &mut Changes::default())
