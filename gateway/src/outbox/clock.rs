@@ -58,7 +58,7 @@ impl Clock {
 mod tests {
     use super::*;
     use crate::outbox::{
-        Measurement, Stored, Verdict,
+        Measurement, Stored, Urgency, Verdict,
         tests::{Home, measured},
     };
     use ledger::admission::Submission;
@@ -139,6 +139,7 @@ mod tests {
                 entry: Entry::new(pair.gateway_ms, reading.sign(&home.scale.key)),
                 wall_ms: None,
                 ticks_ms: Some(pair.up_ms),
+                urgency: Urgency::Live,
             };
             assert!(matches!(home.outbox.append(measurement).await, Ok(Verdict::Spooled(_))));
         };
