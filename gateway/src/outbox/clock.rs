@@ -169,7 +169,7 @@ mod tests {
                 (one.effective_ms - BOOTED, one.time_quality)
             })
             .collect();
-        let corrected = |up| (up + 20, TimeQuality::Corrected);
+        let corrected = |up: i64| (up + 20, TimeQuality::Corrected);
         let expected = [
             (5_030, TimeQuality::Relative),
             corrected(9_000),
