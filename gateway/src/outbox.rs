@@ -578,7 +578,10 @@ pub(crate) mod tests {
             };
             for order in 0..count {
                 let Measurement { subject, entry, .. } = self.oximeter.measurement(order + 1, 97);
-                let sealed = self.sealer.seal(&subject, (vec![entry], vec![]), sealed_ms).expect("seals");
+                let sealed = self
+                    .sealer
+                    .seal(&subject, (vec![entry], vec![]), sealed_ms)
+                    .expect("seals");
                 let ticket = Ticket {
                     order,
                     bundle: sealed.bundle,
