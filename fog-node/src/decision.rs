@@ -30,7 +30,9 @@ pub enum Error {
     #[error("it is in a block and has no effect: {0}")]
     NoEffect(ledger::state::Refused),
     /// It waits still.
-    #[error("transaction {0} was taken, and is not final yet: look at /api/v1/transactions/{0} before it is sent again")]
+    #[error(
+        "transaction {0} was taken, and is not final yet: look at /api/v1/transactions/{0} before it is sent again"
+    )]
     NotFinal(String),
     /// The clock of this machine stands before 1970.
     #[error("this machine's clock stands before 1970")]
@@ -82,10 +84,7 @@ impl Desk<'_> {
     /// # Errors
     /// [`Error`].
     pub async fn ask<T: DeserializeOwned>(&self, path: &str) -> Result<T, Error> {
-        let question = self
-            .client
-            .get(format!("{}{path}", self.url))
-            .timeout(ANSWER_TIMEOUT);
+        let question = self.client.get(format!("{}{path}", self.url)).timeout(ANSWER_TIMEOUT);
         Ok(good(question.send().await?).await?.json().await?)
     }
 

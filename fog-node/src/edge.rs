@@ -37,7 +37,10 @@ pub async fn approve(desk: &Desk<'_>, requests: Vec<DeviceEnrolment>, known: Kno
         if !keys.contains_key(&request.gateway) {
             keys.insert(request.gateway.clone(), present(desk, &request.gateway).await?);
         }
-        let present = keys.get(&request.gateway).and_then(|keys| keys.get(&request.device)).copied();
+        let present = keys
+            .get(&request.gateway)
+            .and_then(|keys| keys.get(&request.device))
+            .copied();
         let device = request.device.clone();
         let action = match (present, known) {
             (Some(key), _) if key == request.key => {
@@ -45,7 +48,9 @@ pub async fn approve(desk: &Desk<'_>, requests: Vec<DeviceEnrolment>, known: Kno
                 continue;
             }
             (Some(_), Known::Leave) => {
-                lines.push(format!("{device}: has ANOTHER KEY on the chain; --rotate gives it this one"));
+                lines.push(format!(
+                    "{device}: has ANOTHER KEY on the chain; --rotate gives it this one"
+                ));
                 continue;
             }
             (Some(from), Known::Rotate { overlap_ms }) => Action::RotateDevice(Rotation {

@@ -684,7 +684,11 @@ mod tests {
         let counts = fog.count(|_| true).await;
         assert_eq!((counts.observations, counts.rejected), (2, 1));
         assert!(
-            !fog.projection.index.is_pending(Height(4), &RETRYABLE).await.expect("reads"),
+            !fog.projection
+                .index
+                .is_pending(Height(4), &RETRYABLE)
+                .await
+                .expect("reads"),
             "it is not tried again: `revoked` does not pass"
         );
     }

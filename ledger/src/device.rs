@@ -235,7 +235,8 @@ pub fn authenticate<'a>(
 /// What is said of a device, or of a key of it, that is out of use.
 #[must_use]
 pub fn ended(device: &DeviceId) -> Refusal {
-    let detail = format!("device {device}, or the key that it signed with, is out of use; its operator revoked or replaced it");
+    let detail =
+        format!("device {device}, or the key that it signed with, is out of use; its operator revoked or replaced it");
     Refusal::new(Reason::Revoked, detail)
 }
 
@@ -325,8 +326,16 @@ mod tests {
         assert_eq!(said(&device, &key, 9, late), None, "history");
         assert_eq!(said(&device, &key, 10, late), None, "the same block");
         assert_eq!(said(&device, &key, 11, late), Some(Reason::Revoked));
-        assert_eq!(said(&device, &key, 11, late - 1), None, "acknowledged before it was known");
-        assert_eq!(said(&device, &key, 11, -1), Some(Reason::Revoked), "no time before 1970");
+        assert_eq!(
+            said(&device, &key, 11, late - 1),
+            None,
+            "acknowledged before it was known"
+        );
+        assert_eq!(
+            said(&device, &key, 11, -1),
+            Some(Reason::Revoked),
+            "no time before 1970"
+        );
         assert_eq!(device.changed(), Height(10));
     }
 
@@ -350,7 +359,11 @@ mod tests {
             height: Height(11),
             at_ms: 1_000_001,
         });
-        assert_eq!(said(&device, &old, 12, end), Some(Reason::Revoked), "the overlap ends, too");
+        assert_eq!(
+            said(&device, &old, 12, end),
+            Some(Reason::Revoked),
+            "the overlap ends, too"
+        );
         assert_eq!(said(&device, &old, 9, end), None);
     }
 

@@ -164,7 +164,9 @@ impl Register {
                 }
                 free(self.devices.contains_key(&enrolment.device))
             }
-            Action::RotateDevice(rotation) => self.device_of(author, &rotation.device)?.may_rotate(&self.network, rotation),
+            Action::RotateDevice(rotation) => self
+                .device_of(author, &rotation.device)?
+                .may_rotate(&self.network, rotation),
             Action::RevokeDevice(device) => self.device_of(author, device).map(|_| ()),
             Action::RevokeGateway(gateway) => self.operated(author, gateway),
             Action::AnnounceKey(key) => free(self.subject_key(&key.id()).is_some()),
@@ -209,7 +211,9 @@ impl Register {
                 self.gateways.insert(enrolment.gateway.clone(), gateway);
             }
             Action::EnrolDevice(enrolment) => self.enrol(enrolment, at),
-            Action::RotateDevice(rotation) => self.change_device(&rotation.device, at, |device| device.rotate(rotation, at)),
+            Action::RotateDevice(rotation) => {
+                self.change_device(&rotation.device, at, |device| device.rotate(rotation, at))
+            }
             Action::RevokeDevice(device) => self.change_device(device, at, |device| device.revoke(at)),
             Action::RevokeGateway(id) => {
                 if let Some(gateway) = self.gateways.get_mut(id) {

@@ -386,7 +386,10 @@ mod tests {
             Outcome::Refused(why) => Some(why),
         };
         let enrol = |enrolment: &DeviceEnrolment| Action::EnrolDevice(enrolment.clone());
-        let (rotate, revoke) = (Action::RotateDevice(rotation.clone()), Action::RevokeDevice(cuff.clone()));
+        let (rotate, revoke) = (
+            Action::RotateDevice(rotation.clone()),
+            Action::RevokeDevice(cuff.clone()),
+        );
         assert_eq!(refused(0, enrol(&good)), Some(Refused::UnknownName), "no gateway yet");
         assert_eq!(refused(0, Action::EnrolGateway(gateway("home-1"))), None);
         assert_eq!(refused(1, enrol(&good)), Some(Refused::NotAllowed));
@@ -410,7 +413,10 @@ mod tests {
             "the name is used up"
         );
         let keys = world.state.device(&cuff).expect("known").keys();
-        assert_eq!(keys.iter().map(|period| period.key).collect::<Vec<_>>(), [old.public(), new.public()]);
+        assert_eq!(
+            keys.iter().map(|period| period.key).collect::<Vec<_>>(),
+            [old.public(), new.public()]
+        );
     }
 
     #[test]
@@ -426,8 +432,14 @@ mod tests {
             world.apply(vec![revoke(&world, 1), revoke(&world, 0)]),
             [Outcome::Refused(Refused::NotAllowed), Outcome::Applied]
         );
-        assert_eq!(world.apply(vec![world.commit(2)]), [Outcome::Refused(Refused::NotAllowed)]);
-        assert!(world.state.gateway_with_tls(&tls).is_none(), "its connections are nobody's");
+        assert_eq!(
+            world.apply(vec![world.commit(2)]),
+            [Outcome::Refused(Refused::NotAllowed)]
+        );
+        assert!(
+            world.state.gateway_with_tls(&tls).is_none(),
+            "its connections are nobody's"
+        );
         assert_eq!(world.state.committed(&before), Ok(()));
         let network = world.genesis.network();
         let device = DeviceEnrolment::of(&network, (home, "cuff-1".parse().expect("good")), &world.gateway);

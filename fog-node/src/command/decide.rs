@@ -112,7 +112,11 @@ pub(super) fn decide(node: &Node, key: &Path, decision: Edge) -> anyhow::Result<
             if overlap_ms > OVERLAP_MS_MAX {
                 anyhow::bail!("--overlap-days is at most {}", OVERLAP_MS_MAX / DAY_MS);
             }
-            let known = if rotate { Known::Rotate { overlap_ms } } else { Known::Leave };
+            let known = if rotate {
+                Known::Rotate { overlap_ms }
+            } else {
+                Known::Leave
+            };
             now(edge::approve(&desk, requests, known))
         }
         Edge::RevokeDevice { device } => now(desk.decide(Action::RevokeDevice(device))),

@@ -89,7 +89,9 @@ impl Register {
         if let Some((_, last)) = news.get(ROLL_DEVICES_ENOUGH - 1) {
             roll.through = last.changed();
         }
-        let told = news.into_iter().take_while(|(_, device)| device.changed() <= roll.through);
+        let told = news
+            .into_iter()
+            .take_while(|(_, device)| device.changed() <= roll.through);
         roll.devices = told.map(|(id, device)| (id.clone(), device.clone())).collect();
         roll
     }
@@ -106,6 +108,10 @@ impl Register {
     /// As [`SignedReading::decode`], and [`Reason::Revoked`](record::reading::Reason::Revoked).
     pub fn reading(&self, signed: &SignedReading, arrival: &Arrival<'_>) -> Result<Reading, Refusal> {
         let reports = |device: &&Device| arrival.author.is_none_or(|author| device.gateway == *author);
-        device::authenticate(signed, |id| self.devices.get(id).filter(reports), |end| arrival.is_before(end))
+        device::authenticate(
+            signed,
+            |id| self.devices.get(id).filter(reports),
+            |end| arrival.is_before(end),
+        )
     }
 }
