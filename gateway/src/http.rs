@@ -17,6 +17,7 @@ use tokio::{
 };
 
 use crate::{
+    directory::Directory,
     mqtt::{Connected, subscriber::LinkState},
     outbox::{Gap, Outbox, Percentiles, Refused, Report, Summary},
     uplink::{self, NodeState},
@@ -52,8 +53,8 @@ impl Default for Config {
 pub struct Sources {
     /// The gateway's name.
     pub gateway: GatewayId,
-    /// How many devices are enrolled.
-    pub devices: usize,
+    /// Which devices there are.
+    pub devices: Directory,
     /// Who is connected.
     pub connected: Connected,
     /// Counters, spool, quarantine, gaps.
@@ -104,7 +105,7 @@ impl Sources {
     fn status(&self, report: Report) -> Status {
         Status {
             gateway: self.gateway.clone(),
-            devices: self.devices,
+            devices: self.devices.len(),
             connected: self.connected.count(),
             broker: self.connected.link(),
             received: report.counters.received,

@@ -29,14 +29,13 @@ use tokio::{
 use self::{
     flight::{Bundle, Flight, Landing},
     node::Nodes,
-    voters::Voters,
 };
 use crate::{
     outbox::{Final, Outbox, Ticket},
     tls,
 };
 
-pub use self::node::NodeState;
+pub use self::{node::NodeState, voters::Voters};
 
 /// Bundles laid by, at most; beyond it nothing new is started until some are gone. They are ten megabytes of memory then, and
 /// about what an outbox of `bytes_max` holds.
@@ -105,6 +104,12 @@ pub struct Network {
 }
 
 impl Config {
+    /// The nodes' addresses.
+    #[must_use]
+    pub fn bases(&self) -> Vec<reqwest::Url> {
+        self.nodes.iter().filter_map(|url| node::base(url)).collect()
+    }
+
     /// Reads the TLS files and ties them to the network; each fault is one sentence.
     ///
     /// # Errors
@@ -131,6 +136,14 @@ impl Config {
             }
             _ => Err(faults),
         }
+    }
+}
+
+impl Network {
+    /// A client's TLS that talks to the network's nodes only.
+    #[must_use]
+    pub const fn tls(&self) -> &rustls::ClientConfig {
+        &self.client
     }
 }
 
@@ -174,6 +187,7 @@ impl View {
 pub struct Uplink {
     task: JoinHandle<Result<(), Error>>,
     view: View,
+    voters: Voters,
 }
 
 impl Uplink {
@@ -188,10 +202,11 @@ impl Uplink {
             in_flight,
             nodes: Arc::clone(&nodes),
         };
+        let voters = Voters::new(network.committees);
         let flight = Flight {
             nodes,
             outbox,
-            voters: Voters::new(network.committees),
+            voters: voters.clone(),
         };
         let traffic = Traffic {
             flight,
@@ -206,13 +221,19 @@ impl Uplink {
             next: 0,
         };
         let task = tokio::spawn(traffic.run(announce));
-        Ok(Self { task, view })
+        Ok(Self { task, view, voters })
     }
 
     /// What the status shows.
     #[must_use]
     pub fn view(&self) -> View {
         self.view.clone()
+    }
+
+    /// Who votes, as far as it is known.
+    #[must_use]
+    pub fn voters(&self) -> Voters {
+        self.voters.clone()
     }
 
     /// Resolves when the uplink has ended by itself, which it must not, with the reason.
