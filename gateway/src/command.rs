@@ -1,5 +1,7 @@
 //! The process: command line, exit codes, signals.
 
+mod home;
+
 use std::{
     ffi::OsString,
     io::Write as _,
@@ -62,6 +64,17 @@ enum Command {
         #[arg(long)]
         config: PathBuf,
     },
+    /// Makes and shows one-time codes by which new devices come to this gateway; it may run meanwhile.
+    #[command(subcommand)]
+    Claim(home::Claim),
+    /// Says whom a shared device measures, from a time on; the gateway may run meanwhile.
+    Assign(home::Assign),
+    /// Shows whom shared devices measure: device, from when on, key.
+    Assignments {
+        /// The gateway's configuration, TOML.
+        #[arg(long)]
+        config: PathBuf,
+    },
     /// Shows bundles that were set aside, or gives them back to the queue; the gateway must be stopped.
     #[command(subcommand)]
     Refused(Refused),
@@ -110,6 +123,9 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             Ok(_) => ExitCode::SUCCESS,
             Err(faults) => refuse(&faults),
         },
+        Command::Claim(claim) => beside(&claim.config().to_owned(), |prepared| claim.run(prepared)),
+        Command::Assign(assign) => beside(&assign.config.clone(), |prepared| assign.run(prepared)),
+        Command::Assignments { config } => beside(&config, home::assignments),
         Command::Refused(Refused::List { config }) => with_shelf(&config, |shelf| {
             let since = |at_ms| jiff::Timestamp::from_millisecond(at_ms).map(|at| at.to_string());
             let line = |one: outbox::Refused| {
@@ -122,6 +138,24 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Refused(Refused::Requeue { config, bundle, .. }) => with_shelf(&config, |shelf| {
             Ok(format!("{} bundles go back into the queue\n", shelf.requeue(bundle)?))
         }),
+    }
+}
+
+/// Does something beside a gateway that may be running, and says what came of it.
+fn beside(config: &Path, work: impl FnOnce(&Prepared) -> Result<String, String>) -> ExitCode {
+    let prepared = match prepare(config) {
+        Ok(prepared) => prepared,
+        Err(faults) => return refuse(&faults),
+    };
+    umask(Mode::RWXG | Mode::RWXO);
+    let said = work(&prepared);
+    let printed = match &said {
+        Ok(text) => std::io::stdout().write_all(text.as_bytes()),
+        Err(why) => writeln!(std::io::stderr(), "{why}"),
+    };
+    match (said, printed) {
+        (Ok(_), Ok(())) => ExitCode::SUCCESS,
+        _ => ExitCode::from(FAILED),
     }
 }
 
