@@ -6,6 +6,7 @@ mod sandboxes;
 mod a_bad_message_is_quarantined_with_its_reason;
 mod a_breakdown_breaks_the_promise;
 mod a_changed_receipt_is_refused;
+mod a_device_comes_by_a_code_and_goes_by_a_revocation;
 mod a_killed_fog_node_catches_up;
 mod a_killed_gateway_loses_nothing;
 mod a_lost_disk_is_rebuilt_from_the_peers;
