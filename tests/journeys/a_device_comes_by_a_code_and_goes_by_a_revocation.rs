@@ -8,7 +8,10 @@ use std::{
 
 use ledger::possession::Possession;
 use record::{canonical::Digest, ids::NetworkId, reading::Reading, signature::SigningKey};
-use sandbox::{harness::Sandbox, report::ProcessReport};
+use sandbox::{
+    harness::{Sandbox, Visitor},
+    report::{DeviceReport, ProcessReport},
+};
 use serde_json::{Value as Json, json};
 
 use crate::{
@@ -55,111 +58,140 @@ fn presented(code: &Json, key: &SigningKey) -> String {
     json!({"key": key.public(), "proof": proof, "password_sha256": password_sha256}).to_string()
 }
 
+/// A device that has a printed code, and all that is needed to follow it.
+struct Newcomer {
+    visitor: Visitor,
+    /// The gateway's and the operator's node's configuration.
+    configs: (String, String),
+    code: Json,
+    key: SigningKey,
+    reading: Reading,
+}
+
+const NAME: &str = "newcomer-1";
+const TOPIC: &str = "vitalfog/v1/home-1/newcomer-1/reading";
+
+impl Newcomer {
+    fn invited() -> Self {
+        let (sandbox, visitor) = (calm(), calm().visitor());
+        let report = &visitor.report;
+        let (gateway, node) = (config_of(&report.gateway.process), config_of(&report.nodes[0].process));
+        let subject = subject(sandbox, &gateway);
+        let configs = [gateway, node].map(|path| path.to_string_lossy().into_owned());
+        let order = [
+            "gateway",
+            "claim",
+            "new",
+            "--device",
+            NAME,
+            "--config",
+            &configs[0],
+            "--subject",
+        ];
+        let printed = done(sandbox, &[&order[..], &[&subject.to_string_lossy()]].concat());
+        let device = DeviceReport {
+            id: NAME.parse().expect("good"),
+            ..report.devices[0].clone()
+        };
+        Self {
+            configs: configs.into(),
+            code: serde_json::from_str(printed.lines().next().expect("a line")).expect("JSON"),
+            key: SigningKey::random(),
+            reading: by_hand::reading(&device, "8867-4", "71", "/min"),
+            visitor,
+        }
+    }
+
+    async fn present(&self, key: &SigningKey) -> Result<String, String> {
+        let text = |field: &str| self.code[field].as_str().expect("text").to_owned();
+        let (user, secret) = (format!("claim-{}", text("claim")), text("secret").into_bytes());
+        let topic = format!("vitalfog/v1/home-1/claim/{}/request", text("claim"));
+        by_hand::publish_as(
+            &self.visitor.report,
+            (&user, secret),
+            &topic,
+            presented(&self.code, key),
+        )
+        .await
+    }
+
+    fn numbered(&self, seq: u64) -> Reading {
+        Reading {
+            seq,
+            ..self.reading.clone()
+        }
+    }
+
+    /// Publishes a reading as its own user.
+    async fn publish(&self, seq: u64) -> Result<String, String> {
+        let message = self.numbered(seq).sign(&self.key).as_bytes().to_vec();
+        by_hand::publish_as(&self.visitor.report, (NAME, b"test".to_vec()), TOPIC, message).await
+    }
+
+    /// What the operator decides.
+    fn decide(&self, decision: &[&str]) -> String {
+        let key = self.visitor.report.hospital.private_key_file.to_string_lossy();
+        let order = [
+            "fog-node",
+            "edge",
+            "--config",
+            &self.configs.1,
+            "--organization-key",
+            &key,
+        ];
+        done(calm(), &[&order[..], decision].concat())
+    }
+
+    async fn is_served(&self, seq: u64) -> bool {
+        let patient = self.visitor.report.devices[0].patient;
+        let identifier = self.numbered(seq).id().to_string();
+        let all = self.visitor.observations(patient).await;
+        all.iter()
+            .any(|one| one["identifier"][0]["value"] == identifier.as_str())
+    }
+}
+
 #[tokio::test]
 async fn a_device_comes_by_a_code_and_goes_by_a_revocation() {
-    let (sandbox, visitor) = (calm(), calm().visitor());
-    let report = &visitor.report;
-    let (gateway, node) = (config_of(&report.gateway.process), config_of(&report.nodes[0].process));
-    let (at_home, at_node) = (gateway.to_string_lossy(), node.to_string_lossy());
-    let subject = subject(sandbox, &gateway);
-    let name = "newcomer-1";
-    let claim = [
-        "gateway",
-        "claim",
-        "new",
-        "--config",
-        &at_home,
-        "--device",
-        name,
-        "--subject",
-    ];
-    let printed = done(sandbox, &[&claim[..], &[&subject.to_string_lossy()]].concat());
-    let code: Json = serde_json::from_str(printed.lines().next().expect("a line")).expect("JSON");
-    let (claim, secret) = (
-        code["claim"].as_str().expect("a claim"),
-        code["secret"].as_str().expect("a secret"),
-    );
-    let key = SigningKey::random();
-    let (user, topic) = (
-        format!("claim-{claim}"),
-        format!("vitalfog/v1/home-1/claim/{claim}/request"),
-    );
-    let present = async |key: &SigningKey| {
-        let login = (user.as_str(), secret.as_bytes().to_vec());
-        by_hand::publish_as(report, login, &topic, presented(&code, key)).await
-    };
+    let newcomer = Newcomer::invited();
     eventually("the gateway to know the code", async || {
-        present(&key).await.ok().filter(|answer| answer.contains("Success"))
+        let answer = newcomer.present(&newcomer.key).await;
+        answer.ok().filter(|answer| answer.contains("Success"))
     })
     .await;
-    let thief = present(&SigningKey::random()).await.expect("an answer");
+    let thief = newcomer.present(&SigningKey::random()).await.expect("an answer");
     assert!(thief.contains("claim-used"), "{thief}");
-
-    let device = sandbox::report::DeviceReport {
-        id: name.parse().expect("good"),
-        ..report.devices[0].clone()
-    };
-    let topic = format!("vitalfog/v1/home-1/{name}/reading");
-    let reading = by_hand::reading(&device, "8867-4", "71", "/min");
-    let numbered = |seq| Reading { seq, ..reading.clone() };
-    let measured = numbered(1).sign(&key).as_bytes().to_vec();
-    let answer = by_hand::publish_as(report, (name, b"test".to_vec()), &topic, measured).await;
+    let answer = newcomer.publish(1).await;
     assert!(
         answer.as_ref().is_ok_and(|answer| answer.contains("Success")),
         "{answer:?}"
     );
 
-    let requests = sandbox.scratch().join("requests.json");
-    fs::write(
-        &requests,
-        done(sandbox, &["gateway", "claim", "requests", "--config", &at_home]),
-    )
-    .expect("written");
-    let organization_key = report.hospital.private_key_file.to_string_lossy();
-    let edge = [
-        "fog-node",
-        "edge",
-        "--config",
-        &at_node,
-        "--organization-key",
-        &organization_key,
-    ];
-    let approved = done(
-        sandbox,
-        &[&edge[..], &["approve", &requests.to_string_lossy()]].concat(),
-    );
+    let requests = calm().scratch().join("requests.json");
+    let order = ["gateway", "claim", "requests", "--config", &newcomer.configs.0];
+    fs::write(&requests, done(calm(), &order)).expect("written");
+    let approved = newcomer.decide(&["approve", &requests.to_string_lossy()]);
     assert!(approved.contains("enrol-device"), "{approved}");
-    let identifier = numbered(1).id().to_string();
-    let served = async || {
-        let all = visitor.observations(device.patient).await;
-        all.iter()
-            .any(|one| one["identifier"][0]["value"] == identifier.as_str())
-            .then_some(())
-    };
-    eventually("the reading to be served once its device is on the chain", served).await;
+    eventually("the reading to be served once its device is on the chain", async || {
+        newcomer.is_served(1).await.then_some(())
+    })
+    .await;
 
-    let revoked = done(sandbox, &[&edge[..], &["revoke-device", name]].concat());
+    newcomer.decide(&["revoke-device", NAME]);
     let since = Instant::now();
-    let became: Json = serde_json::from_str(revoked.trim()).expect("the node's word");
     let mut seq = 1;
     let refused = loop {
         seq += 1;
-        let message = numbered(seq).sign(&key).as_bytes().to_vec();
-        let answer = by_hand::publish(report, &topic, message).await.expect("an answer");
+        let message = newcomer.numbered(seq).sign(&newcomer.key).as_bytes().to_vec();
+        let answer = by_hand::publish(&newcomer.visitor.report, TOPIC, message).await;
+        let answer = answer.expect("the home's own user is connected");
         if !answer.contains("Success") {
             break answer;
         }
         assert!(since.elapsed() < OBEYED_MAX, "not obeyed in {OBEYED_MAX:?}");
     };
-    let height = visitor.node(0).head().await.expect("answers").height;
-    let final_at = became["height"].as_u64().expect("a height");
-    eprintln!(
-        "obeyed {:?} and {} blocks after its block",
-        since.elapsed(),
-        height - final_at
-    );
     assert!(refused.contains("revoked"), "{refused}");
-    let login = by_hand::publish_as(report, (name, b"test".to_vec()), &topic, "x").await;
-    assert!(login.is_err(), "it does not come in again: {login:?}");
-    assert!(served().await.is_some(), "what it measured before stays");
+    let again = newcomer.publish(seq + 1).await;
+    assert!(again.is_err(), "it does not come in again: {again:?}");
+    assert!(newcomer.is_served(1).await, "what it measured before stays");
 }
