@@ -3,7 +3,7 @@
 //! Doors open inwards only. From the street inwards, and along the line of one reading:
 //!
 //! 1. [`command`] the command line; [`audit`] a whole chain compared with the others', for people; [`members`] who may vote,
-//!    changed by voices; [`replace`] a lost node rebuilt from its peers; [`node`] the composition, the only file that names
+//!    changed by voices; [`edge`] an organisation's gateways and devices; [`replace`] a lost node rebuilt from its peers; [`node`] the composition, the only file that names
 //!    every room; [`observer`] another one, without chain and vote; [`config`] the one file of settings.
 //! 2. [`http`] the outer door: one file a resource, who asks, how it fails. [`consensus`] the engine room: propose, verify,
 //!    finalize.
@@ -16,6 +16,7 @@
 //!    instead of a chain; [`chain`] finalized blocks and the state; [`vault`]
 //!    payloads by content identifier; [`index`] searchable metadata; [`keyring`] the keys this node holds.
 //! 6. [`telemetry`] what an operator sees. [`containment`] the only panics that do not end the process.
+//!    [`decision`] a signed transaction, handed to the organisation's own node.
 
 pub mod audit;
 pub mod command;

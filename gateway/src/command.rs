@@ -1,5 +1,6 @@
 //! The process: command line, exit codes, signals.
 
+mod home;
 mod spool;
 
 use std::{
@@ -74,6 +75,17 @@ enum Command {
     /// Shows what is not final yet, or carries it away; the gateway must be stopped.
     #[command(subcommand)]
     Spool(spool::Spool),
+    /// Makes and shows one-time codes by which new devices come to this gateway; it may run meanwhile.
+    #[command(subcommand)]
+    Claim(home::Claim),
+    /// Says whom a shared device measures, from a time on; the gateway may run meanwhile.
+    Assign(home::Assign),
+    /// Shows whom shared devices measure: device, from when on, key.
+    Assignments {
+        /// The gateway's configuration, TOML.
+        #[arg(long)]
+        config: PathBuf,
+    },
     /// Shows bundles that were set aside, or gives them back to the queue; the gateway must be stopped.
     #[command(subcommand)]
     Refused(spool::Refused),
@@ -100,9 +112,30 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             Ok(_) => ExitCode::SUCCESS,
             Err(faults) => refuse(&faults),
         },
+        Command::Claim(claim) => beside(&claim.config().to_owned(), |prepared| claim.run(prepared)),
+        Command::Assign(assign) => beside(&assign.config.clone(), |prepared| assign.run(prepared)),
+        Command::Assignments { config } => beside(&config, home::assignments),
         Command::Resync { config, from } => resync(&config, &from),
         Command::Spool(command) => command.run(),
         Command::Refused(command) => command.run(),
+    }
+}
+
+/// Does something beside a gateway that may be running, and says what came of it.
+fn beside(config: &Path, work: impl FnOnce(&Prepared) -> Result<String, String>) -> ExitCode {
+    let prepared = match prepare(config) {
+        Ok(prepared) => prepared,
+        Err(faults) => return refuse(&faults),
+    };
+    umask(Mode::RWXG | Mode::RWXO);
+    let said = work(&prepared);
+    let printed = match &said {
+        Ok(text) => std::io::stdout().write_all(text.as_bytes()),
+        Err(why) => writeln!(std::io::stderr(), "{why}"),
+    };
+    match (said, printed) {
+        (Ok(_), Ok(())) => ExitCode::SUCCESS,
+        _ => ExitCode::from(FAILED),
     }
 }
 

@@ -101,6 +101,11 @@ impl Enrolments {
         self.devices.get(device)
     }
 
+    /// All of them, in no order.
+    pub fn iter(&self) -> impl Iterator<Item = &Enrolment> {
+        self.devices.values()
+    }
+
     /// How many devices are enrolled.
     #[must_use]
     pub fn len(&self) -> usize {

@@ -3,14 +3,21 @@
 use std::{fs, io, net::SocketAddr, os::unix::fs::DirBuilderExt as _, path::Path};
 
 use metrics_exporter_prometheus::PrometheusHandle;
-use tokio::{net::TcpListener, task::JoinHandle};
+use tokio::{
+    net::TcpListener,
+    task::{JoinHandle, JoinSet},
+};
 
 use crate::{
     config::Prepared,
+    directory::{self, Directory, Files, Places},
+    follow::{self, Following},
     http::{self, Sources},
     intake::Intake,
+    kept,
     mqtt::{self, Mqtt},
     outbox::{self, Outbox},
+    standing::Standing,
     uplink::{self, Uplink},
 };
 
@@ -29,6 +36,12 @@ pub enum Error {
     /// It cannot reach the fog.
     #[error(transparent)]
     Uplink(#[from] uplink::Error),
+    /// Its lists cannot be read.
+    #[error(transparent)]
+    Directory(#[from] directory::Error),
+    /// What it knows of the chain cannot be read, or asked for.
+    #[error("what the chain says of the devices: {0}; without the file it is learned again")]
+    Standing(#[from] kept::Error),
     /// Its status cannot be shown.
     #[error("http.listen {0}: {1}")]
     Http(SocketAddr, io::Error),
@@ -43,6 +56,8 @@ pub struct Gateway {
     outbox: Outbox,
     mqtt: Mqtt,
     uplink: Uplink,
+    /// What learns of changes of the devices.
+    learning: JoinSet<()>,
     http: JoinHandle<()>,
 }
 
@@ -62,14 +77,34 @@ impl Gateway {
         make_folder(&config.data_dir)?;
         let listen = config.http.listen;
         let listener = TcpListener::bind(listen).await.map_err(|e| Error::Http(listen, e))?;
+        let founded = sealer.network;
         let outbox = Outbox::open(config.outbox, config.quarantine, &config.data_dir, sealer)?;
-        let devices = enrolments.len();
-        let intake = Intake::new(config.gateway.clone(), enrolments, outbox.clone());
+        let directory = Directory::from((config.gateway.clone(), enrolments));
+        directory.obey(Standing::load(&config.data_dir)?);
+        let places = Places {
+            enrolments: config.enrolment.file.clone(),
+            folder: config.data_dir.clone(),
+            network: founded,
+        };
+        let files = Files::open(directory.clone(), places).await?;
+        let intake = Intake::with(config.gateway.clone(), directory.clone(), outbox.clone());
         let mqtt = Mqtt::start(mqtt, intake.clone()).await?;
+        let client = follow::client(network.tls().clone())?;
         let uplink = Uplink::start(&config.uplink, network, outbox.clone())?;
+        let following = Following {
+            gateway: config.gateway.clone(),
+            nodes: config.uplink.bases(),
+            client,
+            voters: uplink.voters(),
+            directory: directory.clone(),
+            folder: config.data_dir.clone(),
+        };
+        let mut learning = JoinSet::new();
+        learning.spawn(files.run());
+        learning.spawn(following.run());
         let sources = Sources {
             gateway: config.gateway,
-            devices,
+            devices: directory,
             connected: mqtt.connected(),
             intake,
             outbox: outbox.clone(),
@@ -81,6 +116,7 @@ impl Gateway {
             outbox,
             mqtt,
             uplink,
+            learning,
             http,
         })
     }
@@ -90,14 +126,16 @@ impl Gateway {
         tokio::select! {
             () = self.mqtt.ended() => Error::Ended("mqtt"),
             ended = self.uplink.ended() => ended.map_or_else(Error::from, |()| Error::Ended("the outbox")),
+            _ = self.learning.join_next() => Error::Ended("the directory"),
             _ = &mut self.http => Error::Ended("http"),
         }
     }
 
     /// Takes no more messages, makes durable what was taken, and ends.
-    pub async fn stop(self) {
+    pub async fn stop(mut self) {
         self.mqtt.stop();
         self.uplink.stop();
+        self.learning.abort_all();
         self.outbox.stop().await;
         self.http.abort();
     }

@@ -19,6 +19,7 @@ use tokio::{
 };
 
 use crate::{
+    directory::Directory,
     intake::Intake,
     mqtt::{Connected, subscriber::LinkState},
     outbox::{Gap, Outbox, Percentiles, Refused, Report, Shortage, Summary},
@@ -55,8 +56,8 @@ impl Default for Config {
 pub struct Sources {
     /// The gateway's name.
     pub gateway: GatewayId,
-    /// How many devices are enrolled.
-    pub devices: usize,
+    /// Which devices there are.
+    pub devices: Directory,
     /// Who is connected.
     pub connected: Connected,
     /// Where readings from a file go.
@@ -111,7 +112,7 @@ impl Sources {
     fn status(&self, report: Report) -> Status {
         Status {
             gateway: self.gateway.clone(),
-            devices: self.devices,
+            devices: self.devices.len(),
             connected: self.connected.count(),
             broker: self.connected.link(),
             received: report.counters.received,

@@ -11,6 +11,7 @@ use record::{
 };
 
 use crate::{
+    directory::Directory,
     enrolment::Enrolments,
     outbox::{Measurement, NotTaken, Outbox, Rejected, Urgency, Verdict, now_ms},
     topic::{Channel, Topic},
@@ -28,7 +29,7 @@ pub struct Intake {
 #[derive(Debug)]
 struct Parts {
     gateway: GatewayId,
-    enrolments: Enrolments,
+    directory: Directory,
     outbox: Outbox,
 }
 
@@ -39,16 +40,29 @@ struct Genuine {
 }
 
 impl Intake {
-    /// The sink of a gateway.
+    /// The sink of a gateway that knows its devices from a list alone.
     #[must_use]
     pub fn new(gateway: GatewayId, enrolments: Enrolments, outbox: Outbox) -> Self {
+        let directory = Directory::from((gateway.clone(), enrolments));
+        Self::with(gateway, directory, outbox)
+    }
+
+    /// The sink of a gateway.
+    #[must_use]
+    pub fn with(gateway: GatewayId, directory: Directory, outbox: Outbox) -> Self {
         Self {
             parts: Arc::new(Parts {
                 gateway,
-                enrolments,
+                directory,
                 outbox,
             }),
         }
+    }
+
+    /// Which device measures whom.
+    #[must_use]
+    pub fn directory(&self) -> &Directory {
+        &self.parts.directory
     }
 
     /// The gateway it takes messages for.
@@ -145,13 +159,7 @@ impl Intake {
 
     fn authenticate(&self, message: &Bytes, received_ms: i64) -> Result<Genuine, Refusal> {
         let signed = SignedReading::receive(message)?;
-        let enrolments = &self.parts.enrolments;
-        let reading = signed.decode(|device| enrolments.of_device(device).map(|e| e.key))?;
-        let subject = enrolments
-            .of_device(&reading.device)
-            .expect("decode asked for this device's key")
-            .subject
-            .clone();
+        let (reading, subject) = self.parts.directory.authenticate(&signed, received_ms)?;
         let wall_ms = reading.wall.filter(|_| reading.time_quality == TimeQuality::Synced);
         let ticks_ms = reading.wall.is_none().then_some(reading.up_ms);
         let entry = Entry::new(received_ms, signed);

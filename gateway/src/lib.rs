@@ -3,14 +3,17 @@
 //! One reading, followed forwards:
 //!
 //! 1. [`mqtt`] receives it from the device: embedded broker or a client of an outside one; both hand it to the one sink.
-//! 2. [`intake`] believes it or not: size, signature, topic, plausibility; [`enrolment`] says who measures for whom.
+//! 2. [`intake`] believes it or not: size, signature, topic, plausibility; [`directory`] says who measures for whom as of now:
+//!    [`enrolment`] what the home listed, [`claim`] what a new device presented,
+//!    [`assignment`] who uses a shared device, [`standing`] what the chain says of keys
+//!    and revocations, which [`follow`] learns from the fog nodes.
 //! 3. [`outbox`] seals it to the subject's key and makes it durable; only then the device's PUBACK leaves.
 //! 4. [`uplink`] submits the sealed bundle to fog nodes until it holds a receipt it has verified itself; only then the
 //!    outbox forgets it.
 //!
 //! [`gateway`] composes the rooms, [`config`] describes them, [`http`] shows them, [`telemetry`] carries logs and metrics,
-//! [`secret`] reads keys and passwords, [`command`] is the process, [`resync`] what hands it readings
-//! from a file.
+//! [`secret`] reads keys and passwords, [`kept`] writes small files that must last, [`command`] is the process,
+//! [`resync`] what hands it readings from a file.
 
 pub mod command;
 
@@ -26,11 +29,18 @@ pub mod mqtt;
 pub mod intake;
 pub mod topic;
 
+pub mod follow;
 pub mod uplink;
 
+pub mod directory;
+
+pub mod assignment;
+pub mod claim;
 pub mod enrolment;
 pub mod outbox;
+pub mod standing;
 
+pub mod kept;
 pub mod secret;
 pub mod tls;
 

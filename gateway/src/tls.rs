@@ -2,6 +2,7 @@
 
 use std::{collections::HashSet, path::Path, sync::Arc};
 
+use ::aws_lc_rs::digest;
 use record::canonical::{Digest, Domain};
 use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, Error as TlsError, RootCertStore, SignatureScheme,
@@ -67,6 +68,18 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
         Ok(all) => Ok(all),
         Err(e) => Err(format!("{}: {e}", path.display())),
     }
+}
+
+/// SHA-256 of the first certificate in a file, in hex: for a device that is to know an authority again.
+///
+/// # Errors
+/// A sentence about the file.
+pub fn fingerprint(path: &Path) -> Result<String, String> {
+    let all = certificates(path)?;
+    let first = all.first().map(|first| digest::digest(&digest::SHA256, first.as_ref()));
+    first
+        .map(hex::encode)
+        .ok_or_else(|| format!("{}: no certificate in it", path.display()))
 }
 
 fn roots(path: &Path) -> Result<RootCertStore, String> {

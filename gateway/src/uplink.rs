@@ -26,10 +26,10 @@ use tokio::{
     task::{JoinError, JoinHandle},
 };
 
-use self::{flight::Flight, lanes::Lanes, node::Nodes, traffic::Traffic, voters::Voters};
+use self::{flight::Flight, lanes::Lanes, node::Nodes, traffic::Traffic};
 use crate::{outbox::Outbox, tls};
 
-pub use self::node::NodeState;
+pub use self::{node::NodeState, voters::Voters};
 
 /// The fog nodes and how patient the gateway is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -99,6 +99,12 @@ pub struct Network {
 }
 
 impl Config {
+    /// The nodes' addresses.
+    #[must_use]
+    pub fn bases(&self) -> Vec<reqwest::Url> {
+        self.nodes.iter().filter_map(|url| node::base(url)).collect()
+    }
+
     /// Reads the TLS files and ties them to the network; each fault is one sentence.
     ///
     /// # Errors
@@ -125,6 +131,14 @@ impl Config {
             }
             _ => Err(faults),
         }
+    }
+}
+
+impl Network {
+    /// A client's TLS that talks to the network's nodes only.
+    #[must_use]
+    pub const fn tls(&self) -> &rustls::ClientConfig {
+        &self.client
     }
 }
 
@@ -168,6 +182,7 @@ impl View {
 pub struct Uplink {
     task: JoinHandle<Result<(), Error>>,
     view: View,
+    voters: Voters,
 }
 
 impl Uplink {
@@ -187,10 +202,11 @@ impl Uplink {
             Duration::from_millis(config.backlog_after_ms),
             config.backlog_bundles_per_s_max,
         );
+        let voters = Voters::new(network.committees);
         let flight = Flight {
             nodes,
             outbox,
-            voters: Voters::new(network.committees),
+            voters: voters.clone(),
         };
         let lay_by = (
             Duration::from_millis(config.pause_min_ms),
@@ -198,13 +214,19 @@ impl Uplink {
         );
         let traffic = Traffic::new(flight, lanes, config.in_flight_max, lay_by);
         let task = tokio::spawn(traffic.run(announce));
-        Ok(Self { task, view })
+        Ok(Self { task, view, voters })
     }
 
     /// What the status shows.
     #[must_use]
     pub fn view(&self) -> View {
         self.view.clone()
+    }
+
+    /// Who votes, as far as it is known.
+    #[must_use]
+    pub fn voters(&self) -> Voters {
+        self.voters.clone()
     }
 
     /// Resolves when the uplink has ended by itself, which it must not, with the reason.

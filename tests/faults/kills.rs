@@ -150,10 +150,7 @@ async fn stock(home: &Home, device: &Device, readings: usize, in_a_bundle: usize
     for seq in (1..=readings as u64).step_by(in_a_bundle) {
         let together = (seq..(seq + in_a_bundle as u64).min(readings as u64 + 1)).map(|seq| {
             let reading = SignedReading::receive(&device.reading(seq)).expect("small");
-            let entry = Entry {
-                received_ms: outbox::now_ms(),
-                reading,
-            };
+            let entry = Entry::new(outbox::now_ms(), reading);
             outbox.append(Measurement {
                 id: ReadingId {
                     device: device.id.clone(),
@@ -163,6 +160,7 @@ async fn stock(home: &Home, device: &Device, readings: usize, in_a_bundle: usize
                 subject: subject.clone(),
                 entry,
                 wall_ms: None,
+                ticks_ms: None,
                 urgency: Urgency::Live,
             })
         });

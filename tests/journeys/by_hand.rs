@@ -46,7 +46,18 @@ pub(crate) fn key(device: &DeviceReport) -> SigningKey {
 
 /// Publishes a message as the home's own user; says how the broker answered, or that it did not.
 pub(crate) async fn publish(report: &Report, topic: &str, message: impl Into<Vec<u8>>) -> Result<String, String> {
-    let (client, mut packets) = AsyncClient::builder(options(report)).build();
+    let password = fs::read(&report.gateway.mqtt_password_file).expect("the report names the password's file");
+    publish_as(report, (&report.gateway.mqtt_user, password), topic, message).await
+}
+
+/// The same as another user.
+pub(crate) async fn publish_as(
+    report: &Report,
+    login: (&str, Vec<u8>),
+    topic: &str,
+    message: impl Into<Vec<u8>>,
+) -> Result<String, String> {
+    let (client, mut packets) = AsyncClient::builder(options(report, login)).build();
     let mut answer = Box::pin(async {
         let options = PublishOptions::at_least_once();
         let notice = client
@@ -72,16 +83,15 @@ pub(crate) async fn publish(report: &Report, topic: &str, message: impl Into<Vec
         .unwrap_or_else(|_| Err("no answer in time".to_owned()))
 }
 
-fn options(report: &Report) -> MqttOptions {
+fn options(report: &Report, (user, password): (&str, Vec<u8>)) -> MqttOptions {
     let address = report.gateway.mqtt.strip_prefix("mqtts://").expect("an MQTT address");
     let (host, port) = address.split_once(':').expect("host and port");
-    let password = fs::read(&report.gateway.mqtt_password_file).expect("the report names the password's file");
     let ca = fs::read(&report.gateway.ca_file).expect("the report names the CA's file");
     let client = format!("by-hand-{}", rand::random::<u32>());
     let mut options = MqttOptions::new(client, (host, port.parse().expect("a port")));
     options
         .set_transport(Transport::tls_with_config(TlsConfiguration::Rustls(tls(&ca))))
-        .set_credentials(report.gateway.mqtt_user.as_str(), password)
+        .set_credentials(user, password)
         .set_clean_start(true)
         .set_max_packet_size(None);
     options

@@ -5,8 +5,10 @@
 //! well above what a reading may have: a giant message is received, quarantined as `too-large` without its bytes, and its
 //! sender is told; only what is above the limit costs the connection, and is counted all the same.
 
+mod dismissal;
 mod door;
 mod hooks;
+mod logins;
 mod quota;
 mod rate;
 mod retained;
@@ -33,6 +35,7 @@ pub use self::rights::{User, Users};
 use self::{
     door::{Door, Limits},
     hooks::Hooks,
+    logins::Logins,
     quota::Quota,
     rate::Rates,
     retained::States,
@@ -224,23 +227,21 @@ impl Broker {
             config.device_messages_per_s_max.get(),
             config.device_burst_messages_max.get(),
         );
-        Hooks::register(&context, (users, quota, door.guests(), rates), intake).await;
-        let server = MqttServer::new(context.clone())
-            .listener_by_id(listener, LISTENER)
-            .build();
+        let sessions = Sessions(context.clone());
+        let logins = Logins::new(users, intake.directory().clone());
+        let dismissal = dismissal::run(sessions.clone(), logins.clone(), intake.directory().clone());
+        Hooks::register(&context, (logins, quota, door.guests(), rates), intake).await;
+        let server = MqttServer::new(context).listener_by_id(listener, LISTENER).build();
         let task = tokio::spawn(async move {
             // They serve until the task is dropped; the caller treats any end as a failure.
             tokio::select! {
                 _ended = server.run() => {}
                 () = door.run() => {}
+                () = dismissal => {}
             }
         });
         tracing::info!(%listen, "devices may connect");
-        Ok(Self {
-            task,
-            sessions: Sessions(context),
-            listen,
-        })
+        Ok(Self { task, sessions, listen })
     }
 
     /// Where it listens: the port, if any was asked for.
@@ -268,6 +269,10 @@ impl Broker {
 pub struct Sessions(ServerContext);
 
 impl Sessions {
+    const fn context(&self) -> &ServerContext {
+        &self.0
+    }
+
     /// How many there are.
     #[must_use]
     pub fn count(&self) -> usize {
@@ -581,6 +586,113 @@ mod tests {
             "in quarantine it is taken: 3.1.1 gets its PUBACK"
         );
         assert_eq!(house.quarantined("implausible").await, 2);
+    }
+
+    #[tokio::test]
+    async fn a_revoked_devices_session_ends_and_it_does_not_come_in_again() {
+        let house = house(2 << 20).await;
+        let (_client, mut packets) = house.client("oximeter", "oximeter-pw");
+        let (_other, mut others) = house.client("scale", "scale-pw");
+        for packets in [&mut packets, &mut others] {
+            let first = timeout(PATIENCE, packets.recv()).await.expect("answered");
+            assert!(matches!(first, Some(Packet::ConnAck(_))));
+        }
+        let oximeter = &house.home.oximeter;
+        let revoked = crate::standing::tests::device(&oximeter.key.public(), Some(7));
+        house.home.intake.directory().obey(crate::standing::Standing {
+            revoked: None,
+            devices: [(oximeter.id.clone(), revoked)].into(),
+        });
+        let ended = async { while packets.recv().await.is_some() {} };
+        timeout(PATIENCE, ended)
+            .await
+            .expect("it is disconnected without a word of its own");
+        let (_again, mut packets) = house.client("oximeter", "oximeter-pw");
+        let first = timeout(PATIENCE, packets.recv()).await.expect("ends");
+        assert!(!matches!(first, Some(Packet::ConnAck(ack)) if ack.code == rumqttc::ConnectReturnCode::Success));
+        let reading = oximeter.reading(1, 97);
+        assert_eq!(
+            house.publish("home", OWN, reading.as_bytes()).await,
+            PubAckReason::NotAuthorized,
+            "nor does somebody else carry its readings in"
+        );
+        assert_eq!(house.quarantined("revoked").await, 1);
+        assert!(
+            others.try_recv().is_err_and(|e| e == mpsc::error::TryRecvError::Empty),
+            "the others stay"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_new_device_comes_in_by_its_code_once() {
+        let house = house(2 << 20).await;
+        let (home, cuff) = (&house.home, "cuff-9".parse().expect("good"));
+        let data_dir = home.folder.path();
+        let subject = home.scale.subject.clone();
+        let list = data_dir.join("enrolment.json");
+        fs::write(&list, "[]").expect("writes");
+        let (claim, secret) =
+            crate::claim::Claims::make(data_dir, (cuff, Some(subject)), (crate::outbox::now_ms(), 60_000))
+                .expect("makes");
+        let places = crate::directory::Places {
+            enrolments: list,
+            folder: data_dir.to_owned(),
+            network: home.sealer.network,
+        };
+        let directory = home.intake.directory().clone();
+        let _files = crate::directory::Files::open(directory, places).await.expect("good");
+        let user = claim.id.user();
+        let (_thief, mut packets) = house.client(&user, "guess");
+        let first = timeout(PATIENCE, packets.recv()).await.expect("ends");
+        assert!(!matches!(first, Some(Packet::ConnAck(ack)) if ack.code == rumqttc::ConnectReturnCode::Success));
+        let (client, mut packets) = house.client(&user, &secret);
+        let base = format!("vitalfog/v1/home-1/claim/{}", claim.id);
+        client
+            .subscribe(format!("{base}/answer"), QoS::AtLeastOnce)
+            .await
+            .expect("queued");
+        while !matches!(packets.recv().await.expect("connected"), Packet::SubAck(_)) {}
+        let key = record::signature::SigningKey::random();
+        let device: record::ids::DeviceId = "cuff-9".parse().expect("good");
+        let presented = crate::claim::tests::presented(&home.sealer.network, &device, &key, "cuff-9-pw");
+        let request = format!("{base}/request");
+        client
+            .publish(request, presented, PublishOptions::at_least_once())
+            .await
+            .expect("queued");
+        let told = loop {
+            match timeout(PATIENCE, packets.recv())
+                .await
+                .expect("told")
+                .expect("connected")
+            {
+                Packet::Publish(told) => break told,
+                _ => continue,
+            }
+        };
+        let told = std::str::from_utf8(&told.payload).expect("text").to_owned();
+        assert!(told.contains(r#""status":"claimed""#), "{told}");
+        // Its own user and key from now on; a reading of it is sealed and acknowledged.
+        let measured = crate::outbox::tests::measured("59408-5", record::decimal::Decimal::whole(97), "%");
+        let mut reading = home.oximeter.unsigned(1, vec![measured]);
+        reading.device = device;
+        let topic = "vitalfog/v1/home-1/cuff-9/reading";
+        let reading = reading.sign(&key);
+        assert_eq!(
+            house.publish("cuff-9", topic, reading.as_bytes()).await,
+            PubAckReason::Success
+        );
+        assert_eq!(
+            house.publish("cuff-9", OWN, reading.as_bytes()).await,
+            PubAckReason::NotAuthorized
+        );
+        // The claim's user publishes nothing else, and the claim is burnt for another key.
+        let report = home.outbox.report().await.expect("runs");
+        assert_eq!(report.counters.acknowledged, 1);
+        let other = record::signature::SigningKey::random();
+        let again = crate::claim::tests::presented(&home.sealer.network, &"cuff-9".parse().expect("good"), &other, "x");
+        let refused = home.intake.directory().burn(&claim.id, again).await;
+        assert_eq!(refused, Err(crate::claim::Refused::Used));
     }
 
     #[tokio::test]

@@ -16,10 +16,10 @@ use super::node::Node;
 /// The committees that are known; clones share them.
 #[derive(Clone, Debug)]
 // Read by every flight, written once when the committee has changed.
-pub(super) struct Voters(Arc<RwLock<Committees>>);
+pub struct Voters(Arc<RwLock<Committees>>);
 
 impl Voters {
-    pub(super) fn new(committees: Committees) -> Self {
+    pub(crate) fn new(committees: Committees) -> Self {
         Self(Arc::new(RwLock::new(committees)))
     }
 
@@ -28,7 +28,8 @@ impl Voters {
     }
 
     /// How many of the newest committee may lie.
-    pub(super) fn liars_max(&self) -> usize {
+    #[must_use]
+    pub fn liars_max(&self) -> usize {
         self.known().newest().liars_max()
     }
 

@@ -1,5 +1,7 @@
 //! What the broker asks on each connection, subscription and message; the sink is awaited before a PUBACK leaves.
 
+mod claimant;
+
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -26,11 +28,13 @@ use rmqtt::{
 
 use super::{
     door::Guests,
+    logins::{Logins, answer_topic},
     quota::Quota,
     rate::Rates,
-    rights::{Rights, Users},
+    rights::Rights,
 };
 use crate::{
+    claim::ClaimId,
     intake::Intake,
     outbox::{NotTaken, Verdict},
     topic::{Channel, Topic},
@@ -47,7 +51,7 @@ const OVERSIZE: &str = "Max size exceeded: size=";
 #[derive(Clone)]
 pub(super) struct Hooks {
     context: ServerContext,
-    users: Users,
+    logins: Logins,
     quota: Quota,
     guests: Guests,
     rates: Rates,
@@ -58,12 +62,12 @@ impl Hooks {
     /// Answers from now on.
     pub(super) async fn register(
         context: &ServerContext,
-        (users, quota, guests, rates): (Users, Quota, Guests, Rates),
+        (logins, quota, guests, rates): (Logins, Quota, Guests, Rates),
         intake: Intake,
     ) {
         let hooks = Self {
             context: context.clone(),
-            users,
+            logins,
             quota,
             guests,
             rates,
@@ -86,12 +90,16 @@ impl Hooks {
         let (Some(name), Some(password)) = (connect.username(), connect.password()) else {
             return refused_login("anonymous", AuthResult::NotAuthorized);
         };
-        let Some(rights) = self.users.authenticate(name, password) else {
+        let Some(login) = self.logins.authenticate(name, password) else {
             return refused_login("password", AuthResult::BadUsernameOrPassword);
         };
+        let device = login.rights().and_then(Rights::device);
+        if device.is_some_and(|device| self.intake.directory().is_out(device)) {
+            return refused_login("revoked", AuthResult::NotAuthorized);
+        }
         if connect
             .last_will()
-            .is_some_and(|will| !self.is_own_state(rights, &will))
+            .is_some_and(|will| !login.rights().is_some_and(|rights| self.is_own_state(rights, &will)))
         {
             return refused_login("will", AuthResult::NotAuthorized);
         }
@@ -125,8 +133,17 @@ impl Hooks {
     }
 
     fn subscribe(&self, session: &Session, subscribe: &Subscribe) -> SubscribeReturn {
-        let rights = self.users.rights(session.id.username_ref());
-        if rights.is_some_and(|rights| rights.may_subscribe(self.intake.gateway(), &subscribe.topic_filter)) {
+        let (user, gateway, filter) = (
+            session.id.username_ref(),
+            self.intake.gateway(),
+            &subscribe.topic_filter,
+        );
+        let may = match (self.logins.rights(user), ClaimId::of_user(user)) {
+            (Some(rights), _) => rights.may_subscribe(gateway, filter),
+            (None, Some(claim)) => **filter == *answer_topic(gateway, &claim),
+            (None, None) => false,
+        };
+        if may {
             SubscribeReturn::new_success(subscribe.opts.qos(), None)
         } else {
             metrics::counter!("gateway_mqtt_refused_total", "what" => "subscription").increment(1);
@@ -135,6 +152,10 @@ impl Hooks {
     }
 
     async fn publish(&self, session: &Session, publish: &Publish) -> PublishAclResult {
+        let user = session.id.username_ref();
+        if let (None, Some(claim)) = (self.logins.rights(user), ClaimId::of_user(user)) {
+            return self.present(session, &claim, publish).await;
+        }
         // A client of MQTT 3.1.1 would get a plain PUBACK for what was not taken: it is disconnected instead.
         let understands = session.protocol().await.is_ok_and(|level| level == MQTT_LEVEL_5);
         if !self.rates.take(&self.whose(session, publish)) {
@@ -150,7 +171,11 @@ impl Hooks {
             Ok(Ok(Taken::Durable)) => PublishAclResult::allow(),
             Ok(Ok(Taken::Refused(device, refusal))) => {
                 self.tell(session, device, &refusal).await;
-                let disconnect = refusal.reason == Cause::WrongTopic && !understands;
+                let disconnect = match refusal.reason {
+                    Cause::WrongTopic => !understands,
+                    Cause::Revoked => self.logins.device(user).is_some(),
+                    _ => false,
+                };
                 answer(code(refusal.reason), refusal.to_string(), disconnect)
             }
             Ok(Err(NotTaken::Stopping)) => answer(
@@ -173,7 +198,7 @@ impl Hooks {
     /// Whose rate a message counts for: the device's under whose topic it may come, else the user's.
     fn whose(&self, session: &Session, publish: &Publish) -> String {
         let user = session.id.username_ref();
-        let own = |topic: &Topic| self.users.rights(user).is_some_and(|rights| rights.may_publish(topic));
+        let own = |topic: &Topic| self.logins.rights(user).is_some_and(|rights| rights.may_publish(topic));
         match Topic::parse(self.intake.gateway(), &publish.topic) {
             Ok(topic) if own(&topic) => topic.device.to_string(),
             // No device's name has a colon.
@@ -182,9 +207,9 @@ impl Hooks {
     }
 
     async fn take(&self, session: &Session, publish: &Publish) -> Result<Taken, NotTaken> {
-        let rights = self.users.rights(session.id.username_ref());
+        let rights = self.logins.rights(session.id.username_ref());
         let topic = Topic::parse(self.intake.gateway(), &publish.topic);
-        let verdict = match (rights, topic) {
+        let verdict = match (&rights, topic) {
             (Some(rights), Ok(topic)) if rights.may_publish(&topic) => {
                 if topic.channel == Channel::State && publish.payload.len() <= STATE_BYTES_MAX {
                     return Ok(Taken::Durable);
@@ -197,7 +222,7 @@ impl Hooks {
             }
             (rights, topic) => {
                 metrics::counter!("gateway_mqtt_refused_total", "what" => "topic").increment(1);
-                let device = rights.and_then(Rights::device).cloned();
+                let device = rights.as_ref().and_then(Rights::device).cloned();
                 let refusal = topic
                     .err()
                     .unwrap_or_else(|| Refusal::new(Cause::WrongTopic, "this user may not publish under this topic"));
@@ -219,6 +244,11 @@ impl Hooks {
         }
         .name(self.intake.gateway());
         let text = serde_json::json!({ "reason": refusal.reason.as_str(), "detail": refusal.detail }).to_string();
+        self.say(session, topic, text).await;
+    }
+
+    /// Publishes something as the gateway.
+    async fn say(&self, session: &Session, topic: String, text: String) {
         let message = CodecPublish {
             dup: false,
             retain: false,
@@ -231,18 +261,14 @@ impl Hooks {
         let message = Publish::from(message).create_time(crate::outbox::now_ms());
         let origin = Origin::from_system(session.id.clone());
         if let Err(error) = SessionState::forwards(&self.context, origin, message, false, None).await {
-            tracing::debug!(%error, "the reason could not be published");
+            tracing::debug!(%error, "an answer could not be published");
         }
     }
 
     /// A packet above the limit ended the connection before it was received: it is counted and shown all the same.
     async fn disconnected(&self, session: &Session, reason: &Reason) {
         let Some(size_bytes) = oversize(reason) else { return };
-        let device = self
-            .users
-            .rights(session.id.username_ref())
-            .and_then(Rights::device)
-            .cloned();
+        let device = self.logins.device(session.id.username_ref());
         if let Err(error) = self.intake.refuse_unreceived(device, size_bytes).await {
             tracing::warn!(%error, size_bytes, "a giant packet was dropped and could not be recorded");
         }

@@ -28,6 +28,11 @@ pub(super) struct Rights {
 }
 
 impl Rights {
+    /// Those of a device.
+    pub(super) const fn of_device(device: DeviceId) -> Self {
+        Self { device: Some(device) }
+    }
+
     /// Whether the topic is one that this user's messages may come under.
     pub(super) fn may_publish(&self, topic: &Topic) -> bool {
         (topic.channel.carries_readings() || topic.channel == Channel::State) && self.is_own(&topic.device)

@@ -1,0 +1,248 @@
+//! What people at home do beside a running gateway: print a claim, see what was claimed, say whom a shared device measures.
+
+use std::{
+    fs,
+    io::Write as _,
+    path::{Path, PathBuf},
+};
+
+use clap::{Args, Subcommand};
+use qrcode::{EcLevel, QrCode, render::svg, render::unicode::Dense1x2};
+use record::{bundle::SubjectKey, ids::DeviceId};
+
+use crate::{
+    assignment::{Assignment, Assignments},
+    claim::{Claims, Invitation},
+    config::Prepared,
+    mqtt,
+    outbox::{can_seal_to, now_ms},
+    standing::Standing,
+    tls,
+};
+
+/// A claim is valid for so long, at most.
+const VALID_MINUTES_MAX: i64 = 60 * 24 * 30;
+/// More bytes than a subject key's file has.
+const SUBJECT_BYTES_MAX: u64 = 16 << 10;
+
+/// One-time codes for new devices.
+#[derive(Debug, Subcommand)]
+pub(super) enum Claim {
+    /// Prints a code for one device: as text, and as a QR code.
+    New {
+        /// The gateway's configuration, TOML.
+        #[arg(long)]
+        config: PathBuf,
+        /// What the device is to be called. One that is enrolled gets another key by it.
+        #[arg(long)]
+        device: DeviceId,
+        /// Whom it measures: a subject key as in the enrolment file, JSON. Without it, it measures whom it is assigned to.
+        #[arg(long)]
+        subject: Option<PathBuf>,
+        /// Where the device connects, mqtts://HOST:PORT; the broker's own address if it is not given.
+        #[arg(long)]
+        url: Option<String>,
+        /// The authority that signed the broker's certificate, PEM; that of the fog nodes if it is not given.
+        #[arg(long)]
+        ca: Option<PathBuf>,
+        /// Until when it can be used.
+        #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(i64).range(1..=VALID_MINUTES_MAX))]
+        valid_minutes: i64,
+        /// Writes the QR code into this file as well, SVG. It is a secret until it is used.
+        #[arg(long)]
+        svg: Option<PathBuf>,
+    },
+    /// One line each: claim, device, until when, and what became of it.
+    List {
+        /// The gateway's configuration, TOML.
+        #[arg(long)]
+        config: PathBuf,
+    },
+    /// Prints the keys that were presented and that the chain does not have, for the operator: `fog-node edge .. approve FILE`.
+    Requests {
+        /// The gateway's configuration, TOML.
+        #[arg(long)]
+        config: PathBuf,
+    },
+}
+
+/// Says whom a device measures, from a time on.
+#[derive(Debug, Args)]
+pub(super) struct Assign {
+    /// The gateway's configuration, TOML.
+    #[arg(long)]
+    pub(super) config: PathBuf,
+    /// The device.
+    #[arg(long)]
+    device: DeviceId,
+    /// Whom: a subject key as in the enrolment file, JSON.
+    #[arg(long, required_unless_present = "nobody")]
+    subject: Option<PathBuf>,
+    /// Nobody: its readings go to quarantine.
+    #[arg(long, conflicts_with = "subject")]
+    nobody: bool,
+    /// From when on, e.g. 2026-11-26T08:00:00Z; from now on if it is not given.
+    #[arg(long)]
+    from: Option<jiff::Timestamp>,
+}
+
+impl Claim {
+    /// The configuration that is named.
+    pub(super) fn config(&self) -> &Path {
+        match self {
+            Self::New { config, .. } | Self::List { config } | Self::Requests { config } => config,
+        }
+    }
+
+    /// Does it, and gives what is printed.
+    ///
+    /// # Errors
+    /// A sentence.
+    pub(super) fn run(self, prepared: &Prepared) -> Result<String, String> {
+        let folder = &prepared.config.data_dir;
+        match self {
+            Self::New {
+                device,
+                subject,
+                url,
+                ca,
+                valid_minutes,
+                svg,
+                ..
+            } => {
+                let subject = subject.map(|file| read_subject(&file)).transpose()?;
+                let url = url.map_or_else(|| own_url(prepared), Ok)?;
+                let ca = ca.unwrap_or_else(|| prepared.config.uplink.ca.clone());
+                let ca_sha256 = tls::fingerprint(&ca)?;
+                let times = (now_ms(), valid_minutes * 60_000);
+                let (claim, secret) = Claims::make(folder, (device, subject), times).map_err(|e| e.to_string())?;
+                let invitation = Invitation {
+                    v: 1,
+                    url,
+                    ca_sha256,
+                    network: prepared.sealer.network,
+                    gateway: prepared.config.gateway.clone(),
+                    device: claim.device,
+                    claim: claim.id,
+                    secret,
+                    expires_ms: claim.expires_ms,
+                };
+                print(&invitation, svg.as_deref())
+            }
+            Self::List { .. } => {
+                let claims = Claims::load(folder).map_err(|e| e.to_string())?;
+                let line = |claim: &crate::claim::Claim| {
+                    let became = match &claim.used {
+                        Some(used) => format!("used {}", at(used.at_ms)),
+                        None if now_ms() > claim.expires_ms => "expired".to_owned(),
+                        None => "open".to_owned(),
+                    };
+                    format!("{}\t{}\t{}\t{became}\n", claim.id, claim.device, at(claim.expires_ms))
+                };
+                Ok(claims.iter().map(line).collect())
+            }
+            Self::Requests { .. } => {
+                let claims = Claims::load(folder).map_err(|e| e.to_string())?;
+                let standing = Standing::load(folder).map_err(|e| e.to_string())?;
+                let mut requests = claims.requests(&prepared.config.gateway);
+                requests.retain(|request| {
+                    let known = standing.devices.get(&request.device);
+                    known.is_none_or(|known| known.keys().iter().all(|period| period.key != request.key))
+                });
+                let text = serde_json::to_string_pretty(&requests).map_err(|e| e.to_string())?;
+                Ok(format!("{text}\n"))
+            }
+        }
+    }
+}
+
+impl Assign {
+    /// Keeps it; the running gateway takes it within a second or two.
+    ///
+    /// # Errors
+    /// A sentence.
+    pub(super) fn run(self, prepared: &Prepared) -> Result<String, String> {
+        let folder = &prepared.config.data_dir;
+        let subject = self.subject.map(|file| read_subject(&file)).transpose()?;
+        let from_ms = self.from.map_or_else(now_ms, jiff::Timestamp::as_millisecond);
+        let _alone = alone(folder)?;
+        let mut assignments = Assignments::load(folder).map_err(|e| e.to_string())?;
+        let line = Assignment {
+            device: self.device,
+            subject,
+            from_ms,
+        };
+        let said = shown(&line);
+        assignments.add(folder, line).map_err(|e| e.to_string())?;
+        Ok(said)
+    }
+}
+
+/// All assignments, one line each: device, from when on, and the id of the key that its readings are sealed to.
+pub(super) fn assignments(prepared: &Prepared) -> Result<String, String> {
+    let all = Assignments::load(&prepared.config.data_dir).map_err(|e| e.to_string())?;
+    Ok(all.lines().iter().map(shown).collect())
+}
+
+fn shown(line: &Assignment) -> String {
+    let whom = line.subject.as_ref().map(|subject| subject.id().to_string());
+    let whom = whom.unwrap_or_else(|| "nobody".to_owned());
+    format!("{}\t{}\t{whom}\n", line.device, at(line.from_ms))
+}
+
+fn at(ms: i64) -> String {
+    jiff::Timestamp::from_millisecond(ms).map_or_else(|_| ms.to_string(), |at| at.to_string())
+}
+
+/// Two commands at a time would lose one of two lines.
+fn alone(folder: &Path) -> Result<fs::File, String> {
+    let path = folder.join("assignments.lock");
+    let lock = || -> std::io::Result<fs::File> {
+        fs::create_dir_all(folder)?;
+        let file = fs::File::create(&path)?;
+        rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive)?;
+        Ok(file)
+    };
+    lock().map_err(|e| format!("{}: another command holds it: {e}", path.display()))
+}
+
+fn read_subject(file: &Path) -> Result<SubjectKey, String> {
+    let sentence = |e: &dyn std::fmt::Display| format!("subject {}: {e}", file.display());
+    let read = crate::kept::read::<SubjectKey>(file, SUBJECT_BYTES_MAX).map_err(|e| sentence(&e))?;
+    let subject = read.ok_or_else(|| sentence(&"there is no such file"))?;
+    if can_seal_to(&subject) {
+        Ok(subject)
+    } else {
+        Err(sentence(&"not a usable X25519 subject key"))
+    }
+}
+
+fn own_url(prepared: &Prepared) -> Result<String, String> {
+    let listen = prepared.config.mqtt.broker.listen;
+    let is_embedded = prepared.config.mqtt.driver == mqtt::Driver::Embedded;
+    if !is_embedded || listen.ip().is_unspecified() {
+        return Err("--url is needed: the configuration does not say how devices reach the broker".to_owned());
+    }
+    Ok(format!("mqtts://{listen}"))
+}
+
+/// The invitation as text and as a QR code for a terminal; as SVG in a file that nobody else can read.
+fn print(invitation: &Invitation, file: Option<&Path>) -> Result<String, String> {
+    let text = serde_json::to_string(invitation).map_err(|e| e.to_string())?;
+    let code = QrCode::with_error_correction_level(&text, EcLevel::L).map_err(|e| e.to_string())?;
+    if let Some(file) = file {
+        let image = code.render::<svg::Color<'_>>().min_dimensions(400, 400).build();
+        write_secret(file, &image).map_err(|e| format!("svg {}: {e}", file.display()))?;
+    }
+    let blocks = code.render::<Dense1x2>().build();
+    Ok(format!("{text}\n\n{blocks}\n"))
+}
+
+fn write_secret(path: &Path, text: &str) -> std::io::Result<()> {
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let mut options = fs::OpenOptions::new();
+    // Not over something else: a file that is there keeps its rights.
+    let mut file = options.write(true).create_new(true).mode(0o600).open(path)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()
+}

@@ -1,0 +1,390 @@
+//! Which device measures whom, as of now: what the home listed, what was claimed, who is assigned, and over it what the chain
+//! says. It changes while the gateway runs; a message is judged by one state of it.
+
+use std::{collections::HashMap, path::PathBuf, sync::Arc};
+
+use ledger::device::{self, Device};
+use record::{
+    bundle::SubjectKey,
+    ids::{DeviceId, GatewayId, NetworkId},
+    reading::{Reading, Reason, Refusal, SignedReading, TimeQuality},
+};
+use tokio::sync::{Mutex, watch};
+
+use crate::{
+    assignment::Assignments,
+    claim::{self, Claim, ClaimId, Claims},
+    enrolment::{Enrolment, Enrolments},
+    outbox::now_ms,
+    standing::Standing,
+};
+
+mod refresh;
+
+pub use refresh::{Error, Files};
+
+/// The directory; clones share it.
+#[derive(Clone, Debug)]
+pub struct Directory {
+    known: Arc<watch::Sender<Arc<Known>>>,
+    // Held while a claim is burnt: one after the other, so that each is judged by what the disk says.
+    desk: Arc<Mutex<Option<Places>>>,
+}
+
+/// One state of it.
+#[derive(Clone, Debug)]
+struct Known {
+    gateway: GatewayId,
+    listed: Enrolments,
+    claims: Claims,
+    standing: Standing,
+    assignments: Assignments,
+    /// The same by device.
+    assigned: HashMap<DeviceId, Assignments>,
+    /// Of all of these, each device with the keys that count: the chain's word goes before the home's.
+    devices: HashMap<DeviceId, Device>,
+}
+
+impl Known {
+    fn gather(&mut self) {
+        self.assigned = self.assignments.by_device();
+        let listed = self.listed.iter();
+        let own = |one: &Enrolment| (one.device.clone(), Device::unregistered(self.gateway.clone(), one.key));
+        self.devices = listed.map(own).collect();
+        for (claim, used) in self.claims.claimed() {
+            let device = Device::unregistered(self.gateway.clone(), used.key);
+            self.devices.insert(claim.device.clone(), device);
+        }
+        let told = self.standing.devices.iter();
+        self.devices
+            .extend(told.map(|(id, device)| (id.clone(), device.clone())));
+    }
+
+    fn subject(&self, reading: &Reading, received_ms: i64) -> Result<SubjectKey, Refusal> {
+        // What was measured before a change belongs to whom it was before; a clock that is ahead does not choose.
+        let wall_ms = reading.wall.filter(|_| reading.time_quality == TimeQuality::Synced);
+        let at_ms = wall_ms.map_or(received_ms, |wall_ms| wall_ms.min(received_ms));
+        let id = &reading.device;
+        let subject = match self.assigned.get(id).and_then(|lines| lines.at(at_ms)) {
+            Some(line) => line.subject.clone(),
+            None => {
+                let claimed = self.claims.of_device(id).and_then(|(claim, _)| claim.subject.clone());
+                claimed.or_else(|| self.listed.of_device(id).map(|one| one.subject.clone()))
+            }
+        };
+        subject.ok_or_else(|| {
+            let detail =
+                format!("nobody is assigned to device {id} at that time; `gateway assign` says who it measures");
+            Refusal::new(Reason::Unassigned, detail)
+        })
+    }
+}
+
+impl From<(GatewayId, Enrolments)> for Directory {
+    fn from((gateway, listed): (GatewayId, Enrolments)) -> Self {
+        let mut known = Known {
+            gateway,
+            listed,
+            claims: Claims::default(),
+            assignments: Assignments::default(),
+            standing: Standing::default(),
+            assigned: HashMap::new(),
+            devices: HashMap::new(),
+        };
+        known.gather();
+        Self {
+            known: Arc::new(watch::Sender::new(Arc::new(known))),
+            desk: Arc::default(),
+        }
+    }
+}
+
+impl Directory {
+    fn now(&self) -> Arc<Known> {
+        Arc::clone(&self.known.borrow())
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Known)) {
+        self.known.send_modify(|known| {
+            let known = Arc::make_mut(known);
+            change(known);
+            known.gather();
+        });
+    }
+
+    /// The reading in a message, whose signature is by a key of its device that counts now, and whom it is sealed for.
+    ///
+    /// # Errors
+    /// The [`Refusal`] with which it goes to quarantine.
+    pub fn authenticate(&self, signed: &SignedReading, received_ms: i64) -> Result<(Reading, SubjectKey), Refusal> {
+        let known = self.now();
+        let reading = device::authenticate(signed, |id| known.devices.get(id), |end| end.covers(received_ms))?;
+        let is_out = known
+            .devices
+            .get(&reading.device)
+            .is_some_and(|device| device.revoked.is_some());
+        if is_out {
+            return Err(device::ended(&reading.device));
+        }
+        let subject = known.subject(&reading, received_ms)?;
+        Ok((reading, subject))
+    }
+
+    /// Whether a device is revoked.
+    #[must_use]
+    pub fn is_out(&self, id: &DeviceId) -> bool {
+        let known = self.now();
+        known.devices.get(id).is_some_and(|device| device.revoked.is_some())
+    }
+
+    /// Follows the changes.
+    #[must_use]
+    pub fn changes(&self) -> Changes {
+        Changes(self.known.subscribe())
+    }
+
+    /// How many devices there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.now().devices.len()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Whether this is the secret of a claim, used or not.
+    #[must_use]
+    pub fn is_claim_opened(&self, id: &ClaimId, secret: &[u8]) -> bool {
+        self.now()
+            .claims
+            .claim(id)
+            .is_some_and(|claim| claim.is_opened_by(secret))
+    }
+
+    /// Whether a device came by a claim.
+    #[must_use]
+    pub fn is_claimed(&self, device: &DeviceId) -> bool {
+        self.now().claims.of_device(device).is_some()
+    }
+
+    /// Whether this is the password of a device that came by a claim.
+    #[must_use]
+    pub fn is_claimed_by(&self, device: &DeviceId, password: &[u8]) -> bool {
+        self.now().claims.is_password(device, password)
+    }
+
+    /// Burns a claim for what a device presents; it is on the disk, and the device is known, when this returns.
+    ///
+    /// # Errors
+    /// [`claim::Refused`].
+    pub async fn burn(&self, id: &ClaimId, presented: Vec<u8>) -> Result<Claim, claim::Refused> {
+        let desk = self.desk.lock().await;
+        let places = desk.clone().ok_or(claim::Refused::Unknown)?;
+        let (gateway, id) = (self.now().gateway.clone(), id.clone());
+        let burn = move || {
+            let place = (&places.network, &gateway);
+            Claims::burn(&places.folder, &id, place, (&presented, now_ms()))
+        };
+        // The runtime is going down if it does not end.
+        let burnt = tokio::task::spawn_blocking(burn).await;
+        let claim = burnt.map_err(|_stopping| claim::Refused::NotKept)??;
+        self.change(|known| known.claims.take(claim.clone()));
+        tracing::info!(device = %claim.device, "a device was claimed; the operator is asked to approve it");
+        Ok(claim)
+    }
+
+    /// What the chain says, as far as it is believed.
+    #[must_use]
+    pub fn standing(&self) -> Standing {
+        self.now().standing.clone()
+    }
+
+    /// Obeys what the chain says from now on.
+    pub fn obey(&self, standing: Standing) {
+        self.change(|known| known.standing = standing);
+    }
+}
+
+/// Wakes whoever acts on changes.
+#[derive(Debug)]
+pub struct Changes(watch::Receiver<Arc<Known>>);
+
+impl Changes {
+    /// Resolves with the next change; never, if the gateway is stopping.
+    pub async fn next(&mut self) {
+        if self.0.changed().await.is_err() {
+            std::future::pending().await
+        }
+    }
+}
+
+/// Where a gateway's own files are, for [`Files`].
+#[derive(Clone, Debug)]
+pub struct Places {
+    /// The home's list.
+    pub enrolments: PathBuf,
+    /// The data folder.
+    pub folder: PathBuf,
+    /// The network, for proofs.
+    pub network: NetworkId,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        assignment::Assignment,
+        intake::Intake,
+        outbox::{
+            Verdict,
+            tests::{Home, measured},
+        },
+        standing::tests::device,
+    };
+    use bytes::Bytes;
+    use ledger::device::END_GRACE_MS;
+    use record::{bundle::Category, bundle::SubjectSecret, decimal::Decimal, signature::SigningKey};
+    use serde_json::json;
+    use std::{fs, time::Duration};
+
+    const OWN: &str = "vitalfog/v1/home-1/oximeter-1/reading";
+
+    fn says(home: &Home, device: Device) -> Standing {
+        Standing {
+            revoked: None,
+            devices: [(home.oximeter.id.clone(), device)].into(),
+        }
+    }
+
+    async fn verdict(intake: &Intake, message: &SignedReading) -> Option<Reason> {
+        match intake.take(OWN, &Bytes::copy_from_slice(message.as_bytes())).await {
+            Ok(Verdict::Spooled(_)) => None,
+            Ok(Verdict::Quarantined(_, refusal)) => Some(refusal.reason),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_revoked_device_is_quarantined_from_then_on_and_after_a_restart() {
+        let mut home = Home::open();
+        assert_eq!(verdict(&home.intake, &home.oximeter.reading(1, 97)).await, None);
+        let out = says(&home, device(&home.oximeter.key.public(), Some(7)));
+        home.intake.directory().obey(out.clone());
+        assert_eq!(
+            verdict(&home.intake, &home.oximeter.reading(2, 97)).await,
+            Some(Reason::Revoked)
+        );
+        let forged = home.oximeter.unsigned(3, vec![]).sign(&SigningKey::random());
+        assert_eq!(verdict(&home.intake, &forged).await, Some(Reason::WrongSignature));
+        out.keep(home.folder.path()).expect("keeps");
+        home.reopen().await;
+        let standing = Standing::load(home.folder.path()).expect("kept");
+        home.intake.directory().obey(standing);
+        assert_eq!(
+            verdict(&home.intake, &home.oximeter.reading(4, 97)).await,
+            Some(Reason::Revoked)
+        );
+        assert!(home.intake.directory().is_out(&home.oximeter.id));
+    }
+
+    #[tokio::test]
+    async fn after_a_rotation_both_keys_count_until_the_overlap_ends() {
+        let home = Home::open();
+        let (old, new) = (home.oximeter.key.public(), SigningKey::random());
+        let now = u64::try_from(now_ms()).expect("after 1970");
+        let turned = |received_until_ms: u64| {
+            let first = json!({"key": old, "from": {"height": 2, "at_ms": 1},
+                "until": {"height": 5, "received_until_ms": received_until_ms}});
+            let second = json!({"key": new.public(), "from": {"height": 5, "at_ms": 9}, "until": null});
+            let device = json!({"gateway": "home-1", "keys": [first, second], "revoked": null});
+            says(&home, serde_json::from_value(device).expect("a device"))
+        };
+        let by_new = |seq| {
+            let observations = vec![measured("59408-5", Decimal::whole(97), "%")];
+            home.oximeter.unsigned(seq, observations).sign(&new)
+        };
+        assert_eq!(verdict(&home.intake, &by_new(1)).await, Some(Reason::WrongSignature));
+        home.intake.directory().obey(turned(now + END_GRACE_MS));
+        assert_eq!(verdict(&home.intake, &by_new(2)).await, None);
+        assert_eq!(verdict(&home.intake, &home.oximeter.reading(3, 97)).await, None);
+        home.intake.directory().obey(turned(now - 1));
+        assert_eq!(verdict(&home.intake, &by_new(4)).await, None);
+        assert_eq!(
+            verdict(&home.intake, &home.oximeter.reading(5, 97)).await,
+            Some(Reason::Revoked)
+        );
+    }
+
+    #[tokio::test]
+    async fn a_shared_device_measures_whom_it_is_assigned_to_when_it_measured() {
+        let home = Home::open();
+        let (_, other) = SubjectSecret::generate(Category::Vitals, 1).expect("random numbers");
+        let (directory, now) = (home.intake.directory(), now_ms());
+        let at = |before_ms: i64, received_ms: i64| {
+            let mut reading = home.oximeter.unsigned(1, vec![]);
+            reading.observations = vec![measured("59408-5", Decimal::whole(97), "%")];
+            reading.wall = Some(now - before_ms);
+            let judged = directory.authenticate(&reading.sign(&home.oximeter.key), received_ms);
+            judged.map(|(_, subject)| subject).map_err(|refusal| refusal.reason)
+        };
+        assert_eq!(at(0, now), Ok(home.oximeter.subject.clone()), "as listed");
+        let lines = [(5_000, Some(other.clone())), (1_000, None)].map(|(before_ms, subject)| Assignment {
+            device: home.oximeter.id.clone(),
+            subject,
+            from_ms: now - before_ms,
+        });
+        let mut assignments = Assignments::default();
+        for line in lines {
+            assignments.add(home.folder.path(), line).expect("keeps");
+        }
+        directory.change(|known| known.assignments = assignments);
+        assert_eq!(
+            at(6_000, now),
+            Ok(home.oximeter.subject.clone()),
+            "measured before, sent later"
+        );
+        assert_eq!(at(3_000, now), Ok(other.clone()));
+        assert_eq!(at(0, now), Err(Reason::Unassigned));
+        assert_eq!(
+            at(-60_000, now - 2_000),
+            Ok(other),
+            "a clock that is ahead does not choose"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_list_that_is_changed_is_read_again_and_a_broken_one_changes_nothing() {
+        let home = Home::open();
+        let file = home.folder.path().join("enrolment.json");
+        let line = |name: &str| json!({"device": name, "key": home.scale.key.public(), "subject": home.scale.subject});
+        let write = |names: &[&str]| {
+            let list: Vec<_> = names.iter().map(|name| line(name)).collect();
+            fs::write(&file, serde_json::to_string(&list).expect("encodes")).expect("writes");
+        };
+        write(&["scale-1"]);
+        let directory = Directory::from(("home-1".parse().expect("good"), Enrolments::default()));
+        let places = Places {
+            enrolments: file.clone(),
+            folder: home.folder.path().to_owned(),
+            network: home.sealer.network,
+        };
+        let files = Files::open(directory.clone(), places).await.expect("good");
+        assert_eq!(directory.len(), 1);
+        let task = tokio::spawn(files.run());
+        write(&["scale-1", "scale-2"]);
+        let patience = Duration::from_secs(10);
+        let grows = async {
+            while directory.len() < 2 {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(patience, grows).await.expect("read again");
+        fs::write(&file, "[").expect("writes");
+        tokio::time::sleep(Duration::from_millis(1_500)).await;
+        assert_eq!(directory.len(), 2);
+        task.abort();
+    }
+}

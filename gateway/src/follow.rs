@@ -1,0 +1,331 @@
+//! Follows the chain for changes of this gateway's devices: every fog node is asked, and its answer waited for.
+//!
+//! A question stays at each node until something changes, so a revocation is obeyed as soon as f + 1 nodes have applied its
+//! block. What is believed is kept on the disk first: a restart accepts nobody who is out. Without a link to the fog the
+//! gateway keeps what it knows.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use ledger::{
+    block::Height,
+    device::{ROLL_BYTES_MAX, Roll},
+};
+use record::ids::GatewayId;
+use reqwest::{Client, StatusCode, Url};
+use tokio::{sync::mpsc, task::JoinSet, time::sleep};
+
+use crate::{
+    directory::Directory,
+    standing::{Standing, Words},
+    uplink::{self, Voters},
+};
+
+/// A node may hold a question for so long, in milliseconds.
+const WAIT_MS: u64 = 25_000;
+/// A node that does not connect within this time is asked again later.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// A connection that is silent is tried after this time, and given up after it once more.
+const KEEP_ALIVE: Duration = Duration::from_secs(5);
+/// What a question may take beyond its waiting time.
+const ANSWER_GRACE: Duration = Duration::from_secs(10);
+/// A node is asked so often at most: one that says something new each time does not keep the gateway busy.
+const ASK_EVERY_MIN: Duration = Duration::from_millis(100);
+/// The same when it has nothing new and does not wait.
+const ASK_IDLE_MIN: Duration = Duration::from_secs(1);
+/// First and longest pause after a node has failed.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(5));
+/// What could not be kept is tried again after this time.
+const KEEP_AGAIN: Duration = Duration::from_secs(5);
+/// Answers that wait to be heard, at most; a node whose answer waits is not asked meanwhile.
+const ANSWERS_MAX: usize = 4;
+
+/// Whom to ask, and what for.
+#[derive(Debug)]
+pub struct Following {
+    /// This gateway.
+    pub gateway: GatewayId,
+    /// The nodes.
+    pub nodes: Vec<Url>,
+    /// A client that they know.
+    pub client: Client,
+    /// Who votes: how many may lie.
+    pub voters: Voters,
+    /// What obeys.
+    pub directory: Directory,
+    /// Where it is kept.
+    pub folder: PathBuf,
+}
+
+/// A client for long questions.
+///
+/// # Errors
+/// It cannot be made of this TLS.
+pub fn client(tls: rustls::ClientConfig) -> Result<Client, uplink::Error> {
+    let client = Client::builder()
+        .tls_backend_preconfigured(tls)
+        .https_only(true)
+        .no_proxy()
+        .redirect(reqwest::redirect::Policy::none())
+        .connect_timeout(CONNECT_TIMEOUT)
+        .http2_keep_alive_interval(KEEP_ALIVE)
+        .http2_keep_alive_timeout(KEEP_ALIVE)
+        .build()?;
+    Ok(client)
+}
+
+impl Following {
+    /// Follows until it is dropped.
+    pub async fn run(self) {
+        let (answers, mut heard) = mpsc::channel(ANSWERS_MAX);
+        let mut asking = JoinSet::new();
+        for (index, node) in self.nodes.iter().enumerate() {
+            let question = Question {
+                client: self.client.clone(),
+                node: node.clone(),
+                gateway: self.gateway.clone(),
+            };
+            asking.spawn(question.ask(index, answers.clone()));
+        }
+        if self.nodes.len() <= self.voters.liars_max() {
+            let needed = self.voters.liars_max() + 1;
+            tracing::warn!(
+                needed,
+                "uplink.nodes names too few nodes for a revocation to be believed"
+            );
+        }
+        let mut words = Words::of(self.nodes.len());
+        let mut unkept = None;
+        loop {
+            tokio::select! {
+                Some((node, roll)) = heard.recv() => {
+                    let known = self.directory.standing();
+                    if let Some(standing) = words.hear(node, roll, self.voters.liars_max() + 1, &known) {
+                        unkept = self.keep(standing.clone()).await;
+                        self.obey(&known, standing);
+                    }
+                }
+                () = sleep(KEEP_AGAIN), if unkept.is_some() => {
+                    if let Some(standing) = unkept.take() {
+                        unkept = self.keep(standing).await;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Keeps what is believed; gives it back if the disk does not take it.
+    async fn keep(&self, standing: Standing) -> Option<Standing> {
+        let (folder, standing) = (self.folder.clone(), Arc::new(standing));
+        let copy = Arc::clone(&standing);
+        let kept = tokio::task::spawn_blocking(move || copy.keep(&folder)).await;
+        match kept {
+            Ok(Ok(())) => None,
+            Ok(Err(error)) => {
+                metrics::counter!("gateway_follow_unkept_total").increment(1);
+                // Obeyed all the same: a device that is out is refused, if only until a restart.
+                tracing::error!(%error, "what the chain says of the devices cannot be kept; it is tried again");
+                Some(Arc::unwrap_or_clone(standing))
+            }
+            // The runtime is going down.
+            Err(_stopping) => None,
+        }
+    }
+
+    fn obey(&self, known: &Standing, standing: Standing) {
+        let is_out = |standing: &Standing| standing.devices.values().filter(|d| d.revoked.is_some()).count();
+        let (devices, out, before) = (standing.devices.len(), is_out(&standing), is_out(known));
+        metrics::gauge!("gateway_devices_on_chain").set(devices as f64);
+        metrics::gauge!("gateway_devices_revoked").set(out as f64);
+        if standing.revoked.is_some() && known.revoked.is_none() {
+            tracing::error!("this gateway is revoked: no fog node takes its readings any more");
+        }
+        if out > before {
+            tracing::warn!(revoked = out - before, "devices of this gateway were revoked");
+        }
+        self.directory.obey(standing);
+    }
+}
+
+/// One node, asked again and again.
+struct Question {
+    client: Client,
+    node: Url,
+    gateway: GatewayId,
+}
+
+impl Question {
+    async fn ask(self, index: usize, answers: mpsc::Sender<(usize, Roll)>) {
+        let (mut above, mut failures) = (Height(0), 0);
+        loop {
+            let Some(roll) = self.roll(above).await else {
+                // Not logged: the uplink says which node fails, and says it once.
+                sleep(growing(failures)).await;
+                failures += 1;
+                continue;
+            };
+            failures = 0;
+            let pause = if roll.through > above {
+                ASK_EVERY_MIN
+            } else {
+                ASK_IDLE_MIN
+            };
+            above = above.max(roll.through);
+            if answers.send((index, roll)).await.is_err() {
+                return;
+            }
+            sleep(pause).await;
+        }
+    }
+
+    async fn roll(&self, above: Height) -> Option<Roll> {
+        let path = format!(
+            "/api/v1/gateways/{}/devices?above={above}&wait_ms={WAIT_MS}",
+            self.gateway
+        );
+        let url = self.node.join(&path).ok()?;
+        let question = self.client.get(url);
+        let question = question.timeout(Duration::from_millis(WAIT_MS) + ANSWER_GRACE);
+        let mut answer = question.send().await.ok()?;
+        if answer.status() != StatusCode::OK {
+            return None;
+        }
+        let mut body = Vec::new();
+        while let Some(chunk) = answer.chunk().await.ok()? {
+            if body.len() + chunk.len() > ROLL_BYTES_MAX {
+                return None;
+            }
+            body.extend_from_slice(&chunk);
+        }
+        serde_json::from_slice(&body).ok()
+    }
+}
+
+fn growing(failures: u32) -> Duration {
+    let pause = PAUSE.0.saturating_mul(1 << failures.min(16)).min(PAUSE.1);
+    pause.mul_f64(rand::random_range(0.5..=1.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{enrolment::Enrolments, standing::tests::device};
+    use bytes::Bytes;
+    use http_body_util::Full;
+    use hyper::{Request, Response, body::Incoming, server::conn::http1, service::service_fn};
+    use hyper_util::rt::TokioIo;
+    use ledger::{
+        device::Device,
+        genesis::{Genesis, Organization, Role, Validator},
+        handover::Committees,
+        policy::ValidityPolicy,
+    };
+    use record::{canonical::Digest, ids::DeviceId, signature::SigningKey};
+    use std::convert::Infallible;
+    use tokio::{net::TcpListener, sync::watch, time::timeout};
+
+    /// A fog node that tells one thing; it is asked over real HTTP, and waits as the real one does.
+    async fn node(tells: watch::Receiver<Roll>) -> Url {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+        let url = format!("http://{}", listener.local_addr().expect("bound"));
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let tells = tells.clone();
+                let answer = service_fn(move |request: Request<Incoming>| {
+                    let mut tells = tells.clone();
+                    async move {
+                        let query = request.uri().query().unwrap_or_default().to_owned();
+                        let above = query.split('&').find_map(|pair| pair.strip_prefix("above="));
+                        let above = Height(above.and_then(|above| above.parse().ok()).unwrap_or(0));
+                        let roll = tells.wait_for(|roll| roll.through > above).await.expect("told").clone();
+                        let body = serde_json::to_vec(&roll).expect("encodes");
+                        Ok::<_, Infallible>(Response::new(Full::new(Bytes::from(body))))
+                    }
+                });
+                tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(stream), answer));
+            }
+        });
+        url.parse().expect("a URL")
+    }
+
+    fn genesis() -> Genesis {
+        let key = SigningKey::random();
+        let id: record::ids::OrganizationId = "hospital-a".parse().expect("good");
+        let validator = |_| Validator {
+            organization: id.clone(),
+            key: SigningKey::random().public(),
+            tls: Digest::ZERO,
+            address: None,
+        };
+        Genesis {
+            name: "test".to_owned(),
+            founded_ms: 1,
+            validators: (0..4).map(validator).collect(),
+            organizations: vec![Organization {
+                id: id.clone(),
+                name: "A".to_owned(),
+                role: Role::Provider,
+                key: key.public(),
+            }],
+            policy: ValidityPolicy::default(),
+        }
+    }
+
+    fn cuff() -> DeviceId {
+        "cuff-1".parse().expect("good")
+    }
+
+    fn roll(device: &Device) -> Roll {
+        Roll {
+            through: device.changed(),
+            revoked: None,
+            devices: [(cuff(), device.clone())].into(),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_revocation_is_obeyed_as_soon_as_two_of_four_nodes_have_it_and_kept() {
+        let _installed = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let key = SigningKey::random().public();
+        let (enrolled, out) = (device(&key, None), device(&key, Some(7)));
+        let tell: Vec<_> = (0..4).map(|_| watch::Sender::new(roll(&enrolled))).collect();
+        let mut nodes = Vec::new();
+        for sender in &tell {
+            nodes.push(node(sender.subscribe()).await);
+        }
+        let gateway: GatewayId = "home-1".parse().expect("good");
+        let directory = Directory::from((gateway.clone(), Enrolments::default()));
+        let following = Following {
+            gateway,
+            nodes,
+            client: Client::new(),
+            voters: Voters::new(Committees::founding(&genesis())),
+            directory: directory.clone(),
+            folder: folder.path().to_owned(),
+        };
+        let task = tokio::spawn(following.run());
+        let until = async |done: &dyn Fn() -> bool| {
+            while !done() {
+                sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let patience = Duration::from_secs(10);
+        timeout(patience, until(&|| directory.len() == 1))
+            .await
+            .expect("enrolled");
+        tell[3].send_replace(roll(&out));
+        sleep(Duration::from_millis(500)).await;
+        assert!(!directory.is_out(&cuff()), "one of four may lie");
+        tell[0].send_replace(roll(&out));
+        let second = Duration::from_secs(1);
+        timeout(second, until(&|| directory.is_out(&cuff())))
+            .await
+            .expect("two agree");
+        let kept = Standing::load(folder.path()).expect("reads");
+        assert_eq!(kept.devices[&cuff()], out, "on the disk before it is obeyed");
+        drop(tell);
+        sleep(Duration::from_millis(300)).await;
+        assert!(directory.is_out(&cuff()), "without a link it keeps what it knows");
+        task.abort();
+    }
+}

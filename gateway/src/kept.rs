@@ -1,0 +1,91 @@
+//! Small files that must outlive a power cut: written beside, synced, renamed over the old one, and the folder synced.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Read as _, Write as _},
+    os::unix::fs::OpenOptionsExt as _,
+    path::Path,
+};
+
+use serde::{Serialize, de::DeserializeOwned};
+
+/// Why a kept file cannot be used or made.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The disk.
+    #[error("{0}: {1}")]
+    Disk(String, #[source] io::Error),
+    /// Not what we wrote.
+    #[error("{0} is not what this gateway writes: {1}")]
+    Malformed(String, #[source] serde_json::Error),
+}
+
+/// Reads a file; `None` if there is none.
+///
+/// # Errors
+/// [`Error`]: it is larger than it may be, cannot be read, or is something else.
+pub fn read<T: DeserializeOwned>(path: &Path, bytes_max: u64) -> Result<Option<T>, Error> {
+    let name = || path.display().to_string();
+    let file = match File::open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        opened => opened.map_err(|error| Error::Disk(name(), error))?,
+    };
+    let mut text = String::new();
+    let read = file.take(bytes_max + 1).read_to_string(&mut text);
+    let read = read.map_err(|error| Error::Disk(name(), error))?;
+    if read as u64 > bytes_max {
+        let error = io::Error::other(format!("larger than {bytes_max} bytes"));
+        return Err(Error::Disk(name(), error));
+    }
+    serde_json::from_str(&text)
+        .map(Some)
+        .map_err(|error| Error::Malformed(name(), error))
+}
+
+/// Replaces a file: after a crash there is the old one or the new one, whole. Only its owner can read it.
+///
+/// # Errors
+/// [`Error::Disk`]; the old file is still there.
+pub fn replace(path: &Path, value: &impl Serialize) -> Result<(), Error> {
+    let disk = |error| Error::Disk(path.display().to_string(), error);
+    let text = serde_json::to_vec_pretty(value).map_err(|error| disk(error.into()))?;
+    // Of this process: two writers do not write into one another's.
+    let beside = path.with_extension(format!("{}.new", std::process::id()));
+    let written = || -> io::Result<()> {
+        let mut options = OpenOptions::new();
+        let mut file = options
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&beside)?;
+        file.write_all(&text)?;
+        file.sync_all()?;
+        fs::rename(&beside, path)?;
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
+    };
+    written().map_err(disk)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_replaced_as_a_whole_and_strangers_are_refused() {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let path = folder.path().join("kept.json");
+        assert!(read::<Vec<u8>>(&path, 100).expect("absent").is_none());
+        replace(&path, &vec![1, 2]).expect("writes");
+        replace(&path, &vec![3]).expect("writes");
+        assert_eq!(read::<Vec<u8>>(&path, 100).expect("reads"), Some(vec![3]));
+        let names = fs::read_dir(folder.path()).expect("reads").count();
+        assert_eq!(names, 1, "nothing is left beside it");
+        assert!(matches!(read::<Vec<u8>>(&path, 2), Err(Error::Disk(..))));
+        fs::write(&path, "[3").expect("writes");
+        assert!(matches!(read::<Vec<u8>>(&path, 100), Err(Error::Malformed(..))));
+        let nowhere = folder.path().join("no").join("kept.json");
+        assert!(matches!(replace(&nowhere, &1), Err(Error::Disk(..))));
+    }
+}
