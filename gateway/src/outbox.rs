@@ -18,6 +18,7 @@ mod report;
 mod seal;
 mod sequence;
 mod space;
+mod steady;
 mod store;
 mod writer;
 

@@ -27,6 +27,7 @@ use super::{
     seal::Sealer,
     sequence::{Place, Sequences},
     space::Space,
+    steady::Steady,
     store::{Changes, Store, Ticket},
 };
 
@@ -56,6 +57,7 @@ pub(super) struct Writer {
     publish_to_final: Durations,
     received_to_final: Durations,
     space: Space,
+    steady: Steady,
     announce: watch::Sender<u64>,
 }
 
@@ -84,6 +86,7 @@ impl Writer {
             timed: 0,
             publish_to_final: Durations::default(),
             received_to_final: Durations::default(),
+            steady: Steady::since(Instant::now(), now_ms()),
             announce,
         })
     }
@@ -160,6 +163,9 @@ impl Writer {
                 }
                 batch.watch_gaps(&self.sequences, &measurement);
                 self.sequences.record(&measurement.id, digest);
+                if self.steady.was_set(Instant::now(), now_ms()) {
+                    self.sequences.forget_clocks();
+                }
                 measurement.entry.clock = self.sequences.clock(&measurement);
                 batch.bytes += bytes;
                 batch.answers.push((answer, Pending::Spooled(measurement.id.clone())));
