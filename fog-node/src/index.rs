@@ -4,19 +4,18 @@
 //! the caller, in the page and in the total alike.
 
 mod cursor;
+mod gaps;
 mod sqlite;
 
 use std::path::Path;
 
 use cid::Cid;
 use ledger::{block::Height, consent::Permit};
-use record::{
-    gaps::GapReport,
-    ids::{BundleId, KeyId, ReadingId, SubjectId},
-};
+use record::ids::{BundleId, KeyId, ReadingId, SubjectId};
 use serde::{Deserialize, Serialize};
 
 pub use cursor::{BadCursor, Cursor};
+pub use gaps::Reported;
 use sqlite::Sqlite;
 
 /// Rows on one page, at most.
@@ -114,21 +113,6 @@ pub struct Row {
     pub entry: u32,
     /// Block of the commitment.
     pub height: Height,
-}
-
-/// What a gateway says is missing of a device, and where it says so.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Reported {
-    /// The key that opens it.
-    pub key: KeyId,
-    /// The bundle that holds the report.
-    pub bundle: BundleId,
-    /// Which of the bundle's contents it is: its readings come first, from 0.
-    pub entry: u32,
-    /// Block of the commitment.
-    pub height: Height,
-    /// The report, whose signature was checked.
-    pub report: GapReport,
 }
 
 /// What the opened bundles of a block give: rows of observations, and gap reports.
@@ -304,29 +288,6 @@ impl Index {
         store.rows_at(height).await
     }
 
-    /// The gap reports of a block that queries see, whatever they say now, and how many cannot be read or are hidden.
-    ///
-    /// # Errors
-    /// [`Error::Database`].
-    pub async fn gaps_at(&self, height: Height) -> Result<(Vec<Reported>, u64), Error> {
-        let Store::Sqlite(store) = &self.0;
-        store.gaps_at(height).await
-    }
-
-    /// What is missing of the devices whose records the permits open, as of a height: of each device the newest report,
-    /// if something is missing, at most `count`, in the order of their names.
-    ///
-    /// # Errors
-    /// [`Error::TooBroad`], [`Error::Database`] or [`Error::Damaged`].
-    pub async fn gaps(&self, permits: &[Permit], height: Height, count: u32) -> Result<Vec<Reported>, Error> {
-        let keys: Vec<_> = permits.iter().map(Permit::key).collect();
-        if keys.len() > CRITERIA_MAX {
-            return Err(Error::TooBroad(keys.len()));
-        }
-        let Store::Sqlite(store) = &self.0;
-        store.gaps(&keys, height, count).await
-    }
-
     /// Whether something of a block was rejected for one of these reasons, and may yet be settled.
     ///
     /// # Errors
@@ -411,6 +372,7 @@ mod tests {
     use record::{
         bundle::{Category, SubjectKey},
         canonical::{self, Digest, Domain},
+        gaps::{GapReport, Missing, Range, Start},
         ids::{BootId, OrganizationId},
         signature::SigningKey,
     };
@@ -730,6 +692,69 @@ mod tests {
                 ..Counts::default()
             }
         );
+    }
+
+    fn reported(seed: u8, at_ms: i64, missing: &[(u64, u64)], height: u64) -> Reported {
+        let of = row(seed, 1, 10);
+        let ranges: Vec<_> = missing.iter().map(|(from, to)| Range(*from, *to)).collect();
+        let start = Start {
+            boot: of.reading.boot,
+            high_seq: 1_000,
+            missing: ranges,
+        };
+        Reported {
+            key: of.key,
+            bundle: BundleId(Digest::of(Domain::BUNDLE, &[&at_ms.to_be_bytes()])),
+            entry: 1,
+            height: Height(height),
+            report: GapReport {
+                v: record::gaps::VERSION,
+                network: record::ids::NetworkId(Digest::ZERO),
+                gateway: "home-1".parse().expect("good"),
+                device: of.reading.device,
+                at_ms,
+                missing: Missing {
+                    starts: Some(start)
+                        .filter(|start| !start.missing.is_empty())
+                        .into_iter()
+                        .collect(),
+                    more_ranges: 0,
+                },
+            },
+        }
+    }
+
+    #[tokio::test]
+    async fn of_each_device_the_newest_report_that_a_permit_opens_holds_as_of_a_height() {
+        let (_dir, index) = index().await;
+        let (gap, wider, closed) = (
+            reported(1, 10, &[(2, 2), (5, 9)], 1),
+            reported(1, 20, &[(2, 9)], 2),
+            reported(2, 30, &[], 3),
+        );
+        let rows = [row(1, 5, 10), row(1, 6, 20), row(2, 7, 30)];
+        for (height, found, rows) in [(1, &gap, &rows[..]), (2, &wider, &[]), (3, &closed, &[])] {
+            let found = (rows, std::slice::from_ref(found));
+            index.project(Height(height), found, &[]).await.expect("projects");
+        }
+        let newest = async |seeds: &[u8], height| {
+            let found = index.gaps(&permits(seeds), Height(height), 9).await.expect("reads");
+            found.into_iter().map(|one| one.report.at_ms).collect::<Vec<_>>()
+        };
+        assert_eq!(newest(&[1], 1).await, [10], "as of then");
+        assert_eq!(newest(&[1], 9).await, [20]);
+        assert_eq!(
+            newest(&[1, 2], 9).await,
+            [0; 0],
+            "under another key everything has come"
+        );
+        assert_eq!((newest(&[2], 9).await, newest(&[], 9).await), (vec![], vec![]));
+        let held = async |seeds: &[u8]| {
+            let missing = (&gap.report.device, &gap.report.missing.starts[0]);
+            index.held(&permits(seeds), Height(9), missing).await.expect("reads")
+        };
+        assert_eq!(held(&[1]).await, [5, 6], "what no permit opens is not there");
+        assert_eq!(held(&[1, 2]).await, [5, 6, 7]);
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use cid::Cid;
 use futures::{StreamExt as _, TryStreamExt as _};
 use ledger::{
+    block::Height,
     consent::{self, Permit},
     device::Arrival,
     state::State,
@@ -31,6 +32,9 @@ use crate::{
 const OPENED_AT_ONCE_MAX: usize = 4;
 /// Devices with gaps that an answer names, at most; that there are more is said.
 pub const GAPS_MAX: u32 = 100;
+
+/// Starts with gaps that are compared with what is here, at most, in one answer; the others are told as reported.
+const COMPARED_STARTS_MAX: usize = 200;
 
 /// What an operator may set.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -213,21 +217,39 @@ impl Query {
             height: self.index.projected().await?,
         };
         let page = self.index.find(&permits, &search).await?;
-        let mut gaps = Vec::new();
-        if !misses_nothing {
-            gaps = self.index.gaps(&permits, page.height, GAPS_MAX + 1).await?;
-        }
-        let more_gaps = gaps.len() > GAPS_MAX as usize;
-        gaps.truncate(GAPS_MAX as usize);
+        let (gaps, more_gaps) = if misses_nothing {
+            (Vec::new(), false)
+        } else {
+            self.gaps(&permits, page.height).await?
+        };
         let observations = self.open(&state, &permits, page.rows).await?;
         Ok(Answer {
             observations,
-            gaps: gaps.into_iter().map(|reported| reported.report).collect(),
+            gaps,
             more_gaps,
             total: page.total,
             next: page.next,
             visible,
         })
+    }
+
+    /// The newest report of each device with gaps, without what is here all the same, and whether there are more devices.
+    async fn gaps(&self, permits: &[Permit], height: Height) -> Result<(Vec<GapReport>, bool), Error> {
+        let mut reported = self.index.gaps(permits, height, GAPS_MAX + 1).await?;
+        let more = reported.len() > GAPS_MAX as usize;
+        reported.truncate(GAPS_MAX as usize);
+        let mut left = COMPARED_STARTS_MAX;
+        let mut gaps = Vec::with_capacity(reported.len());
+        for mut report in reported.into_iter().map(|one| one.report) {
+            for start in report.missing.starts.clone().iter().take(left) {
+                let held = self.index.held(permits, height, (&report.device, start)).await?;
+                report.missing.found(start.boot, &held);
+                left -= 1;
+            }
+            gaps.push(report);
+        }
+        gaps.retain(|report| !report.missing.is_nothing());
+        Ok((gaps, more))
     }
 
     /// What the organisation may read of one subject with the keys this node holds. A key of ours that another member

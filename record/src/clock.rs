@@ -86,10 +86,9 @@ mod tests {
         assert!(after(1_010_000, 410_000).is_no_later_than(&LIVE));
         assert!(after(1_010_000, 410_500).is_no_later_than(&LIVE), "a shorter way");
         assert!(!after(1_010_000, 409_000).is_no_later_than(&LIVE), "a longer way");
-        assert!(
-            after(101_000_000, 400_350_000).is_no_later_than(&LIVE),
-            "28 hours at 500 parts in a million"
-        );
+        let slow = |parts_in_a_million: u64| after(101_000_000, 100_400_000 - 100 * parts_in_a_million);
+        assert!(slow(500).is_no_later_than(&LIVE), "28 hours of drift");
+        assert!(!slow(1_500).is_no_later_than(&LIVE), "more than a counter drifts");
         assert!(
             !after(101_000_000, 1_000).is_no_later_than(&LIVE),
             "held back for 28 hours"

@@ -27,6 +27,22 @@ pub const REPORT_BYTES_MAX: usize = 65_536;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Range(pub u64, pub u64);
 
+impl Range {
+    /// What is left of it without these numbers, which are in ascending order.
+    fn without(self, held: &[u64]) -> Vec<Self> {
+        let mut rest = Vec::new();
+        let mut from = Some(self.0);
+        for seq in held.iter().filter(|seq| (self.0..=self.1).contains(seq)) {
+            if let Some(from) = from.filter(|from| from < seq) {
+                rest.push(Self(from, seq - 1));
+            }
+            from = seq.checked_add(1);
+        }
+        rest.extend(from.filter(|from| *from <= self.1).map(|from| Self(from, self.1)));
+        rest
+    }
+}
+
 impl fmt::Display for Range {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.0 == self.1 {
@@ -70,6 +86,18 @@ impl Missing {
     #[must_use]
     pub fn ranges(&self) -> usize {
         self.starts.iter().map(|start| start.missing.len()).sum()
+    }
+
+    /// Without numbers of a start that are there after all, given in ascending order: from another gateway, or from before this
+    /// one lost what it knew. A start of which the rest would be more than [`REPORT_RANGES_MAX`] ranges stays as it is.
+    pub fn found(&mut self, boot: BootId, held: &[u64]) {
+        for start in self.starts.iter_mut().filter(|start| start.boot == boot) {
+            let rest: Vec<_> = start.missing.iter().flat_map(|range| range.without(held)).collect();
+            if rest.len() <= REPORT_RANGES_MAX {
+                start.missing = rest;
+            }
+        }
+        self.starts.retain(|start| !start.missing.is_empty());
     }
 
     /// Whether it names things that can be: numbers from 1, below the highest, each once and in order.
@@ -235,6 +263,29 @@ pub(crate) mod tests {
         };
         let extreme = GapReport { missing, ..report() };
         assert_eq!(extreme.sign(&key).decode(|_| Some(key.public())), Ok(extreme));
+    }
+
+    #[test]
+    fn what_is_there_after_all_is_not_missing() {
+        let rest = |range: Range, held: &[u64]| range.without(held);
+        assert_eq!(rest(Range(3, 7), &[1, 2, 8]), [Range(3, 7)]);
+        assert_eq!(rest(Range(3, 7), &[3, 5, 7]), [Range(4, 4), Range(6, 6)]);
+        assert_eq!(rest(Range(3, 4), &[3, 4]), []);
+        assert_eq!(
+            rest(Range(u64::MAX - 2, u64::MAX), &[u64::MAX]),
+            [Range(u64::MAX - 2, u64::MAX - 1)]
+        );
+        let (mut missing, boots) = (report().missing, [1, 2].map(|counter| BootId { counter, random: 2 }));
+        missing.found(boots[1], &[2]);
+        assert_eq!(missing.starts, [start(1, 9, &[(1, 2), (5, 5)])]);
+        missing.found(boots[0], &[1, 2, 5]);
+        assert!(missing.is_nothing());
+        let mut long = Missing {
+            starts: vec![start(1, 10_000, &[(1, 9_999)])],
+            more_ranges: 0,
+        };
+        long.found(boots[0], &(0..5_000).map(|n| n * 2).collect::<Vec<_>>());
+        assert_eq!(long.ranges(), 1, "too many pieces to name");
     }
 
     #[test]

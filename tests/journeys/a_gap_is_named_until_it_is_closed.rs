@@ -179,4 +179,6 @@ async fn a_gap_is_named_until_it_is_closed() {
     })
     .await;
     assert_eq!(resync(), (true, format!("new 0, known {count}, refused 0\n")));
+    // What stands still cannot be asked to stop.
+    sandbox.thaw("fleet");
 }

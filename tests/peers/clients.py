@@ -131,6 +131,11 @@ def identifier(hand):
     return f"{hand.device['id']}/{hand.boot}/{hand.seq}"
 
 
+def matches(bundle):
+    """The observations of an answer, without remarks on the search."""
+    return [e["resource"] for e in bundle.get("entry", []) if e["search"]["mode"] == "match"]
+
+
 class Case(unittest.TestCase):
     def served(self, hand, code):
         """The observation made of the hand's last reading, as the hospital sees it."""
@@ -139,7 +144,7 @@ class Case(unittest.TestCase):
         def look():
             status, bundle = hospital(f"Observation?{query}")
             self.assertEqual(status, 200)
-            found = [e["resource"] for e in bundle.get("entry", [])]
+            found = matches(bundle)
             return [o for o in found if o["identifier"][0]["value"] == identifier(hand)]
 
         found = eventually(look, f"{identifier(hand)} is served")
@@ -457,7 +462,8 @@ class Models(Case):
 
         oximeter = device("oximeter")
         search = Observation.where({"patient": oximeter["patient"], "_count": "5"})
-        ids = [o.id for o, _ in zip(search.perform_resources_iter(self.server), range(40))]
+        found = search.perform_resources_iter(self.server)
+        ids = [o.id for o, _ in zip(found, range(40)) if o.resource_type == "Observation"]
         self.assertGreater(len(ids), 5, "more than one page")
         self.assertEqual(len(ids), len(set(ids)), "none twice")
 
@@ -492,10 +498,34 @@ class Models(Case):
         seen = set()
         for code in ("8867-4", "2708-6", "85354-9", "8310-5", "99504-3", "29463-7", "11524-6", "150452"):
             _, _, body = curl(f"{REPORT['hospital']['fhir']}/Observation?code={code}&_count=5", REPORT["hospital"]["token"])
-            for entry in json.loads(body).get("entry", []):
-                self.model("Observation").model_validate(entry["resource"])
+            for observation in matches(json.loads(body)):
+                self.model("Observation").model_validate(observation)
                 seen.add(code)
         self.assertGreaterEqual(len(seen), 5, f"only {seen} were measured so far")
+
+    @needs("fhir.resources", "mosquitto_pub", "openssl", "curl")
+    def test_what_is_missing_is_a_valid_outcome_and_no_match(self):
+        hand = Hand(REPORT, device("thermometer"))
+        hand.seq = 4
+        ended = hand.mosquitto(hand.signed(hand.reading("8310-5", "36.6", "Cel")), "5")
+        self.assertEqual(ended.returncode, 0, ended.stdout.decode())
+        query = f"Observation?patient={hand.device['patient']}&_count=1"
+
+        def look():
+            status, bundle = hospital(query)
+            self.assertEqual(status, 200)
+            outcomes = [e["resource"] for e in bundle["entry"] if e["search"]["mode"] == "outcome"]
+            found = [o for o in outcomes if any(hand.boot in issue["diagnostics"] for issue in o["issue"])]
+            return [(bundle, outcome) for outcome in found]
+
+        bundle, outcome = eventually(look, "the gap is named")[0]
+        self.is_outcome(outcome, "warning")
+        self.model("OperationOutcome").model_validate(outcome)
+        told = [issue["diagnostics"] for issue in outcome["issue"] if hand.boot in issue["diagnostics"]]
+        self.assertRegex(told[0], r"numbers 1-4 are missing of those up to 5; reported by gateway")
+        self.assertEqual(len(matches(bundle)), 1)
+        _, counted = hospital(f"{query}&_summary=count")
+        self.assertNotIn("entry", counted)
 
 
 def main(tests):

@@ -59,14 +59,17 @@ mod tests {
     use super::*;
     use crate::outbox::{
         Measurement, Stored, Urgency, Verdict,
+        sequence::Sequences,
         tests::{Home, measured},
     };
     use ledger::admission::Submission;
     use record::{
-        bundle::{Entry, SealedBundle},
+        bundle::{Category, Entry, SealedBundle, SubjectSecret},
+        canonical::Digest,
         decimal::Decimal,
+        ids::{BootId, ReadingId},
         observation::Observation,
-        reading::{Reading, TimeQuality},
+        reading::{Reading, SignedReading, TimeQuality},
     };
 
     const BOOTED: i64 = 1_790_000_000_000;
@@ -177,6 +180,37 @@ mod tests {
             corrected(80_000),
         ];
         assert_eq!((&times[..4], times[4]), (&expected[..], corrected(140_000)));
+    }
+
+    #[test]
+    fn pairs_are_forgotten_on_the_disk_too() {
+        let id = |seq| ReadingId {
+            device: "scale-1".parse().expect("good"),
+            boot: BootId { counter: 1, random: 2 },
+            seq,
+        };
+        let mut all = Sequences::default();
+        let (_, subject) = SubjectSecret::generate(Category::Vitals, 1).expect("random numbers");
+        let timed = |all: &mut Sequences, seq: u64| {
+            let now = pair(seq * 1_000, 10);
+            let reading = SignedReading::receive(b"x").expect("small");
+            all.record(&id(seq), Digest::ZERO);
+            let measurement = Measurement {
+                id: id(seq),
+                subject: subject.clone(),
+                entry: Entry::new(now.gateway_ms, reading),
+                wall_ms: None,
+                ticks_ms: Some(now.up_ms),
+            };
+            all.clock(&measurement).is_some()
+        };
+        assert_eq!([1, 2].map(|seq| timed(&mut all, seq)), [false, true]);
+        drop(all.take_changes());
+        all.forget_clocks();
+        let kept = all.take_changes();
+        assert_eq!(kept.streams.len(), 1, "the disk is told");
+        let mut all = Sequences::of(kept.streams, vec![]);
+        assert_eq!([3, 4].map(|seq| timed(&mut all, seq)), [false, true]);
     }
 
     #[test]

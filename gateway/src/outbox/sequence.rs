@@ -201,6 +201,15 @@ impl Sequences {
         stream.clock.and_then(Clock::pair)
     }
 
+    /// Forgets what tick counters were read against, since the gateway's clock is another now.
+    pub(super) fn forget_clocks(&mut self) {
+        for (number, (stream, _)) in &mut self.streams {
+            if stream.clock.take().is_some() {
+                self.touched.insert(*number);
+            }
+        }
+    }
+
     /// How far the reading's start has come.
     pub(super) fn progress(&self, id: &ReadingId) -> Option<Progress> {
         let (stream, _) = self.stream(id)?;

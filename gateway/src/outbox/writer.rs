@@ -28,6 +28,7 @@ use super::{
     seal::Sealer,
     sequence::{Place, Sequences},
     space::Space,
+    steady::Steady,
     store::{Changes, Newest, Store, Ticket},
 };
 
@@ -63,6 +64,7 @@ pub(super) struct Writer {
     publish_to_final: Durations,
     received_to_final: Durations,
     space: Space,
+    steady: Steady,
     announce: watch::Sender<Newest>,
 }
 
@@ -92,6 +94,7 @@ impl Writer {
             timed: 0,
             publish_to_final: Durations::default(),
             received_to_final: Durations::default(),
+            steady: Steady::since(Instant::now(), now_ms()),
             announce,
         })
     }
@@ -175,6 +178,9 @@ impl Writer {
                 }
                 batch.watch_gaps(&self.sequences, &measurement);
                 self.sequences.record(&measurement.id, digest);
+                if self.steady.was_set(Instant::now(), now_ms()) {
+                    self.sequences.forget_clocks();
+                }
                 measurement.entry.clock = self.sequences.clock(&measurement);
                 batch.bytes += bytes;
                 batch.answers.push((answer, Pending::Spooled(measurement.id.clone())));

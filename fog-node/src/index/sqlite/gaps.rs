@@ -3,12 +3,15 @@
 use ledger::block::Height;
 use record::{
     canonical,
-    gaps::REPORT_BYTES_MAX,
-    ids::{BundleId, KeyId},
+    gaps::{REPORT_BYTES_MAX, Start},
+    ids::{BundleId, DeviceId, KeyId},
 };
 use sqlx::{QueryBuilder, Transaction, sqlite::SqliteRow};
 
 use super::{super::Reported, Error, Sqlite, column, digest, height};
+
+/// Numbers of a start that are there though they were reported missing, at most: beyond it the report holds.
+const HELD_MAX: u32 = 10_000;
 
 impl Sqlite {
     pub(in super::super) async fn gaps(
@@ -32,6 +35,37 @@ impl Sqlite {
             .push_bind(count);
         let rows = query.build().persistent(false).fetch_all(&self.pool).await?;
         rows.iter().map(reported).collect()
+    }
+
+    pub(in super::super) async fn held(
+        &self,
+        keys: &[KeyId],
+        snapshot: Height,
+        (device, start): (&DeviceId, &Start),
+    ) -> Result<Vec<u64>, Error> {
+        let ends = start.missing.first().zip(start.missing.last());
+        // Numbers are kept as the bits of a signed one: those from 2^63 on are not in order.
+        let Some((from, to)) = ends.and_then(|(a, b)| Some((a.0, i64::try_from(b.1).ok()?))) else {
+            return Ok(Vec::new());
+        };
+        let mut query = QueryBuilder::new("SELECT DISTINCT seq FROM observation WHERE device = ");
+        query.push_bind(device.as_str().to_owned());
+        query.push(" AND boot = ").push_bind(start.boot.to_string());
+        query.push(" AND seq >= ").push_bind(from.cast_signed());
+        query.push(" AND seq <= ").push_bind(to);
+        query.push(" AND visible_from <= ").push_bind(snapshot.0.cast_signed());
+        query.push(" AND subject_key IN (");
+        let mut list = query.separated(", ");
+        for key in keys {
+            list.push_bind(key.0.as_bytes().to_vec());
+        }
+        query.push(") ORDER BY seq LIMIT ").push_bind(HELD_MAX);
+        let held: Vec<i64> = query
+            .build_query_scalar()
+            .persistent(false)
+            .fetch_all(&self.pool)
+            .await?;
+        Ok(held.into_iter().map(i64::cast_unsigned).collect())
     }
 
     /// The reports of a block that queries see, and how many cannot be read or are hidden.
