@@ -97,6 +97,11 @@ impl Enrolments {
         self.devices.get(device)
     }
 
+    /// The devices, in no order.
+    pub fn devices(&self) -> impl Iterator<Item = &DeviceId> {
+        self.devices.keys()
+    }
+
     /// How many devices are enrolled.
     #[must_use]
     pub fn len(&self) -> usize {

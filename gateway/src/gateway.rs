@@ -9,7 +9,7 @@ use crate::{
     config::Prepared,
     http::{self, Sources},
     intake::Intake,
-    mqtt::{self, Mqtt},
+    mqtt::{self, Mqtt, presence::Presence},
     outbox::{self, Outbox},
     uplink::{self, Uplink},
 };
@@ -65,12 +65,14 @@ impl Gateway {
         let outbox = Outbox::open(config.outbox, config.quarantine, &config.data_dir, sealer)?;
         let devices = enrolments.len();
         let intake = Intake::new(config.gateway.clone(), enrolments, outbox.clone());
-        let mqtt = Mqtt::start(mqtt, intake).await?;
+        let presence = Presence::of(intake.clone(), config.mqtt.silent_after());
+        let mqtt = Mqtt::start(mqtt, intake, presence.clone()).await?;
         let uplink = Uplink::start(&config.uplink, network, outbox.clone())?;
         let sources = Sources {
             gateway: config.gateway,
             devices,
             connected: mqtt.connected(),
+            presence,
             outbox: outbox.clone(),
             uplink: uplink.view(),
             metrics,

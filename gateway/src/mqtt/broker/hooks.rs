@@ -5,7 +5,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use record::{
-    ids::DeviceId,
+    ids::{DeviceId, ReadingId},
     reading::{Reason as Cause, Refusal},
 };
 use rmqtt::{
@@ -19,18 +19,20 @@ use rmqtt::{
     net::MqttError,
     session::{Session, SessionState},
     types::{
-        AuthResult, ClientId, CodecPublish, ConnectInfo, From as Origin, Id, LastWill, Publish, PublishAclResult,
-        PublishResult, QoS, Reason, Subscribe, SubscribeReturn,
+        AuthResult, ClientId, CodecPublish, ConnectInfo, From as Origin, FromType, Id, LastWill, Publish,
+        PublishAclResult, PublishResult, QoS, Reason, Subscribe, SubscribeReturn,
     },
 };
 
 use super::{
+    certificate::Presented,
     door::Guests,
     quota::Quota,
     rights::{Rights, Users},
 };
 use crate::{
     intake::Intake,
+    mqtt::{notice::Notice, presence::Presence},
     outbox::{NotTaken, Verdict},
     topic::{Channel, Topic},
 };
@@ -50,6 +52,7 @@ pub(super) struct Hooks {
     quota: Quota,
     guests: Guests,
     intake: Intake,
+    presence: Presence,
 }
 
 impl Hooks {
@@ -57,7 +60,7 @@ impl Hooks {
     pub(super) async fn register(
         context: &ServerContext,
         (users, quota, guests): (Users, Quota, Guests),
-        intake: Intake,
+        (intake, presence): (Intake, Presence),
     ) {
         let hooks = Self {
             context: context.clone(),
@@ -65,6 +68,7 @@ impl Hooks {
             quota,
             guests,
             intake,
+            presence,
         };
         let register = context.extends.hook_mgr().register();
         for question in [
@@ -72,6 +76,7 @@ impl Hooks {
             Type::ClientConnected,
             Type::ClientSubscribeCheckAcl,
             Type::MessagePublishCheckAcl,
+            Type::MessagePublish,
             Type::ClientDisconnected,
         ] {
             register.add(question, Box::new(hooks.clone())).await;
@@ -80,11 +85,9 @@ impl Hooks {
     }
 
     async fn authenticate(&self, connect: &ConnectInfo) -> AuthResult {
-        let (Some(name), Some(password)) = (connect.username(), connect.password()) else {
-            return refused_login("anonymous", AuthResult::NotAuthorized);
-        };
-        let Some(rights) = self.users.authenticate(name, password) else {
-            return refused_login("password", AuthResult::BadUsernameOrPassword);
+        let (name, rights) = match self.identify(connect) {
+            Ok(known) => known,
+            Err(refused) => return refused,
         };
         if connect
             .last_will()
@@ -99,10 +102,10 @@ impl Hooks {
             let id = Id::new(id.node_id, id.lid, None, None, client_id, None);
             shared.entry(id).session().map(|session| session.id.clone())
         };
-        if owner(id.client_id.clone()).is_some_and(|owner| owner.username_ref() != &**name) {
+        if owner(id.client_id.clone()).is_some_and(|owner| owner.username_ref() != name) {
             return refused_login("client-id", AuthResult::NotAuthorized);
         }
-        let is_theirs = |client_id: &str| owner(client_id.into()).is_some_and(|owner| owner.username_ref() == &**name);
+        let is_theirs = |client_id: &str| owner(client_id.into()).is_some_and(|owner| owner.username_ref() == name);
         if !self.quota.take(name, &id.client_id, is_theirs) {
             return refused_login("sessions", AuthResult::NotAuthorized);
         }
@@ -110,6 +113,32 @@ impl Hooks {
             return refused_login("door", AuthResult::NotAuthorized);
         }
         AuthResult::Allow(false, None)
+    }
+
+    /// Who it is, by certificate or by password.
+    fn identify<'a>(&'a self, connect: &'a ConnectInfo) -> Result<(&'a str, &'a Rights), AuthResult> {
+        let Some(name) = connect.username() else {
+            return Err(refused_login("anonymous", AuthResult::NotAuthorized));
+        };
+        let password = connect.password().map(|password| &password[..]);
+        let rights = match self.guests.certificate(connect.ipaddress()) {
+            None => return Err(refused_login("door", AuthResult::NotAuthorized)),
+            Some(Presented::Unnamed) => None,
+            Some(Presented::Name(certificate)) => {
+                let said = (&**name, &*connect.id().client_id);
+                self.users.recognise(&certificate, said, password)
+            }
+            Some(Presented::Nothing) => {
+                let Some(password) = password else {
+                    return Err(refused_login("anonymous", AuthResult::NotAuthorized));
+                };
+                let rights = self.users.authenticate(name, password);
+                let rights = rights.ok_or_else(|| refused_login("password", AuthResult::BadUsernameOrPassword));
+                return Ok((name, rights?));
+            }
+        };
+        let rights = rights.ok_or_else(|| refused_login("certificate", AuthResult::NotAuthorized));
+        Ok((name, rights?))
     }
 
     fn is_own_state(&self, rights: &Rights, will: &LastWill<'_>) -> bool {
@@ -137,8 +166,13 @@ impl Hooks {
         let understands = session.protocol().await.is_ok_and(|level| level == MQTT_LEVEL_5);
         match taken {
             Ok(Ok(Taken::Durable)) => PublishAclResult::allow(),
-            Ok(Ok(Taken::Refused(device, refusal))) => {
-                self.tell(session, device, &refusal).await;
+            Ok(Ok(Taken::Refused {
+                device,
+                reading,
+                refusal,
+            })) => {
+                let notice = Notice::of(&refusal, reading.as_ref(), &publish.payload);
+                self.tell(session, device, &notice).await;
                 let disconnect = refusal.reason == Cause::WrongTopic && !understands;
                 answer(code(refusal.reason), refusal.to_string(), disconnect)
             }
@@ -165,12 +199,20 @@ impl Hooks {
         let verdict = match (rights, topic) {
             (Some(rights), Ok(topic)) if rights.may_publish(&topic) => {
                 if topic.channel == Channel::State && publish.payload.len() <= STATE_BYTES_MAX {
+                    self.presence.stated(&topic.device, &publish.payload);
                     return Ok(Taken::Durable);
                 }
-                let device = Some(topic.device);
-                return Ok(match self.intake.take(&publish.topic, &publish.payload).await? {
-                    Verdict::Spooled(_) | Verdict::Duplicate(_) => Taken::Durable,
-                    Verdict::Quarantined(_, refusal) => Taken::Refused(device, refusal),
+                let (reading, verdict) = self.intake.receive(&publish.topic, &publish.payload).await;
+                return Ok(match verdict? {
+                    Verdict::Spooled(_) | Verdict::Duplicate(_) => {
+                        self.presence.heard(&topic.device);
+                        Taken::Durable
+                    }
+                    Verdict::Quarantined(_, refusal) => Taken::Refused {
+                        device: Some(topic.device),
+                        reading,
+                        refusal,
+                    },
                 });
             }
             (rights, topic) => {
@@ -182,34 +224,44 @@ impl Hooks {
                 self.intake
                     .refuse(device.clone(), refusal.clone(), &publish.payload)
                     .await?;
-                Taken::Refused(device, refusal)
+                Taken::Refused {
+                    device,
+                    reading: None,
+                    refusal,
+                }
             }
         };
         Ok(verdict)
     }
 
     /// Publishes the reason on the device's error topic, for whoever listens there.
-    async fn tell(&self, session: &Session, device: Option<DeviceId>, refusal: &Refusal) {
+    async fn tell(&self, session: &Session, device: Option<DeviceId>, notice: &Notice<'_>) {
         let Some(device) = device else { return };
         let topic = Topic {
             device,
             channel: Channel::Error,
         }
         .name(self.intake.gateway());
-        let text = serde_json::json!({ "reason": refusal.reason.as_str(), "detail": refusal.detail }).to_string();
         let message = CodecPublish {
             dup: false,
             retain: false,
             qos: QoS::AtLeastOnce,
             topic: topic.into(),
             packet_id: None,
-            payload: Bytes::from(text),
+            payload: Bytes::from(notice.text()),
             properties: Some(Default::default()),
         };
         let message = Publish::from(message).create_time(crate::outbox::now_ms());
         let origin = Origin::from_system(session.id.clone());
         if let Err(error) = SessionState::forwards(&self.context, origin, message, false, None).await {
             tracing::debug!(%error, "the reason could not be published");
+        }
+    }
+
+    /// A will is published: a device has gone without saying goodbye.
+    fn departed(&self, will: &Publish) {
+        if let Ok(Topic { device, .. }) = Topic::parse(self.intake.gateway(), &will.topic) {
+            self.presence.stated(&device, &will.payload);
         }
     }
 
@@ -230,7 +282,11 @@ impl Hooks {
 /// What became of a message that may be acknowledged.
 enum Taken {
     Durable,
-    Refused(Option<DeviceId>, Refusal),
+    Refused {
+        device: Option<DeviceId>,
+        reading: Option<ReadingId>,
+        refusal: Refusal,
+    },
 }
 
 fn refused_login(why: &'static str, result: AuthResult) -> AuthResult {
@@ -283,6 +339,10 @@ impl Handler for Hooks {
                 false,
                 Some(HookResult::PublishAclResult(self.publish(session, publish).await)),
             ),
+            Parameter::MessagePublish(_, origin, publish) if matches!(origin.typ(), FromType::LastWill) => {
+                self.departed(publish);
+                (true, before)
+            }
             Parameter::ClientConnected(session) => {
                 self.quota.opened(session.id.username_ref(), &session.id.client_id);
                 (true, before)
