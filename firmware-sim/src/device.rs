@@ -5,6 +5,8 @@ mod boot;
 mod journal;
 mod link;
 mod note;
+mod receipt;
+mod waiting;
 
 use std::{
     io,
@@ -34,11 +36,13 @@ use crate::{
 };
 use backoff::Backoff;
 use journal::{Entry, Journal};
-use link::{Answer, Event, Link, Loss};
+use link::{Answer, Event, Link, Loss, Name};
+use receipt::Questions;
 
 pub(crate) use backoff::LONGEST_MS;
 pub(crate) use link::{Broker, Credentials};
 pub(crate) use note::Note;
+pub use receipt::Receipt;
 
 /// How the devices reach their gateway's broker.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -52,7 +56,11 @@ pub struct Config {
     pub keep_alive_s: u16,
     /// TCP, TLS and MQTT handshake together.
     pub connect_timeout_ms: u64,
-    /// A message without an answer for so long: the connection is given up and everything is sent again.
+    /// What tells a device that the gateway has a reading: `puback` behind the gateway's embedded broker, `ack` behind any
+    /// outside broker, whose PUBACK says nothing of the gateway.
+    pub receipt: Receipt,
+    /// A message without an answer for so long: the connection is given up and everything is sent again. With the receipt
+    /// `ack` the gateway is asked anew after this time, and then more and more seldom.
     pub answer_timeout_ms: u64,
     /// Unanswered messages of a device. With 1 the gateway receives each start strictly in order; with more, what follows
     /// a message that was refused for now may be taken before it.
@@ -68,6 +76,7 @@ impl Default for Config {
             ca: PathBuf::from("ca.crt"),
             keep_alive_s: 30,
             connect_timeout_ms: 10_000,
+            receipt: Receipt::default(),
             answer_timeout_ms: 30_000,
             in_flight_max: 1,
             connecting_max: 64,
@@ -106,6 +115,7 @@ struct Device {
     started: Instant,
     seq: u64,
     journal: Journal,
+    questions: Questions,
     backoff: Backoff,
     /// Set while the gateway has asked for patience.
     resume_at: Option<time::Instant>,
@@ -136,9 +146,15 @@ pub(crate) async fn run(
             .await
             .map_err(io::Error::other)??
     };
-    let link = Link::new(&home.broker, &parts.id, &parts.credentials);
+    let name = Name {
+        gateway: &home.gateway,
+        device: &parts.id,
+        boot,
+    };
+    let link = Link::new(&home.broker, &name, &parts.credentials);
     let device = Device {
         journal: Journal::new(home.readings_max),
+        questions: Questions::every(home.answer_timeout),
         id: parts.id,
         key: parts.key,
         signal: parts.signal,
@@ -171,6 +187,7 @@ impl Device {
                 _ = clock.tick(), if measuring => self.measure().await,
                 event = link.next() => self.follow(event).await,
                 () = until(self.resume_at) => self.resume_at = None,
+                () = until(self.question_at()), if self.connected => self.question(),
             }
             self.mind_silence(&mut link).await;
             self.send(&mut link).await;
@@ -228,6 +245,8 @@ impl Device {
         match event {
             Event::Connected => {
                 self.connected = true;
+                // The broker may have lost what it took before.
+                self.question();
                 self.note(Note::Connected).await;
             }
             Event::Lost(loss) => {
@@ -240,25 +259,32 @@ impl Device {
             }
             Event::Answered(seq, Answer::Taken) => {
                 self.backoff.worked();
-                if let Some(settled) = self.journal.settle(seq) {
-                    let waited = settled.first_sent.map(|sent| sent.elapsed()).unwrap_or_default();
-                    self.note(Note::Acknowledged {
-                        line: settled.line,
-                        waited,
-                    })
-                    .await;
+                match self.home.broker.receipt {
+                    Receipt::Puback => self.acknowledged(seq).await,
+                    Receipt::Ack => self.journal.hand_over(seq),
                 }
             }
-            Event::Answered(seq, Answer::Refused(code)) => {
+            Event::Durable(progress) => self.durable(&progress).await,
+            Event::Refused(refusal) => self.refused(&refusal).await,
+            Event::Answered(seq, Answer::Refused(code)) if self.home.broker.receipt == Receipt::Puback => {
                 if self.journal.settle(seq).is_some() {
                     tracing::warn!(device = %self.id, boot = %self.boot, seq, code, "a reading is refused");
                     self.note(Note::Refused).await;
                 }
             }
-            Event::Answered(seq, Answer::Again) => {
+            // An outside broker cannot refuse for the gateway: its rights are wrong, and the reading is in no hands but ours.
+            Event::Answered(seq, Answer::Again | Answer::Refused(_)) => {
                 self.journal.again(seq);
                 self.resume_at = Some(time::Instant::now() + self.backoff.failed());
             }
+        }
+    }
+
+    async fn acknowledged(&mut self, seq: u64) {
+        if let Some(settled) = self.journal.settle(seq) {
+            let waited = settled.first_sent.map(|sent| sent.elapsed()).unwrap_or_default();
+            let line = settled.line;
+            self.note(Note::Acknowledged { line, waited }).await;
         }
     }
 
@@ -374,6 +400,7 @@ mod tests {
             keep_alive_s: 30,
             connect_timeout: Duration::from_secs(1),
             in_flight_max: 1,
+            receipt: Receipt::Puback,
             turns: Arc::new(tokio::sync::Semaphore::new(1)),
         };
         let home = Home {
@@ -394,6 +421,7 @@ mod tests {
             started: Instant::now(),
             seq: 0,
             journal: Journal::new(10),
+            questions: Questions::every(Duration::from_secs(1)),
             backoff: Backoff::default(),
             resume_at: None,
             connected: false,

@@ -26,6 +26,8 @@ pub(crate) struct Entry {
     pub(crate) late: bool,
     first_sent: Option<Instant>,
     sent: Option<Instant>,
+    /// When an outside broker took it; the gateway has not said yet that it has it.
+    handed: Option<Instant>,
 }
 
 impl Entry {
@@ -40,6 +42,7 @@ impl Entry {
             late: false,
             first_sent: None,
             sent: None,
+            handed: None,
         }
     }
 }
@@ -104,7 +107,8 @@ impl Journal {
         if self.in_flight >= window {
             return None;
         }
-        let mut waiting = (0..self.entries.len()).filter(|at| self.entries[*at].sent.is_none());
+        let waits = |entry: &Entry| entry.sent.is_none() && entry.handed.is_none();
+        let mut waiting = (0..self.entries.len()).filter(|at| waits(&self.entries[*at]));
         let mut at = waiting.next()?;
         if self.entries[at].late {
             let overtaking = waiting.next()?;
@@ -151,6 +155,44 @@ impl Journal {
     pub(crate) fn rewind(&mut self) {
         self.entries.iter_mut().for_each(|entry| entry.sent = None);
         self.in_flight = 0;
+    }
+
+    /// The broker has it, which is no receipt: it is kept, and no longer in flight.
+    pub(crate) fn hand_over(&mut self, seq: u64) {
+        if let Some(entry) = self.position(seq).and_then(|at| self.entries.get_mut(at)) {
+            self.in_flight -= usize::from(entry.sent.take().is_some());
+            entry.handed = Some(Instant::now());
+        }
+    }
+
+    /// Since when a reading waits in the broker.
+    pub(crate) fn handed_since(&self) -> Option<Instant> {
+        self.entries.iter().filter_map(|entry| entry.handed).min()
+    }
+
+    /// The oldest reading that waits in the broker is sent again; its number.
+    pub(crate) fn question(&mut self) -> Option<u64> {
+        let entry = self.entries.iter_mut().find(|entry| entry.handed.is_some())?;
+        entry.handed = None;
+        Some(entry.seq)
+    }
+
+    /// What the broker took before this moment it has lost: it is sent again.
+    pub(crate) fn lost(&mut self, before: Instant) {
+        let lost = |entry: &&mut Entry| entry.handed.is_some_and(|at| at < before);
+        self.entries
+            .iter_mut()
+            .filter(lost)
+            .for_each(|entry| entry.handed = None);
+    }
+
+    /// The numbers of all readings that this is true of.
+    pub(crate) fn numbers(&self, is: impl Fn(&Entry) -> bool) -> Vec<u64> {
+        self.entries
+            .iter()
+            .filter(|entry| is(entry))
+            .map(|entry| entry.seq)
+            .collect()
     }
 
     /// Nothing overtakes anything any more: no further reading will come.
@@ -274,6 +316,27 @@ mod tests {
         journal.keep(Entry { late: true, ..entry(1) }).expect("room");
         journal.release();
         assert_eq!(sent(&mut journal, 8), [1]);
+    }
+
+    #[test]
+    fn what_the_broker_has_is_kept_until_the_gateway_has_it() {
+        let mut journal = journal(1..=5);
+        assert_eq!(sent(&mut journal, 1), [1]);
+        for seq in 1..=3 {
+            journal.hand_over(seq);
+            assert_eq!(sent(&mut journal, 1), [seq + 1], "the window is free again");
+        }
+        // The connection is lost: what the broker has is not sent again before somebody says that it is lost.
+        journal.rewind();
+        assert_eq!(journal.question(), Some(1));
+        assert_eq!(sent(&mut journal, 8), [1, 4, 5]);
+        let asked = Instant::now();
+        journal.hand_over(5);
+        journal.settle(1);
+        journal.lost(asked);
+        assert_eq!(sent(&mut journal, 8), [2, 3], "5 was handed over after the question");
+        assert_eq!(journal.numbers(|entry| entry.seq > 2), [3, 4, 5]);
+        assert!(journal.handed_since() > Some(asked));
     }
 
     #[test]
