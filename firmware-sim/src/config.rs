@@ -9,7 +9,7 @@ use std::{
 };
 
 use record::{ids::DeviceId, signature::SigningKey};
-use rustls::pki_types::{CertificateDer, pem::PemObject as _};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 
@@ -89,8 +89,15 @@ pub struct DeviceEntry {
     pub key_file: PathBuf,
     /// Its user at the broker.
     pub user: String,
-    /// Its password at the broker, readable by the owner only.
-    pub password_file: PathBuf,
+    /// Its password at the broker, readable by the owner only; absent for a device that logs in with a certificate alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub password_file: Option<PathBuf>,
+    /// Its certificate at the broker, PEM.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate: Option<PathBuf>,
+    /// The private key of its certificate, PEM, readable by the owner only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub private_key: Option<PathBuf>,
     /// The label of what it replays.
     pub recording: String,
 }
@@ -165,7 +172,7 @@ impl Config {
     fn broker(&self, complaints: &mut Complaints) -> Option<Broker> {
         let mqtt = &self.mqtt;
         let address = complaints.hear(address(&mqtt.address));
-        let tls = complaints.hear(trusting(&mqtt.ca));
+        let tls = complaints.hear(trusting(&mqtt.ca, None));
         for (name, value, low, high) in [
             ("keep_alive_s", u64::from(mqtt.keep_alive_s), 5, 3_600),
             ("connect_timeout_ms", mqtt.connect_timeout_ms, 100, 600_000),
@@ -187,6 +194,7 @@ impl Config {
             keep_alive_s: mqtt.keep_alive_s,
             connect_timeout: Duration::from_millis(mqtt.connect_timeout_ms),
             in_flight_max: mqtt.in_flight_max,
+            receipt: mqtt.receipt,
             // A senseless number has been complained about; the clamp only keeps the semaphore from panicking before.
             turns: Arc::new(Semaphore::new(mqtt.connecting_max.clamp(1, 10_000))),
         })
@@ -241,6 +249,25 @@ impl Config {
         devices
     }
 
+    /// How a device logs in: by password, by certificate, or by both.
+    fn credentials(&self, entry: &DeviceEntry) -> Result<Credentials, String> {
+        let password = entry.password_file.as_deref().map(secret).transpose()?;
+        let identity = match (&entry.certificate, &entry.private_key) {
+            (Some(certificate), Some(key)) => Some((certificate.as_path(), key.as_path())),
+            (None, None) => None,
+            _ => return Err("certificate and private_key belong together: set both or none".to_owned()),
+        };
+        if password.is_none() && identity.is_none() {
+            return Err("nothing to log in with: set password_file, or certificate and private_key".to_owned());
+        }
+        let tls = identity.map(|identity| trusting(&self.mqtt.ca, Some(identity)).map(Arc::new));
+        Ok(Credentials {
+            user: entry.user.clone(),
+            password: password.map(|password| password.trim_end_matches(['\r', '\n']).to_owned()),
+            tls: tls.transpose()?,
+        })
+    }
+
     fn device(
         &self,
         entry: DeviceEntry,
@@ -251,11 +278,10 @@ impl Config {
         let key = secret(&entry.key_file)
             .and_then(|pem| SigningKey::from_pem(&pem).map_err(|e| format!("{}: {e}", entry.key_file.display())));
         let key = complaints.hear(key.map_err(|e| format!("device {id}: {e}")));
-        let password = complaints.hear(secret(&entry.password_file).map_err(|e| format!("device {id}: {e}")));
+        let credentials = complaints.hear(self.credentials(&entry).map_err(|e| format!("device {id}: {e}")));
         let period = |rate: f64| self.period(entry.kind, rate).map_err(|e| format!("device {id}: {e}"));
         let periods = complaints.hear(period(1.0).and_then(|usual| Ok((usual, period(profile.rate)?))));
         let own = complaints.hear(signal(&entry, library?));
-        let password = password?.trim_end_matches(['\r', '\n']).to_owned();
         let (usual, period) = periods?;
         let stored = (profile.stored_steps > 0)
             .then(|| signal(&entry, library?).ok())
@@ -270,12 +296,9 @@ impl Config {
             replay: std::collections::VecDeque::new(),
         };
         Some(Parts {
-            credentials: Credentials {
-                user: entry.user,
-                password,
-            },
             id: entry.id,
             key: key?,
+            credentials: credentials?,
             signal: own?,
             period,
             habits,
@@ -327,6 +350,9 @@ fn signal(entry: &DeviceEntry, library: &Library) -> Result<Box<dyn Signal>, Str
     }
 }
 
+/// A certificate and its private key.
+type Identity<'a> = (&'a Path, &'a Path);
+
 fn entries(path: &Path) -> Result<Vec<serde_json::Value>, String> {
     let text = fs::read(path).map_err(|e| format!("devices: cannot read {}: {e}", path.display()))?;
     serde_json::from_slice(&text).map_err(|e| format!("devices: {}: {e}", path.display()))
@@ -341,8 +367,8 @@ fn address(text: &str) -> Result<(String, u16), String> {
     Ok((host.to_owned(), port))
 }
 
-/// A TLS client that trusts this authority and nobody else.
-fn trusting(ca: &Path) -> Result<rustls::ClientConfig, String> {
+/// A TLS client that trusts this authority and nobody else, and presents a certificate if it has one.
+fn trusting(ca: &Path, identity: Option<Identity<'_>>) -> Result<rustls::ClientConfig, String> {
     let complaint = |why: String| format!("[mqtt] ca {}: {why}", ca.display());
     let mut roots = rustls::RootCertStore::empty();
     for certificate in CertificateDer::pem_file_iter(ca).map_err(|e| complaint(e.to_string()))? {
@@ -356,7 +382,19 @@ fn trusting(ca: &Path) -> Result<rustls::ClientConfig, String> {
     let builder = rustls::ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|e| complaint(e.to_string()))?;
-    Ok(builder.with_root_certificates(roots).with_no_client_auth())
+    let builder = builder.with_root_certificates(roots);
+    let Some((certificate, private_key)) = identity else {
+        return Ok(builder.with_no_client_auth());
+    };
+    let complaint = |e: String| format!("certificate {}: {e}", certificate.display());
+    let chain = CertificateDer::pem_file_iter(certificate)
+        .and_then(Iterator::collect)
+        .map_err(|e| complaint(e.to_string()))?;
+    let key = PrivateKeyDer::from_pem_slice(secret(private_key)?.as_bytes())
+        .map_err(|e| format!("private_key {}: {e}", private_key.display()))?;
+    builder
+        .with_client_auth_cert(chain, key)
+        .map_err(|e| complaint(e.to_string()))
 }
 
 /// The text of a file that nobody but its owner can read.

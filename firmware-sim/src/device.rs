@@ -8,6 +8,8 @@ mod journal;
 mod link;
 mod measurement;
 mod note;
+mod receipt;
+mod waiting;
 
 use std::{
     io,
@@ -31,13 +33,15 @@ use crate::{conformance, fault::Fault, signal::Signal};
 use account::{missing_line, refused_line};
 use backoff::Backoff;
 use journal::{Class, Entry, Journal};
-use link::{Answer, Event, Link, Loss};
+use link::{Answer, Event, Link, Loss, Name};
+use receipt::Questions;
 
 pub(crate) use backoff::LONGEST_MS;
 pub use habits::Clock;
 pub(crate) use habits::{Habits, Stored};
 pub(crate) use link::{Broker, Credentials};
 pub(crate) use note::Note;
+pub use receipt::Receipt;
 
 /// "Not authorized": the gateway does not believe that the message is the device's, and so not its number either.
 const NOT_BELIEVED: u8 = 0x87;
@@ -54,7 +58,11 @@ pub struct Config {
     pub keep_alive_s: u16,
     /// TCP, TLS and MQTT handshake together.
     pub connect_timeout_ms: u64,
-    /// A message without an answer for so long: the connection is given up and everything is sent again.
+    /// What tells a device that the gateway has a reading: `puback` behind the gateway's embedded broker, `ack` behind any
+    /// outside broker, whose PUBACK says nothing of the gateway.
+    pub receipt: Receipt,
+    /// A message without an answer for so long: the connection is given up and everything is sent again. With the receipt
+    /// `ack` the gateway is asked anew after this time, and then more and more seldom.
     pub answer_timeout_ms: u64,
     /// Unanswered messages of a device. With 1 the gateway receives each start strictly in order; with more, what follows
     /// a message that was refused for now may be taken before it.
@@ -70,6 +78,7 @@ impl Default for Config {
             ca: PathBuf::from("ca.crt"),
             keep_alive_s: 30,
             connect_timeout_ms: 10_000,
+            receipt: Receipt::default(),
             answer_timeout_ms: 30_000,
             in_flight_max: 1,
             connecting_max: 64,
@@ -112,6 +121,7 @@ struct Device {
     started: (Instant, Duration),
     seq: u64,
     journal: Journal,
+    questions: Questions,
     backoff: Backoff,
     /// Set while the gateway has asked for patience.
     resume_at: Option<time::Instant>,
@@ -129,8 +139,7 @@ pub(crate) async fn run(
     notes: mpsc::Sender<Note>,
     stop: CancellationToken,
 ) -> io::Result<()> {
-    let link = Link::new(&home.broker, &parts.id, &parts.credentials);
-    let (device, period) = {
+    let (device, period, credentials) = {
         // Starts share the disk as they share the broker: some at a time.
         let _turn = home
             .broker
@@ -143,23 +152,30 @@ pub(crate) async fn run(
             .await
             .map_err(io::Error::other)??
     };
+    let name = Name {
+        gateway: &device.home.gateway,
+        device: &device.id,
+        boot: device.boot,
+    };
+    let link = Link::new(&device.home.broker, &name, &credentials);
     device.live(link, period, stop).await;
     Ok(())
 }
 
 impl Device {
     /// Counts the start, durably, and moves the signal behind what is stored.
-    fn start(parts: Parts, home: Arc<Home>, notes: mpsc::Sender<Note>) -> io::Result<(Self, Duration)> {
+    fn start(parts: Parts, home: Arc<Home>, notes: mpsc::Sender<Note>) -> io::Result<(Self, Duration, Credentials)> {
         let Parts {
             id,
             key,
             mut signal,
             period,
             habits,
-            credentials: _,
+            credentials,
         } = parts;
         let device = Self {
             journal: Journal::new(home.readings_max),
+            questions: Questions::every(home.answer_timeout),
             boot: boot::start(&home.data_dir, &id)?,
             seq: habits.skip_stored(&mut *signal),
             started: (
@@ -176,7 +192,7 @@ impl Device {
             connected: false,
             notes,
         };
-        Ok((device, period))
+        Ok((device, period, credentials))
     }
 
     async fn live(mut self, mut link: Link, period: Duration, stop: CancellationToken) {
@@ -194,6 +210,7 @@ impl Device {
                 _ = clock.tick(), if measuring => self.measure().await,
                 event = link.next() => self.follow(event).await,
                 () = until(self.resume_at) => self.resume_at = None,
+                () = until(self.question_at()), if self.connected => self.question(),
             }
             self.mind_silence(&mut link).await;
             if measuring {
@@ -210,6 +227,8 @@ impl Device {
         match event {
             Event::Connected => {
                 self.connected = true;
+                // The broker may have lost what it took before.
+                self.question();
                 self.note(Note::Connected).await;
             }
             Event::Lost(loss) => {
@@ -222,19 +241,29 @@ impl Device {
             }
             Event::Answered(ticket, Answer::Taken) => {
                 self.backoff.worked();
-                if let Some(entry) = self.journal.settle(ticket) {
-                    self.taken(entry).await;
+                match self.home.broker.receipt {
+                    Receipt::Puback => self.acknowledged(ticket).await,
+                    Receipt::Ack => self.journal.hand_over(ticket),
                 }
             }
-            Event::Answered(ticket, Answer::Refused(code)) => {
+            Event::Durable(progress) => self.durable(&progress).await,
+            Event::Refused(refusal) => self.told(&refusal).await,
+            Event::Answered(ticket, Answer::Refused(code)) if self.home.broker.receipt == Receipt::Puback => {
                 if let Some(entry) = self.journal.settle(ticket) {
                     self.refused(entry, code).await;
                 }
             }
-            Event::Answered(ticket, Answer::Again) => {
+            // An outside broker cannot refuse for the gateway: its rights are wrong, and the reading is in no hands but ours.
+            Event::Answered(ticket, Answer::Again | Answer::Refused(_)) => {
                 self.journal.again(ticket);
                 self.resume_at = Some(time::Instant::now() + self.backoff.failed());
             }
+        }
+    }
+
+    async fn acknowledged(&mut self, ticket: u64) {
+        if let Some(entry) = self.journal.settle(ticket) {
+            self.taken(entry).await;
         }
     }
 
@@ -374,6 +403,7 @@ mod tests {
             keep_alive_s: 30,
             connect_timeout: Duration::from_secs(1),
             in_flight_max: 1,
+            receipt: Receipt::Puback,
             turns: Arc::new(tokio::sync::Semaphore::new(1)),
         };
         let home = Home {
@@ -402,6 +432,7 @@ mod tests {
             started: (Instant::now(), Duration::ZERO),
             seq: 0,
             journal: Journal::new(10),
+            questions: Questions::every(Duration::from_secs(1)),
             backoff: Backoff::default(),
             resume_at: None,
             connected: false,

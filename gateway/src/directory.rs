@@ -137,6 +137,22 @@ impl Directory {
         known.devices.get(id).is_some_and(|device| device.revoked.is_some())
     }
 
+    /// The devices that are not revoked, in no order.
+    #[must_use]
+    pub fn devices(&self) -> Vec<DeviceId> {
+        let known = self.now();
+        let all = known.devices.iter();
+        all.filter(|(_, device)| device.revoked.is_none())
+            .map(|(id, _)| id.clone())
+            .collect()
+    }
+
+    /// Whether there is a device of this name, revoked or not.
+    #[must_use]
+    pub fn knows(&self, id: &DeviceId) -> bool {
+        self.now().devices.contains_key(id)
+    }
+
     /// Follows the changes.
     #[must_use]
     pub fn changes(&self) -> Changes {

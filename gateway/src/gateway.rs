@@ -15,7 +15,7 @@ use crate::{
     http::{self, Sources},
     intake::Intake,
     kept,
-    mqtt::{self, Mqtt},
+    mqtt::{self, Mqtt, presence::Presence},
     outbox::{self, Outbox},
     standing::Standing,
     uplink::{self, Uplink},
@@ -88,7 +88,8 @@ impl Gateway {
         };
         let files = Files::open(directory.clone(), places).await?;
         let intake = Intake::with(config.gateway.clone(), directory.clone(), outbox.clone());
-        let mqtt = Mqtt::start(mqtt, intake.clone()).await?;
+        let presence = Presence::of(intake.clone(), config.mqtt.silent_after());
+        let mqtt = Mqtt::start(mqtt, intake.clone(), presence.clone()).await?;
         let client = follow::client(network.tls().clone())?;
         let uplink = Uplink::start(&config.uplink, network, outbox.clone())?;
         let following = Following {
@@ -107,6 +108,7 @@ impl Gateway {
             devices: directory,
             connected: mqtt.connected(),
             intake,
+            presence,
             outbox: outbox.clone(),
             uplink: uplink.view(),
             metrics,

@@ -21,7 +21,11 @@ use tokio::{
 use crate::{
     directory::Directory,
     intake::Intake,
-    mqtt::{Connected, subscriber::LinkState},
+    mqtt::{
+        Connected,
+        presence::{Presence, Silence},
+        subscriber::LinkState,
+    },
     outbox::{Gap, Outbox, Percentiles, Refused, Report, Shortage, Summary},
     uplink::{self, NodeState},
 };
@@ -62,6 +66,8 @@ pub struct Sources {
     pub connected: Connected,
     /// Where readings from a file go.
     pub intake: Intake,
+    /// Who is silent.
+    pub presence: Presence,
     /// Counters, spool, quarantine, gaps.
     pub outbox: Outbox,
     /// Bundles under way and the nodes.
@@ -79,6 +85,8 @@ struct Status {
     /// The link to the outside broker; absent with the embedded one.
     #[serde(skip_serializing_if = "Option::is_none")]
     broker: Option<LinkState>,
+    /// Devices of which no reading has come for too long.
+    silent: Silence,
     received: u64,
     acknowledged: u64,
     duplicates: u64,
@@ -115,6 +123,7 @@ impl Sources {
             devices: self.devices.len(),
             connected: self.connected.count(),
             broker: self.connected.link(),
+            silent: self.presence.silence(),
             received: report.counters.received,
             acknowledged: report.counters.acknowledged,
             duplicates: report.counters.duplicates,
@@ -151,7 +160,13 @@ impl Sources {
                 Some(_) => response(StatusCode::OK, "text/plain", "ok\n"),
                 None => silent(),
             },
-            "/metrics" => response(StatusCode::OK, "text/plain; version=0.0.4", self.metrics.render()),
+            "/metrics" => {
+                // Counted when somebody asks: silence is what does not happen.
+                let silence = self.presence.silence();
+                metrics::gauge!("gateway_devices_silent").set(silence.devices as f64);
+                metrics::gauge!("gateway_devices_online").set(silence.online as f64);
+                response(StatusCode::OK, "text/plain; version=0.0.4", self.metrics.render())
+            }
             "/status" => match self.report().await {
                 Some(report) => {
                     let status = serde_json::to_string(&self.status(report)).expect("a status has string keys");

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use record::{
     bundle::Entry,
-    ids::{DeviceId, GatewayId},
+    ids::{DeviceId, GatewayId, ReadingId},
     observation::Observation,
     reading::{Reading, Reason, Refusal, SignedReading, TimeQuality},
 };
@@ -71,21 +71,39 @@ impl Intake {
         &self.parts.gateway
     }
 
+    /// The devices that are enrolled now and not revoked, in no order.
+    #[must_use]
+    pub fn devices(&self) -> Vec<DeviceId> {
+        self.parts.directory.devices()
+    }
+
+    /// Whether a device is enrolled.
+    #[must_use]
+    pub fn knows(&self, device: &DeviceId) -> bool {
+        self.parts.directory.knows(device)
+    }
+
     /// Takes a message: answers when it is durable, as a reading or in quarantine.
     ///
     /// # Errors
     /// [`NotTaken`]: it must not be acknowledged.
     pub async fn take(&self, topic: &str, message: &Bytes) -> Result<Verdict, NotTaken> {
+        self.receive(topic, message).await.1
+    }
+
+    /// Takes a message, and says which reading it is, if the signature is its device's.
+    pub async fn receive(&self, topic: &str, message: &Bytes) -> (Option<ReadingId>, Result<Verdict, NotTaken>) {
         let received_ms = now_ms();
         let topic = match Topic::parse(&self.parts.gateway, topic) {
             Ok(topic) => topic,
-            Err(refusal) => return self.refuse(None, refusal, message).await,
+            Err(refusal) => return (None, self.refuse(None, refusal, message).await),
         };
         let genuine = match self.authenticate(message, received_ms) {
             Ok(genuine) => genuine,
-            Err(refusal) => return self.refuse(Some(topic.device), refusal, message).await,
+            Err(refusal) => return (None, self.refuse(Some(topic.device), refusal, message).await),
         };
-        self.keep(genuine, topic, message, received_ms).await
+        let reading = genuine.measurement.id.clone();
+        (Some(reading), self.keep(genuine, topic, message, received_ms).await)
     }
 
     /// Takes a message that did not come from its device, but from a file: what it must be is the same, and it counts as

@@ -1,14 +1,17 @@
 //! Where devices' messages come in: an embedded broker, or a client of an outside one; both hand them to the one sink.
 
 pub mod broker;
+mod notice;
+pub mod presence;
 pub mod subscriber;
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
 use self::{
     broker::Broker,
+    presence::Presence,
     subscriber::{LinkState, Subscriber},
 };
 use crate::intake::Intake;
@@ -21,41 +24,63 @@ pub enum Driver {
     #[default]
     Embedded,
     /// Mosquitto, EMQX or another broker. Its PUBACK says nothing of this gateway, which publishes an acknowledgement of its
-    /// own on `.../ack` when a reading is durable; our simulated devices do not wait for that yet (step 3).
+    /// own on `.../ack` when a reading is durable: devices must wait for that.
     External,
 }
 
 /// How devices reach the gateway.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// Which driver.
     pub driver: Driver,
+    /// A device that sends no reading for this long is shown as silent, in seconds.
+    pub silent_after_s: u64,
     /// The embedded broker.
     pub broker: broker::Config,
     /// The client of an outside broker.
     pub subscriber: subscriber::Config,
 }
 
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            driver: Driver::default(),
+            silent_after_s: 900,
+            broker: broker::Config::default(),
+            subscriber: subscriber::Config::default(),
+        }
+    }
+}
+
 /// The driver's settings with everything it needs read from its files.
 #[derive(Debug)]
 pub enum Prepared {
     /// The embedded broker.
-    Embedded(broker::Config, broker::Users),
+    Embedded(broker::Config, broker::Access),
     /// The client of an outside broker.
     External(subscriber::Config, subscriber::Access),
 }
 
 impl Config {
+    /// After which time without a reading a device is silent.
+    #[must_use]
+    pub const fn silent_after(&self) -> Duration {
+        Duration::from_secs(self.silent_after_s)
+    }
+
     /// Reads the files of the chosen driver; each fault is one sentence.
     ///
     /// # Errors
     /// All faults.
     pub fn prepare(&self) -> Result<Prepared, Vec<String>> {
+        if self.silent_after_s == 0 {
+            return Err(vec!["mqtt.silent_after_s must be above 0".to_owned()]);
+        }
         match self.driver {
             Driver::Embedded => {
-                let users = self.broker.prepare()?;
-                Ok(Prepared::Embedded(self.broker.clone(), users))
+                let access = self.broker.prepare()?;
+                Ok(Prepared::Embedded(self.broker.clone(), access))
             }
             Driver::External => {
                 let access = self.subscriber.prepare()?;
@@ -95,10 +120,14 @@ impl Mqtt {
     ///
     /// # Errors
     /// [`Error`].
-    pub async fn start(prepared: Prepared, intake: Intake) -> Result<Self, Error> {
+    pub async fn start(prepared: Prepared, intake: Intake, presence: Presence) -> Result<Self, Error> {
         match prepared {
-            Prepared::Embedded(config, users) => Ok(Self::Embedded(Broker::start(config, users, intake).await?)),
-            Prepared::External(config, access) => Ok(Self::External(Subscriber::start(config, access, intake)?)),
+            Prepared::Embedded(config, access) => {
+                Ok(Self::Embedded(Broker::start(config, access, intake, presence).await?))
+            }
+            Prepared::External(config, access) => {
+                Ok(Self::External(Subscriber::start(config, access, (intake, presence))?))
+            }
         }
     }
 

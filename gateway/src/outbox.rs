@@ -145,7 +145,7 @@ pub struct Rejected {
 }
 
 /// Proof that a message is on the disk; only the writer makes one, after the commit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Durable {
     progress: Option<Progress>,
 }
@@ -153,8 +153,8 @@ pub struct Durable {
 impl Durable {
     /// How far the message's start of the device has come; absent for messages without a place in a sequence.
     #[must_use]
-    pub const fn progress(&self) -> Option<Progress> {
-        self.progress
+    pub const fn progress(&self) -> Option<&Progress> {
+        self.progress.as_ref()
     }
 }
 

@@ -1,34 +1,78 @@
-//! The TLS of the gateway as a client: who is trusted, who it is, and only TLS 1.3 towards fog nodes.
+//! The TLS of the gateway: who is trusted, who it is, only TLS 1.3 towards fog nodes, and certificates of devices.
 
 use std::{collections::HashSet, path::Path, sync::Arc};
 
 use ::aws_lc_rs::digest;
 use record::canonical::{Digest, Domain};
 use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, Error as TlsError, RootCertStore, SignatureScheme,
+    CertificateError, ClientConfig, DigitallySignedStruct, Error as TlsError, RootCertStore, ServerConfig,
+    SignatureScheme,
     client::{
         WebPkiServerVerifier,
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     },
     crypto::{CryptoProvider, aws_lc_rs},
-    pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject as _},
-    server::ParsedCertificate,
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject as _},
+    server::{ParsedCertificate, WebPkiClientVerifier},
 };
 
 use crate::secret;
 
-/// A client of brokers whose certificates this authority signs.
+/// A client of brokers whose certificates this authority signs; it presents a certificate of its own if it has one.
 ///
 /// # Errors
-/// A sentence about the file.
-pub fn client_of_authority(ca: &Path) -> Result<ClientConfig, String> {
-    let roots = roots(ca)?;
-    let config = ClientConfig::builder_with_provider(provider())
+/// A sentence about the file that cannot be used.
+pub fn client_of_authority(ca: &Path, identity: Option<(&Path, &Path)>) -> Result<ClientConfig, String> {
+    let builder = ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
         .map_err(|e| e.to_string())?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    Ok(config)
+        .with_root_certificates(roots(ca)?);
+    let Some((certificate, private_key)) = identity else {
+        return Ok(builder.with_no_client_auth());
+    };
+    let (chain, key) = own(certificate, private_key)?;
+    builder
+        .with_client_auth_cert(chain, key)
+        .map_err(|e| format!("{}: {e}", certificate.display()))
+}
+
+/// A server with this certificate. Clients may present certificates that the authority signs, or must.
+///
+/// # Errors
+/// A sentence about the file that cannot be used.
+pub fn server_of_devices(
+    (certificate, private_key): (&Path, &Path),
+    client_ca: Option<&Path>,
+    required: bool,
+) -> Result<ServerConfig, String> {
+    let (chain, key) = own(certificate, private_key)?;
+    let builder = ServerConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .map_err(|e| e.to_string())?;
+    let builder = match client_ca {
+        None => builder.with_no_client_auth(),
+        Some(ca) => {
+            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots(ca)?), provider());
+            let verifier = if required {
+                verifier
+            } else {
+                verifier.allow_unauthenticated()
+            };
+            let verifier = verifier.build().map_err(|e| format!("{}: {e}", ca.display()))?;
+            builder.with_client_cert_verifier(verifier)
+        }
+    };
+    builder
+        .with_single_cert(chain, key)
+        .map_err(|e| format!("{}: {e}", certificate.display()))
+}
+
+fn own(
+    certificate: &Path,
+    private_key: &Path,
+) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), String> {
+    let key = secret::read_tls_key(private_key).map_err(|e| format!("{}: {e}", private_key.display()))?;
+    Ok((certificates(certificate)?, key))
 }
 
 /// A client of fog nodes: TLS 1.3, its own certificate, and nodes whose certificate the authority signed *and* whose key is
@@ -41,8 +85,7 @@ pub fn client_of_nodes(
     (certificate, private_key): (&Path, &Path),
     pinned: HashSet<Digest>,
 ) -> Result<ClientConfig, String> {
-    let chain = certificates(certificate)?;
-    let key = secret::read_tls_key(private_key).map_err(|e| format!("{}: {e}", private_key.display()))?;
+    let (chain, key) = own(certificate, private_key)?;
     let by_authority = WebPkiServerVerifier::builder_with_provider(Arc::new(roots(ca)?), provider())
         .build()
         .map_err(|e| format!("{}: {e}", ca.display()))?;

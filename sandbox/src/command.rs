@@ -11,10 +11,11 @@ use clap::Parser;
 use firmware_sim::signal::Library;
 
 use crate::{
-    config::Config,
+    config::{Broker, Config},
     fault::{EXIT_USAGE, Fault},
     folder::Folder,
     hardening, lifeline,
+    network::mosquitto_obstacle,
     ports::Ports,
     run::{self, Order},
 };
@@ -149,6 +150,9 @@ fn order(arguments: Arguments) -> Result<Order, Fault> {
     config.port_base = arguments.port_base.unwrap_or(config.port_base);
     faults.extend(config.faults());
     faults.extend(hardening::files_obstacle(config.devices));
+    if config.mqtt.broker == Broker::Mosquitto {
+        faults.extend(mosquitto_obstacle());
+    }
     let ports = Ports::plan(config.port_base, config.nodes).map(|ports| ports.on(config.hosts.clone()));
     faults.extend(ports.iter().flat_map(Ports::taken));
     let data_dir = arguments.data_dir.unwrap_or_else(default_data_dir);

@@ -26,6 +26,10 @@ pub struct Config {
     pub scrub_s: u64,
     /// Blocks of an epoch: what the members decide about the committee takes effect with the epoch after the next.
     pub epoch_blocks: u64,
+    /// Devices besides that are enrolled and never switched on: for whoever plays a device by hand.
+    pub spare_devices: u32,
+    /// Between devices and gateway.
+    pub mqtt: Mqtt,
     /// A host for each fog node; none: all are on loopback.
     pub hosts: Vec<Host>,
     /// How long what is waited for may take.
@@ -42,10 +46,31 @@ impl Default for Config {
             token_hours: 24,
             scrub_s: 300,
             epoch_blocks: 1_000,
+            spare_devices: 0,
+            mqtt: Mqtt::default(),
             hosts: Vec::new(),
             limits: Limits::default(),
         }
     }
+}
+
+/// Which broker takes what the devices publish.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Broker {
+    /// The one in the gateway's process.
+    #[default]
+    Embedded,
+    /// Mosquitto, as a process of its own, with the configuration in `config/clinic`.
+    Mosquitto,
+}
+
+/// Between devices and gateway.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Mqtt {
+    /// Which broker.
+    pub broker: Broker,
 }
 
 /// Every wait has an end.
@@ -125,6 +150,11 @@ impl Config {
         let numbers = [
             ("nodes", u64::from(self.nodes), 1..=u64::from(ports::NODES_MAX)),
             ("devices", u64::from(self.devices), 1..=u64::from(DEVICES_MAX)),
+            (
+                "spare_devices",
+                u64::from(self.spare_devices),
+                0..=u64::from(DEVICES_MAX),
+            ),
             ("port base", u64::from(self.port_base), bases),
             ("token_hours", self.token_hours, 1..=TOKEN_HOURS_MAX),
             ("scrub_s", self.scrub_s, 1..=LIMIT_MAX_S),

@@ -127,6 +127,8 @@ pub struct Snapshot {
     pub gateway: GatewayStatus,
     /// Its process.
     pub gateway_process: ProcessView,
+    /// The broker's process, if it has one of its own.
+    pub broker_process: ProcessView,
     /// The fleet, as it last wrote; `published` and `acknowledged` over all its starts.
     pub fleet: FleetStatus,
     /// Its process.
@@ -141,7 +143,7 @@ impl Snapshot {
     /// The ids of all processes, in a fixed order.
     #[must_use]
     pub fn pids(&self) -> Vec<Option<u32>> {
-        let others = [&self.gateway_process, &self.fleet_process];
+        let others = [&self.broker_process, &self.gateway_process, &self.fleet_process];
         self.nodes
             .iter()
             .map(|node| &node.process)
@@ -200,6 +202,7 @@ impl Monitor {
         });
         self.last = Snapshot {
             nodes: nodes.collect(),
+            broker_process: view(processes.broker.as_ref(), last.broker_process, &mut notices),
             gateway_process: view(processes.gateway.as_ref(), last.gateway_process, &mut notices),
             fleet_process: view(processes.fleet.as_ref(), last.fleet_process, &mut notices),
             gateway: gateway.unwrap_or(last.gateway),

@@ -1,5 +1,6 @@
 //! The founding of a network: members, validators, genesis, certificates; everything is on disk before anything runs.
 
+mod mosquitto;
 mod newcomer;
 mod observers;
 mod programs;
@@ -29,6 +30,7 @@ use crate::{
     ports::Ports,
 };
 
+pub use mosquitto::{MqttPlan, obstacle as mosquitto_obstacle};
 pub use newcomer::NewcomerPlan;
 pub use observers::ObserverPlan;
 
@@ -115,6 +117,8 @@ pub struct Network {
     pub newcomer: NewcomerPlan,
     /// Its gateway.
     pub gateway: GatewayPlan,
+    /// Who has which certificate at the broker.
+    pub mqtt: MqttPlan,
     /// Patients and devices.
     pub household: Household,
     /// PEM file of the certificate authority.
@@ -157,6 +161,7 @@ impl Network {
         Ok(Self {
             ports,
             gateway: gateway(&folder, &authority)?,
+            mqtt: MqttPlan::of(&folder, &authority, &household)?,
             household,
             ca_file: folder.write("ca.crt", authority.pem())?,
             validators_file: folder.write("validators.json", pretty(&validators))?,

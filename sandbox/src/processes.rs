@@ -14,6 +14,8 @@ use crate::{
 pub struct Processes {
     /// The fog nodes, in the order of the members.
     pub nodes: Vec<Supervised>,
+    /// The broker, if it is a process of its own.
+    pub broker: Option<Supervised>,
     /// The gateway.
     pub gateway: Option<Supervised>,
     /// The fleet of devices.
@@ -43,6 +45,7 @@ impl Processes {
     pub async fn stop(&mut self) -> Vec<String> {
         let mut failures = self.stop_fleet().await;
         failures.extend(stop(self.gateway.take()).await);
+        failures.extend(stop(self.broker.take()).await);
         let nodes = join_all(self.nodes.drain(..).map(|node| stop(Some(node)))).await;
         failures.extend(nodes.into_iter().flatten());
         failures

@@ -53,6 +53,9 @@ pub struct Report {
     pub newcomer: PreparedReport,
     /// The gateway.
     pub gateway: GatewayReport,
+    /// The broker, if it is a process of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub broker: Option<BrokerReport>,
     /// The fleet of devices.
     pub fleet: FleetReport,
     /// The custodian of all patients, and a client of it.
@@ -139,7 +142,7 @@ pub struct ProcessReport {
 pub struct GatewayReport {
     /// Where devices publish: `mqtts://..`.
     pub mqtt: String,
-    /// A user that may publish for each device.
+    /// A user that may publish for each device; of the embedded broker alone.
     pub mqtt_user: String,
     /// The file with its password, without a line end.
     pub mqtt_password_file: PathBuf,
@@ -147,6 +150,16 @@ pub struct GatewayReport {
     pub ca_file: PathBuf,
     /// Health, metrics, status.
     pub http: String,
+    /// What it keeps.
+    pub data_dir: PathBuf,
+    /// The process.
+    #[serde(flatten)]
+    pub process: ProcessReport,
+}
+
+/// The broker as a process of its own.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct BrokerReport {
     /// What it keeps.
     pub data_dir: PathBuf,
     /// The process.
@@ -216,6 +229,10 @@ pub struct DeviceReport {
     pub user: String,
     /// The file with its password.
     pub password_file: PathBuf,
+    /// Its certificate at the broker; one of the same name belongs to the client id of the same name only.
+    pub certificate_file: PathBuf,
+    /// The private key of its certificate.
+    pub private_key_file: PathBuf,
     /// Where it publishes.
     pub topic: String,
 }

@@ -6,12 +6,12 @@ use crate::{
     client::Head,
     ending::Ending,
     household::Device,
-    identities::Tokens,
+    identities::{TlsIdentity, Tokens},
     monitor::{NodeView, Snapshot},
     network::{GATEWAY, HOME_USER, Network, NewcomerPlan, NodePlan, ObserverPlan},
     report::{
-        DeviceReport, FleetReport, GatewayReport, HospitalReport, Latencies, NodeReport, PatientReport, PreparedReport,
-        Report, StrangerReport,
+        BrokerReport, DeviceReport, FleetReport, GatewayReport, HospitalReport, Latencies, NodeReport, PatientReport,
+        PreparedReport, Report, StrangerReport,
     },
 };
 
@@ -45,11 +45,7 @@ pub fn report(network: &Network, tokens: &Tokens, now: &Snapshot, ending: &Endin
         duplicates: verdict.duplicates,
         gaps: verdict.gaps,
         quarantined: now.gateway.quarantined.total,
-        latency_ms: Latencies {
-            publish_to_puback: now.fleet.latency_ms.publish_to_puback,
-            publish_to_final: now.gateway.latency_ms.publish_to_final,
-            publish_to_visible: now.publish_to_visible,
-        },
+        latency_ms: latencies(now),
         nodes: network
             .nodes
             .iter()
@@ -60,6 +56,7 @@ pub fn report(network: &Network, tokens: &Tokens, now: &Snapshot, ending: &Endin
         observers: network.observers.iter().map(observer).collect(),
         newcomer: newcomer(&network.newcomer),
         gateway: gateway(network, now),
+        broker: broker(network, now),
         fleet: FleetReport {
             data_dir: network.fleet_data_dir(),
             process: now.fleet_process.report.clone(),
@@ -85,7 +82,7 @@ pub fn report(network: &Network, tokens: &Tokens, now: &Snapshot, ending: &Endin
                 name: p.name(),
             })
             .collect(),
-        devices: household.devices.iter().map(|d| device(network, d)).collect(),
+        devices: devices(network),
     }
 }
 
@@ -139,7 +136,28 @@ fn gateway(network: &Network, now: &Snapshot) -> GatewayReport {
     }
 }
 
-fn device(network: &Network, device: &Device) -> DeviceReport {
+fn latencies(now: &Snapshot) -> Latencies {
+    Latencies {
+        publish_to_puback: now.fleet.latency_ms.publish_to_puback,
+        publish_to_final: now.gateway.latency_ms.publish_to_final,
+        publish_to_visible: now.publish_to_visible,
+    }
+}
+
+fn broker(network: &Network, now: &Snapshot) -> Option<BrokerReport> {
+    let process = &now.broker_process;
+    (!process.name.is_empty()).then(|| BrokerReport {
+        data_dir: network.mqtt.data_dir.clone(),
+        process: process.report.clone(),
+    })
+}
+
+fn devices(network: &Network) -> Vec<DeviceReport> {
+    let devices = network.household.devices.iter().zip(&network.mqtt.devices);
+    devices.map(|(d, tls)| device(network, d, tls)).collect()
+}
+
+fn device(network: &Network, device: &Device, tls: &TlsIdentity) -> DeviceReport {
     DeviceReport {
         id: device.id.clone(),
         patient: network.household.person_of(device).patient.id,
@@ -147,6 +165,8 @@ fn device(network: &Network, device: &Device) -> DeviceReport {
         key_file: device.key_file.clone(),
         user: device.id.to_string(),
         password_file: device.password.file.clone(),
+        certificate_file: tls.certificate.clone(),
+        private_key_file: tls.private_key.clone(),
         topic: format!("vitalfog/v1/{GATEWAY}/{}/reading", device.id),
     }
 }

@@ -13,7 +13,7 @@ use crate::{
     banner,
     children::Supervised,
     client::Node,
-    config::Config,
+    config::{Broker, Config},
     ending::{self, Ending},
     enrolment,
     fault::Fault,
@@ -93,7 +93,8 @@ impl Run {
             Some((_, library)) => library,
             None => Library::embedded(),
         };
-        let devices = usize::try_from(config.devices).expect("at most a few thousand");
+        let devices = config.devices.saturating_add(config.spare_devices);
+        let devices = usize::try_from(devices).expect("at most some thousand");
         let household = Household::furnish(&folder, devices, recordings)?;
         let network = Network::found(
             folder,
@@ -181,16 +182,33 @@ impl Run {
         ));
         enrolment::enrol(&self.network, &self.nodes, limits.enrol()).await?;
         self.screen.say("starting the gateway and the fleet");
-        let gateway = Supervised::start(self.network.gateway_program()?, limits.stop());
+        let broker = self.order.config.mqtt.broker;
+        if broker == Broker::Mosquitto {
+            self.start_mosquitto().await?;
+        }
+        let gateway = Supervised::start(self.network.gateway_program(broker)?, limits.stop());
         let gateway = self.processes.gateway.insert(gateway);
         let monitor = &self.monitor;
         gateway
             .wait_until("ready", limits.start(), || async { monitor.gateway().await.is_ok() })
             .await?;
         let replay = self.order.replay.as_ref().map(|(path, _)| path.as_path());
-        let fleet = self.network.fleet_program(replay, self.order.config.speed)?;
+        let devices = usize::try_from(self.order.config.devices).expect("at most a few thousand");
+        let fleet = self
+            .network
+            .fleet_program((broker, devices), replay, self.order.config.speed)?;
         self.processes.fleet = Some(Supervised::start(fleet, firmware_sim::fleet::FAREWELL + limits.stop()));
         self.wait_for_fleet(limits.start()).await
+    }
+
+    /// Ready means that it listens: the gateway and the devices dial until it lets them in.
+    async fn start_mosquitto(&mut self) -> Result<(), Fault> {
+        let limits = self.order.config.limits;
+        let mosquitto = Supervised::start(self.network.mosquitto_program()?, limits.stop());
+        let mosquitto = self.processes.broker.insert(mosquitto);
+        let address = self.network.ports.mqtt();
+        let listens = || async move { tokio::net::TcpStream::connect(address).await.is_ok() };
+        mosquitto.wait_until("listening", limits.start(), listens).await
     }
 
     /// Ready means that readings flow: every device is connected and the first was acknowledged.

@@ -120,7 +120,9 @@ fn screen(phase: &str, elapsed: Duration, now: &Snapshot) -> Vec<String> {
         let (height, head) = height_and_head(node);
         row(&node.process, &height, &head)
     }));
-    lines.extend([&now.gateway_process, &now.fleet_process].map(|process| row(process, "", "")));
+    let others = [&now.broker_process, &now.gateway_process, &now.fleet_process];
+    let others = others.into_iter().filter(|process| !process.name.is_empty());
+    lines.extend(others.map(|process| row(process, "", "")));
     let refused = gateway.quarantined.recent.iter().rev().take(REFUSED_SHOWN);
     lines.extend(refused.map(|refused| {
         let device = refused.device.as_deref().unwrap_or("an unknown device");

@@ -16,7 +16,7 @@ use gateway::{
     config::{Config, Prepared},
     outbox::Sealer,
 };
-use sandbox::{folder::Folder, household::Household, lifeline, network::Network, ports::Ports};
+use sandbox::{config::Broker, folder::Folder, household::Household, lifeline, network::Network, ports::Ports};
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
@@ -60,7 +60,7 @@ impl Home {
         let household = Household::furnish(&folder, devices, Library::embedded()).expect("furnishes");
         let ports = Ports::plan(free_port() - 1, 4).expect("there are such ports");
         let network = Network::found(folder, ports, (4, 1_000), household).expect("founds");
-        let program = network.gateway_program().expect("writes the configuration");
+        let program = network.gateway_program(Broker::Embedded).expect("writes the configuration");
         let config = program.arguments.last().expect("run --config FILE").clone();
         let (mqtt, http) = (
             (Ipv4Addr::LOCALHOST, free_port()).into(),

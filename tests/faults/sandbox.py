@@ -197,7 +197,7 @@ class Counted(unittest.TextTestResult):
         self.passed += 1
 
 
-def run(suite):
+def run(suite, stage="faults"):
     """Runs tests, prints one line that counts them, and ends the program. What is not run is a failure in CI."""
     # SIGTERM ends the program as Ctrl-C does: with everything cleared away.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
@@ -207,7 +207,7 @@ def run(suite):
     for _, why in result.skipped:
         print(f"not run: {why}")
     failed = len(result.failures) + len(result.errors)
-    print(f"faults: {result.passed} passed, {failed} failed, {len(result.skipped)} skipped")
+    print(f"{stage}: {result.passed} passed, {failed} failed, {len(result.skipped)} skipped")
     sys.exit(1 if failed or (result.skipped and os.environ.get("CI") == "true") else 0)
 
 

@@ -44,6 +44,8 @@ pub(crate) struct Entry {
     ticket: u64,
     first_sent: Option<Instant>,
     sent: Option<Instant>,
+    /// When an outside broker took it; the gateway has not said yet that it has it.
+    handed: Option<Instant>,
 }
 
 impl Entry {
@@ -65,6 +67,7 @@ impl Entry {
             ticket: 0,
             first_sent: None,
             sent: None,
+            handed: None,
         }
     }
 
@@ -171,7 +174,10 @@ impl Journal {
 
     /// Where the next one is that is not in flight, the oldest of its class.
     fn next_but(&self, but: Option<usize>) -> Option<usize> {
-        let waits = |at: &usize| self.entries[*at].sent.is_none() && Some(*at) != but;
+        let waits = |at: &usize| {
+            let entry = &self.entries[*at];
+            entry.sent.is_none() && entry.handed.is_none() && Some(*at) != but
+        };
         (0..self.entries.len())
             .filter(waits)
             .min_by_key(|at| self.entries[*at].class)
@@ -195,6 +201,44 @@ impl Journal {
     pub(crate) fn rewind(&mut self) {
         self.entries.iter_mut().for_each(|entry| entry.sent = None);
         self.in_flight = 0;
+    }
+
+    /// The broker has it, which is no receipt: it is kept, and no longer in flight.
+    pub(crate) fn hand_over(&mut self, ticket: u64) {
+        if let Some(entry) = self.position(ticket).and_then(|at| self.entries.get_mut(at)) {
+            self.in_flight -= usize::from(entry.sent.take().is_some());
+            entry.handed = Some(Instant::now());
+        }
+    }
+
+    /// Since when a reading waits in the broker.
+    pub(crate) fn handed_since(&self) -> Option<Instant> {
+        self.entries.iter().filter_map(|entry| entry.handed).min()
+    }
+
+    /// The oldest reading that waits in the broker is sent again; its number.
+    pub(crate) fn question(&mut self) -> Option<u64> {
+        let entry = self.entries.iter_mut().find(|entry| entry.handed.is_some())?;
+        entry.handed = None;
+        Some(entry.seq)
+    }
+
+    /// What the broker took before this moment it has lost: it is sent again.
+    pub(crate) fn lost(&mut self, before: Instant) {
+        let lost = |entry: &&mut Entry| entry.handed.is_some_and(|at| at < before);
+        self.entries
+            .iter_mut()
+            .filter(lost)
+            .for_each(|entry| entry.handed = None);
+    }
+
+    /// The tickets of all readings that this is true of.
+    pub(crate) fn tickets(&self, is: impl Fn(&Entry) -> bool) -> Vec<u64> {
+        self.entries
+            .iter()
+            .filter(|entry| is(entry))
+            .map(|entry| entry.ticket)
+            .collect()
     }
 
     /// Nothing overtakes anything any more: no further reading will come.
@@ -358,6 +402,27 @@ mod tests {
         assert!(!journal.has_room_for_stored(2) && !journal.has_room_for_stored(100));
         assert_eq!(journal.keep(entry(3)), Ok(()));
         assert_eq!(journal.keep(of(4, Stream::Reading, Class::Replay, None)), Err(Full));
+    }
+
+    #[test]
+    fn what_the_broker_has_is_kept_until_the_gateway_has_it() {
+        let mut journal = journal(1..=5);
+        assert_eq!(sent(&mut journal, 1), [1]);
+        for seq in 1..=3 {
+            journal.hand_over(seq);
+            assert_eq!(sent(&mut journal, 1), [seq + 1], "the window is free again");
+        }
+        // The connection is lost: what the broker has is not sent again before somebody says that it is lost.
+        journal.rewind();
+        assert_eq!(journal.question(), Some(1));
+        assert_eq!(sent(&mut journal, 8), [1, 4, 5]);
+        let asked = Instant::now();
+        journal.hand_over(5);
+        journal.settle(1);
+        journal.lost(asked);
+        assert_eq!(sent(&mut journal, 8), [2, 3], "5 was handed over after the question");
+        assert_eq!(journal.tickets(|entry| entry.seq > 2), [3, 4, 5]);
+        assert!(journal.handed_since() > Some(asked));
     }
 
     #[test]

@@ -12,14 +12,18 @@ use futures::{
     future::BoxFuture,
     stream::{self, FuturesUnordered},
 };
-use record::ids::DeviceId;
+use record::ids::{BootId, DeviceId, GatewayId};
 use rumqttc::{
-    AsyncClient, ConnectReturnCode, ConnectionError, EventLoop, Incoming, MqttOptions, NetworkOptions, PubAckReason,
-    PublishNoticeError, PublishOptions, PublishProperties, PublishResult, TlsConfiguration, Transport,
+    AsyncClient, ConnectReturnCode, ConnectionError, EventLoop, Incoming, LastWill, MqttOptions, NetworkOptions,
+    PubAckReason, PublishNoticeError, PublishOptions, PublishProperties, PublishResult, QoS, SubscribeFilter,
+    SubscribeReasonCode, TlsConfiguration, Transport,
 };
 use tokio::{sync::Semaphore, time};
 
-use super::backoff::Backoff;
+use super::{
+    backoff::Backoff,
+    receipt::{Progress, Receipt, Refusal},
+};
 
 /// How the payload is written: COSE_Sign1 (RFC 9052, section 2).
 const CONTENT_TYPE: &str = "application/cose; cose-type=\"cose-sign1\"";
@@ -29,6 +33,8 @@ const SCHEMA_VERSION: &str = "schema-version";
 const RECEIVE_MAX: u16 = 8;
 /// A device takes no larger packet from the broker.
 const PACKET_BYTES_MAX: u32 = 16_384;
+/// Requests besides readings that wait for the client, at most: two states and a subscription.
+const ASIDE_MAX: usize = 3;
 /// At the end the broker has so long to take the goodbye.
 const GOODBYE: Duration = Duration::from_secs(1);
 
@@ -41,6 +47,8 @@ pub(crate) struct Broker {
     pub(crate) keep_alive_s: u16,
     pub(crate) connect_timeout: Duration,
     pub(crate) in_flight_max: u16,
+    /// What tells a device that the gateway has a reading.
+    pub(crate) receipt: Receipt,
     /// Handshakes at the same time; the rest of the fleet waits its turn.
     pub(crate) turns: Arc<Semaphore>,
 }
@@ -48,7 +56,17 @@ pub(crate) struct Broker {
 /// Who the device says it is.
 pub(crate) struct Credentials {
     pub(crate) user: String,
-    pub(crate) password: String,
+    /// Absent for who logs in with a certificate alone.
+    pub(crate) password: Option<String>,
+    /// TLS with the device's own certificate; otherwise the fleet's, without one.
+    pub(crate) tls: Option<Arc<rustls::ClientConfig>>,
+}
+
+/// Whose link it is: part of its topics, and what it says of itself.
+pub(crate) struct Name<'a> {
+    pub(crate) gateway: &'a GatewayId,
+    pub(crate) device: &'a DeviceId,
+    pub(crate) boot: BootId,
 }
 
 /// What a link reports.
@@ -60,6 +78,10 @@ pub(crate) enum Event {
     Lost(Loss),
     /// The broker has answered a message.
     Answered(u64, Answer),
+    /// The gateway says what is durable.
+    Durable(Progress),
+    /// The gateway says what it refuses.
+    Refused(Refusal),
 }
 
 /// Why a connection is lost.
@@ -159,26 +181,41 @@ pub(crate) struct Link {
     turns: Arc<Semaphore>,
     backoff: Backoff,
     session: Session,
+    topics: String,
+    boot: BootId,
+    receipt: Receipt,
 }
 
 impl Link {
     /// A link that starts to connect as soon as it is asked for events.
-    pub(crate) fn new(broker: &Broker, device: &DeviceId, credentials: &Credentials) -> Self {
-        let mut options = MqttOptions::new(device.as_str(), (broker.host.as_str(), broker.port));
+    pub(crate) fn new(broker: &Broker, name: &Name<'_>, credentials: &Credentials) -> Self {
+        let mut options = MqttOptions::new(name.device.as_str(), (broker.host.as_str(), broker.port));
         let mut network = NetworkOptions::new();
         network.set_tcp_nodelay(true);
+        let tls = credentials.tls.as_ref().unwrap_or(&broker.tls).clone();
+        let topics = format!("vitalfog/v1/{}/{}", name.gateway, name.device);
+        match &credentials.password {
+            Some(password) => options.set_credentials(credentials.user.as_str(), password.clone().into_bytes()),
+            None => options.set_username(credentials.user.as_str()),
+        };
         options
-            .set_transport(Transport::tls_with_config(TlsConfiguration::Rustls(broker.tls.clone())))
+            .set_transport(Transport::tls_with_config(TlsConfiguration::Rustls(tls)))
             .set_network_options(network)
-            .set_credentials(credentials.user.as_str(), credentials.password.clone().into_bytes())
+            .set_last_will(LastWill::new(
+                format!("{topics}/state"),
+                state(name.boot, false),
+                QoS::AtLeastOnce,
+                true,
+                None,
+            ))
             .set_clean_start(true)
             .set_keep_alive(broker.keep_alive_s)
             .set_connect_timeout(broker.connect_timeout)
             .set_receive_maximum(Some(RECEIVE_MAX))
             .set_max_packet_size(Some(PACKET_BYTES_MAX))
             // Twice, so that repeats (a fault) of a full window still find a packet id and a place.
-            .set_outgoing_inflight_upper_limit(broker.in_flight_max.saturating_mul(2))
-            .set_request_channel_capacity(usize::from(broker.in_flight_max) * 2);
+            .set_outgoing_inflight_upper_limit(broker.in_flight_max.saturating_mul(2).saturating_add(1))
+            .set_request_channel_capacity(usize::from(broker.in_flight_max) * 2 + ASIDE_MAX);
         let turns = broker.turns.clone();
         let session = Session::start(&options, turns.clone(), Duration::ZERO);
         Self {
@@ -186,6 +223,9 @@ impl Link {
             turns,
             backoff: Backoff::default(),
             session,
+            topics,
+            boot: name.boot,
+            receipt: broker.receipt,
         }
     }
 
@@ -209,13 +249,58 @@ impl Link {
                 Some(Ok(rumqttc::Event::Incoming(Incoming::ConnAck(_)))) => {
                     self.session.connected = true;
                     self.backoff.worked();
+                    self.introduce();
                     return Event::Connected;
+                }
+                Some(Ok(rumqttc::Event::Incoming(Incoming::SubAck(ack)))) => {
+                    let granted = |code: &SubscribeReasonCode| matches!(code, SubscribeReasonCode::Success(_));
+                    if !ack.return_codes.iter().all(granted) {
+                        tracing::warn!(
+                            topics = self.topics,
+                            "the broker does not let the device read ack and error"
+                        );
+                    }
+                }
+                Some(Ok(rumqttc::Event::Incoming(Incoming::Publish(message)))) => {
+                    if let Some(said) = self.understood(&message.topic, &message.payload) {
+                        return said;
+                    }
                 }
                 Some(Ok(_)) => {}
                 Some(Err(ConnectionError::ConnectionRefused(code))) => return self.lost(Loss::Unwelcome(code)),
                 Some(Err(error)) => return self.lost(Loss::Broken(error)),
                 None => return self.lost(Loss::Broken(ConnectionError::RequestsDone)),
             }
+        }
+    }
+
+    /// Says that it is there, and asks to hear what the gateway says to it.
+    fn introduce(&self) {
+        self.publish_state(true);
+        if self.receipt == Receipt::Ack {
+            let filters = ["ack", "error"]
+                .map(|channel| SubscribeFilter::new(format!("{}/{channel}", self.topics), QoS::AtLeastOnce));
+            // A connection that takes no subscription brings no receipt; the silence is noticed, and it is made anew.
+            let _full = self.session.client.try_subscribe_many(filters);
+        }
+    }
+
+    fn publish_state(&self, online: bool) {
+        let options = PublishOptions::at_least_once().retain(true);
+        let topic = format!("{}/state", self.topics);
+        // Nothing depends on it: the next connection says it again.
+        let _full = self
+            .session
+            .client
+            .try_publish(topic, state(self.boot, online), options);
+    }
+
+    /// What the gateway says to this device; anything else is not for it.
+    fn understood(&self, topic: &[u8], message: &[u8]) -> Option<Event> {
+        match topic.strip_prefix(self.topics.as_bytes())? {
+            b"/ack" => serde_json::from_slice(message).ok().map(Event::Durable),
+            b"/error" => serde_json::from_slice(message).ok().map(Event::Refused),
+            _ => None,
         }
     }
 
@@ -248,12 +333,20 @@ impl Link {
 
     /// Says goodbye, so that the broker does not take the end for a failure.
     pub(crate) async fn close(mut self) {
+        if self.session.connected {
+            self.publish_state(false);
+        }
         if self.session.connected && self.session.client.try_disconnect().is_ok() {
             let drained = async { while let Some(Ok(_)) = self.session.packets.next().await {} };
             // When the broker does not answer the connection just closes; everything is acknowledged or given up by now.
             let _ = time::timeout(GOODBYE, drained).await;
         }
     }
+}
+
+/// What the state topic says.
+fn state(boot: BootId, online: bool) -> String {
+    serde_json::json!({ "online": online, "boot": boot }).to_string()
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 //! well above what a reading may have: a giant message is received, quarantined as `too-large` without its bytes, and its
 //! sender is told; only what is above the limit costs the connection, and is counted all the same.
 
+mod certificate;
 mod dismissal;
 mod door;
 mod hooks;
@@ -19,6 +20,7 @@ use std::{
     io::BufReader,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::PathBuf,
+    sync::Arc,
     time::Duration,
 };
 
@@ -27,9 +29,9 @@ use rmqtt::{
     net::{Builder, Listener},
     server::MqttServer,
 };
-use rustls::pki_types::{CertificateDer, pem::PemObject as _};
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinHandle;
+use tokio_rustls::TlsAcceptor;
 
 pub use self::rights::{User, Users};
 use self::{
@@ -40,8 +42,8 @@ use self::{
     rate::Rates,
     retained::States,
 };
-use super::Error;
-use crate::{intake::Intake, secret};
+use super::{Error, presence::Presence};
+use crate::{intake::Intake, tls};
 
 /// The one listener's number inside the library.
 const LISTENER: u16 = 1;
@@ -74,6 +76,12 @@ pub struct Config {
     pub private_key: PathBuf,
     /// Who may connect: a JSON list of users.
     pub users: PathBuf,
+    /// The authority of the devices' certificates, PEM. A device that presents one needs no password: the common name in it is
+    /// its user and its client id. Without this nobody is asked for one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client_ca: Option<PathBuf>,
+    /// Whether passwords alone do not open.
+    pub require_certificate: bool,
     /// Largest packet that is received at all, in bytes.
     pub packet_bytes_max: u32,
     /// Sessions, at most.
@@ -101,6 +109,8 @@ impl Default for Config {
             certificate: "mqtt.crt".into(),
             private_key: "mqtt.key".into(),
             users: "users.json".into(),
+            client_ca: None,
+            require_certificate: false,
             packet_bytes_max: 2 << 20,
             sessions_max: 1_000,
             sessions_per_user_max: 100,
@@ -114,12 +124,19 @@ impl Default for Config {
     }
 }
 
+/// Who may connect, read from the files.
+#[derive(Clone, Debug)]
+pub struct Access {
+    users: Users,
+    tls: Arc<rustls::ServerConfig>,
+}
+
 impl Config {
-    /// Reads the users and tries certificate and key; each fault is one sentence.
+    /// Reads the users, certificate and key; each fault is one sentence.
     ///
     /// # Errors
     /// All faults.
-    pub fn prepare(&self) -> Result<Users, Vec<String>> {
+    pub fn prepare(&self) -> Result<Access, Vec<String>> {
         let mut faults = Vec::new();
         let at_least_one = [
             self.sessions_per_user_max,
@@ -131,34 +148,24 @@ impl Config {
                 "sessions_per_user_max, unauthenticated_max, unauthenticated_per_address_max and login_timeout_ms";
             faults.push(format!("mqtt.broker: {keys} must be above 0"));
         }
-        if let Err(fault) = self.try_identity() {
-            faults.push(format!(
-                "mqtt.broker: certificate {} and its key: {fault}",
-                self.certificate.display()
-            ));
+        if self.require_certificate && self.client_ca.is_none() {
+            faults.push("mqtt.broker: require_certificate needs client_ca, the authority of the devices".to_owned());
         }
+        let identity = (self.certificate.as_path(), self.private_key.as_path());
+        let tls = tls::server_of_devices(identity, self.client_ca.as_deref(), self.require_certificate)
+            .map_err(|fault| faults.push(format!("mqtt.broker: certificate, private_key or client_ca: {fault}")));
         let users = fs::File::open(&self.users)
             .map_err(|e| e.to_string())
             .and_then(|file| serde_json::from_reader(BufReader::new(file)).map_err(|e| e.to_string()))
             .and_then(Users::of)
             .map_err(|fault| faults.push(format!("mqtt.broker.users {}: {fault}", self.users.display())));
-        match users {
-            Ok(users) if faults.is_empty() => Ok(users),
+        match (users, tls) {
+            (Ok(users), Ok(tls)) if faults.is_empty() => Ok(Access {
+                users,
+                tls: Arc::new(tls),
+            }),
             _ => Err(faults),
         }
-    }
-
-    fn try_identity(&self) -> Result<(), String> {
-        let chain = CertificateDer::pem_file_iter(&self.certificate)
-            .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-            .map_err(|e| e.to_string())?;
-        let key =
-            secret::read_tls_key(&self.private_key).map_err(|e| format!("{}: {e}", self.private_key.display()))?;
-        let provider = rustls::crypto::aws_lc_rs::default_provider();
-        let made = rustls::ServerConfig::builder_with_provider(provider.into())
-            .with_safe_default_protocol_versions()
-            .and_then(|config| config.with_no_client_auth().with_single_cert(chain, key));
-        made.map(|_| ()).map_err(|e| e.to_string())
     }
 
     const fn limits(&self) -> Limits {
@@ -174,8 +181,6 @@ impl Config {
             .name("devices")
             .laddr(INSIDE)
             .nodelay(true)
-            .tls_cert(self.certificate.to_str())
-            .tls_key(self.private_key.to_str())
             .allow_anonymous(false)
             .max_connections(usize::try_from(self.sessions_max).unwrap_or(usize::MAX))
             .max_handshaking_limit(HANDSHAKES_MAX)
@@ -190,7 +195,7 @@ impl Config {
             .max_session_expiry_interval(SESSION_EXPIRY_MAX)
             .session_expiry_interval(SESSION_EXPIRY_MAX)
             .bind()?
-            .tls()
+            .tcp()
     }
 }
 
@@ -204,14 +209,20 @@ pub struct Broker {
 
 impl Broker {
     /// Starts it; it listens when this returns.
-    pub(super) async fn start(config: Config, users: Users, intake: Intake) -> Result<Self, Error> {
+    pub(super) async fn start(
+        config: Config,
+        access: Access,
+        intake: Intake,
+        presence: Presence,
+    ) -> Result<Self, Error> {
         let failed = |source| Error::Listen {
             listen: config.listen,
             source,
         };
         let listener = config.bind().map_err(failed)?;
         let library = listener.local_addr().map_err(failed)?;
-        let door = Door::open(config.listen, library, config.limits()).map_err(|e| failed(e.into()))?;
+        let tls = TlsAcceptor::from(access.tls);
+        let door = Door::open(config.listen, library, tls, config.limits()).map_err(|e| failed(e.into()))?;
         let listen = door.listen().map_err(|e| failed(e.into()))?;
         let context = ServerContext::new()
             .task_exec_workers(HANDSHAKES_MAX)
@@ -228,9 +239,9 @@ impl Broker {
             config.device_burst_messages_max.get(),
         );
         let sessions = Sessions(context.clone());
-        let logins = Logins::new(users, intake.directory().clone());
+        let logins = Logins::new(access.users, intake.directory().clone());
         let dismissal = dismissal::run(sessions.clone(), logins.clone(), intake.directory().clone());
-        Hooks::register(&context, (logins, quota, door.guests(), rates), intake).await;
+        Hooks::register(&context, (logins, quota, door.guests(), rates), (intake, presence)).await;
         let server = MqttServer::new(context).listener_by_id(listener, LISTENER).build();
         let task = tokio::spawn(async move {
             // They serve until the task is dropped; the caller treats any end as a failure.
@@ -289,13 +300,12 @@ impl fmt::Debug for Sessions {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::outbox::tests::Home;
+    use crate::{outbox::tests::Home, secret};
     use aws_lc_rs::digest;
     use rumqttc::{
         AsyncClient, Event, MqttOptions, Packet, PubAckReason, PublishOptions, PublishResult, QoS, TlsConfiguration,
         Transport,
     };
-    use std::sync::Arc;
     use tempfile::TempDir;
     use tokio::{
         io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -321,7 +331,7 @@ mod tests {
         let device = device.map(|d| d.parse().expect("good"));
         User {
             user: name.to_owned(),
-            password_sha256: hex::encode(password),
+            password_sha256: Some(hex::encode(password)),
             device,
         }
     }
@@ -350,10 +360,11 @@ mod tests {
             ..Config::default()
         };
         change(&mut config);
-        let users = config.prepare().expect("good");
+        let access = config.prepare().expect("good");
         let home = Home::open();
-        let tls = Arc::new(crate::tls::client_of_authority(&config.certificate).expect("good"));
-        let broker = Broker::start(config, users, home.intake.clone())
+        let tls = Arc::new(tls::client_of_authority(&config.certificate, None).expect("good"));
+        let presence = Presence::of(home.intake.clone(), Duration::from_secs(1));
+        let broker = Broker::start(config, access, home.intake.clone(), presence)
             .await
             .expect("listens");
         House {
@@ -720,6 +731,119 @@ mod tests {
                 "{user} {filter}"
             );
         }
+    }
+
+    /// An authority, and what it signs: a TLS client with a certificate of this name.
+    struct Authority(rcgen::Issuer<'static, rcgen::KeyPair>, String);
+
+    impl Authority {
+        fn new() -> Self {
+            let mut params = rcgen::CertificateParams::default();
+            params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+            let key = rcgen::KeyPair::generate().expect("makes");
+            let pem = params.self_signed(&key).expect("signs").pem();
+            Self(rcgen::Issuer::new(params, key), pem)
+        }
+
+        fn client(&self, name: &str, house: &House) -> Arc<rustls::ClientConfig> {
+            let path = |ending: &str| house._folder.path().join(format!("{name}.{ending}"));
+            let mut params = rcgen::CertificateParams::default();
+            params.distinguished_name.push(rcgen::DnType::CommonName, name);
+            let key = rcgen::KeyPair::generate().expect("makes");
+            fs::write(path("crt"), params.signed_by(&key, &self.0).expect("signs").pem()).expect("writes");
+            secret::tests::write(&path("key"), key.serialize_pem());
+            let (broker, own) = (house._folder.path().join("mqtt.crt"), (path("crt"), path("key")));
+            Arc::new(tls::client_of_authority(&broker, Some((&own.0, &own.1))).expect("good"))
+        }
+    }
+
+    impl House {
+        /// Whether a client with this TLS is let in under this client id and user.
+        async fn lets_in(
+            &self,
+            tls: &Arc<rustls::ClientConfig>,
+            (client_id, user): (&str, &str),
+            password: Option<&str>,
+        ) -> bool {
+            let mut options = MqttOptions::new(client_id, ("localhost", self.broker.listen().port()));
+            options.set_transport(Transport::tls_with_config(TlsConfiguration::Rustls(Arc::clone(tls))));
+            match password {
+                Some(password) => options.set_credentials(user, password.to_owned()),
+                None => options.set_username(user),
+            };
+            let (_client, mut events) = AsyncClient::builder(options).build();
+            let first = timeout(PATIENCE, events.poll()).await.expect("answered");
+            matches!(first, Ok(Event::Incoming(Packet::ConnAck(ack))) if ack.code == rumqttc::ConnectReturnCode::Success)
+        }
+    }
+
+    async fn house_of(authority: &Authority, require_certificate: bool) -> House {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let ca = folder.path().join("clients.crt");
+        fs::write(&ca, &authority.1).expect("writes");
+        house_with(|config| {
+            config.client_ca = Some(ca);
+            config.require_certificate = require_certificate;
+        })
+        .await
+    }
+
+    #[tokio::test]
+    async fn a_certificate_logs_in_its_own_name_and_nobody_else() {
+        let authority = Authority::new();
+        let house = house_of(&authority, false).await;
+        let (oximeter, nobody) = (authority.client("oximeter", &house), authority.client("nobody", &house));
+        let stranger = Authority::new().client("oximeter", &house);
+        assert!(house.lets_in(&oximeter, ("oximeter", "oximeter"), None).await);
+        assert!(
+            house
+                .lets_in(&oximeter, ("oximeter", "oximeter"), Some("oximeter-pw"))
+                .await
+        );
+        assert!(
+            !house
+                .lets_in(&oximeter, ("oximeter", "oximeter"), Some("guessed"))
+                .await
+        );
+        assert!(
+            !house.lets_in(&oximeter, ("oximeter", "scale"), Some("scale-pw")).await,
+            "another user"
+        );
+        assert!(
+            !house.lets_in(&oximeter, ("scale", "oximeter"), None).await,
+            "another client id"
+        );
+        assert!(
+            !house.lets_in(&nobody, ("nobody", "nobody"), None).await,
+            "no such user"
+        );
+        assert!(
+            !house.lets_in(&stranger, ("oximeter", "oximeter"), None).await,
+            "another authority"
+        );
+        assert!(
+            house.lets_in(&house.tls, ("any", "scale"), Some("scale-pw")).await,
+            "passwords go on to open"
+        );
+        assert!(
+            !house.lets_in(&house.tls, ("oximeter", "oximeter"), None).await,
+            "without a certificate"
+        );
+    }
+
+    #[tokio::test]
+    async fn where_certificates_are_required_a_password_alone_does_not_open() {
+        let authority = Authority::new();
+        let house = house_of(&authority, true).await;
+        let oximeter = authority.client("oximeter", &house);
+        assert!(house.lets_in(&oximeter, ("oximeter", "oximeter"), None).await);
+        assert!(!house.lets_in(&house.tls, ("any", "scale"), Some("scale-pw")).await);
+        let incomplete = Config {
+            require_certificate: true,
+            ..Config::default()
+        };
+        let faults = incomplete.prepare().expect_err("no authority").join("; ");
+        assert!(faults.contains("require_certificate needs client_ca"), "{faults}");
     }
 
     #[tokio::test]

@@ -3,47 +3,33 @@
 
 mod dialer;
 mod session;
+mod taker;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    future,
-    num::NonZeroU16,
-    path::PathBuf,
-    sync::Arc,
-    time::Duration,
-};
+use std::{num::NonZeroU16, path::PathBuf, sync::Arc, time::Duration};
 
-use futures::{StreamExt as _, stream::FuturesOrdered};
-use record::{ids::DeviceId, reading::Refusal};
 use rumqttc::{
-    AckMode, AsyncClient, MqttOptions, Publish, PublishOptions, QoS, RetainForwardRule, SubscribeFilter,
-    TlsConfiguration, Transport,
+    AckMode, AsyncClient, MqttOptions, QoS, RetainForwardRule, SubscribeFilter, TlsConfiguration, Transport,
 };
 use serde::{Deserialize, Serialize};
 use tokio::{
     sync::{mpsc, watch},
     task::JoinHandle,
-    time::{MissedTickBehavior, interval, sleep},
 };
 
 use self::{
     dialer::{Dialer, State},
     session::{NothingUnderWay, OUTGOING_MAX},
+    taker::Taker,
 };
-use super::Error;
+use super::{Error, presence::Presence};
 use crate::{
     intake::Intake,
-    outbox::{NotTaken, Progress, Verdict},
     secret, tls,
-    topic::{self, Channel, Topic},
+    topic::{self, Channel},
 };
 
 /// Requests to the client's event loop that wait, at most.
 const REQUESTS_MAX: usize = 1_024;
-/// How often cumulative acknowledgements are published; several readings of a device share one. They go with QoS 0, so that
-/// nothing of ours is ever under way in the session: each covers those before it, and all are published again at a new
-/// connection.
-const ACKNOWLEDGE_EVERY: Duration = Duration::from_millis(200);
 /// First and longest pause before a message is offered to a full spool again, or the broker is dialled again.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
 /// Keep-alive, in seconds.
@@ -57,10 +43,17 @@ pub struct Config {
     pub address: String,
     /// The authority that signed the broker's certificate, PEM.
     pub ca: PathBuf,
-    /// User name.
+    /// User name; needed with a password, and not looked at by a broker that goes by the certificate.
     pub user: String,
-    /// A file with the password.
-    pub password_file: PathBuf,
+    /// A file with the password; none: the certificate alone logs in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub password_file: Option<PathBuf>,
+    /// The certificate that the gateway presents, PEM.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub certificate: Option<PathBuf>,
+    /// Its private key, PEM.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub private_key: Option<PathBuf>,
     /// Client id; the broker keeps the session under it.
     pub client_id: String,
     /// Messages the broker may send before an acknowledgement.
@@ -77,7 +70,9 @@ impl Default for Config {
             address: "localhost:8883".to_owned(),
             ca: "mqtt-ca.crt".into(),
             user: "gateway".to_owned(),
-            password_file: "mqtt.pass".into(),
+            password_file: None,
+            certificate: None,
+            private_key: None,
             client_id: "vitalfog-gateway".to_owned(),
             receive_max: const { NonZeroU16::new(256).expect("not zero") },
             packet_bytes_max: 2 << 20,
@@ -92,7 +87,7 @@ pub struct Access {
     host: String,
     port: u16,
     tls: Arc<rustls::ClientConfig>,
-    password: String,
+    password: Option<String>,
 }
 
 impl std::fmt::Debug for Access {
@@ -119,20 +114,36 @@ impl Config {
             faults
                 .push("mqtt.subscriber.client_id must not be empty: the broker keeps the session under it".to_owned());
         }
-        let tls =
-            tls::client_of_authority(&self.ca).map_err(|fault| faults.push(format!("mqtt.subscriber.ca {fault}")));
-        let password = secret::read(&self.password_file).map_err(|e| {
-            faults.push(format!(
-                "mqtt.subscriber.password_file {}: {e}",
-                self.password_file.display()
-            ));
+        let identity = match (&self.certificate, &self.private_key) {
+            (Some(certificate), Some(key)) => Some((certificate.as_path(), key.as_path())),
+            (None, None) => None,
+            _ => {
+                faults
+                    .push("mqtt.subscriber: certificate and private_key belong together: set both or none".to_owned());
+                None
+            }
+        };
+        if identity.is_none() && self.password_file.is_none() {
+            faults.push(
+                "mqtt.subscriber: nothing to log in with: set certificate and private_key, or user and password_file"
+                    .to_owned(),
+            );
+        }
+        if self.password_file.is_some() && self.user.is_empty() {
+            faults.push("mqtt.subscriber: password_file needs user".to_owned());
+        }
+        let tls = tls::client_of_authority(&self.ca, identity)
+            .map_err(|fault| faults.push(format!("mqtt.subscriber.ca, certificate or private_key: {fault}")));
+        let password = self.password_file.as_deref().map(|file| {
+            let read = secret::read(file).map_err(|e| format!("mqtt.subscriber.password_file {}: {e}", file.display()));
+            read.map_err(|fault| faults.push(fault))
         });
-        match (address, tls, password) {
+        match (address, tls, password.transpose()) {
             (Some((host, port)), Ok(tls), Ok(password)) if faults.is_empty() => Ok(Access {
                 host: host.to_owned(),
                 port,
                 tls: Arc::new(tls),
-                password: password.trim_end().to_owned(),
+                password: password.map(|password| password.trim_end().to_owned()),
             }),
             _ => Err(faults),
         }
@@ -143,7 +154,11 @@ impl Config {
         options.set_transport(Transport::tls_with_config(TlsConfiguration::Rustls(Arc::clone(
             &access.tls,
         ))));
-        options.set_credentials(&self.user, access.password.clone());
+        if let Some(password) = &access.password {
+            options.set_credentials(&self.user, password.clone());
+        } else if !self.user.is_empty() {
+            options.set_username(&self.user);
+        }
         options.set_keep_alive(KEEP_ALIVE_S);
         options.set_clean_start(false);
         options.set_session_expiry_interval(Some(self.session_expiry_s));
@@ -198,7 +213,7 @@ pub struct Subscriber {
 }
 
 impl Subscriber {
-    pub(super) fn start(config: Config, access: Access, intake: Intake) -> Result<Self, Error> {
+    pub(super) fn start(config: Config, access: Access, (intake, presence): (Intake, Presence)) -> Result<Self, Error> {
         let options = config.options(&access);
         options.validate()?;
         let (client, events) = AsyncClient::builder(options).build();
@@ -211,13 +226,7 @@ impl Subscriber {
             sender,
             state,
         };
-        let taker = Taker {
-            client,
-            intake,
-            link: link.clone(),
-            progress: BTreeMap::new(),
-            untold: (0, BTreeSet::new()),
-        };
+        let taker = Taker::of(client, intake, presence, link.clone());
         let limit = usize::from(config.receive_max.get());
         let task = tokio::spawn(async move {
             tokio::join!(dialer.run(events), taker.run(messages, limit));
@@ -241,116 +250,14 @@ impl Subscriber {
 
 fn filters(intake: &Intake) -> Vec<SubscribeFilter> {
     let prefix = topic::prefix(intake.gateway());
-    [Channel::Reading, Channel::Wave, Channel::Event]
-        .map(|channel| SubscribeFilter {
-            // Each connection subscribes again: what somebody has retained comes once.
-            retain_forward_rule: RetainForwardRule::OnNewSubscribe,
-            ..SubscribeFilter::new(format!("{prefix}+/{}", channel.as_str()), QoS::AtLeastOnce)
-        })
-        .into()
-}
-
-/// Hands messages to the sink and acknowledges, in their order, what is durable.
-struct Taker {
-    client: AsyncClient,
-    intake: Intake,
-    link: watch::Receiver<State>,
-    progress: BTreeMap<DeviceId, Progress>,
-    /// Devices whose progress was not yet published on the connection of this number.
-    untold: (u64, BTreeSet<DeviceId>),
-}
-
-impl Taker {
-    async fn run(mut self, mut messages: mpsc::Receiver<(u64, Publish)>, limit: usize) {
-        let mut taking = FuturesOrdered::new();
-        let mut acknowledge = interval(ACKNOWLEDGE_EVERY);
-        acknowledge.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
-            tokio::select! {
-                Some((connection, message)) = messages.recv(), if taking.len() < limit => {
-                    taking.push_back(take(self.intake.clone(), connection, message));
-                }
-                Some((connection, message, verdict)) = taking.next() => {
-                    self.settle(connection, &message, verdict).await;
-                }
-                _ = acknowledge.tick() => self.acknowledge(),
-            }
-        }
-    }
-
-    async fn settle(&mut self, connection: u64, message: &Publish, verdict: Verdict) {
-        // Packet ids start anew with a connection: an old one might name a message that is not durable.
-        if self.link.borrow().connection == connection && self.client.ack(message).await.is_err() {
-            return;
-        }
-        let name = String::from_utf8_lossy(&message.topic);
-        let Ok(Topic { device, .. }) = Topic::parse(self.intake.gateway(), &name) else {
-            return;
-        };
-        let durable = match verdict {
-            Verdict::Spooled(durable) | Verdict::Duplicate(durable) => durable,
-            Verdict::Quarantined(durable, refusal) => {
-                self.tell(&device, &refusal);
-                durable
-            }
-        };
-        if let Some(progress) = durable.progress() {
-            self.untold.1.insert(device.clone());
-            self.progress.insert(device, progress);
-        }
-    }
-
-    /// Says what is durable; what does not fit in the queue now is covered by the next, which is cumulative.
-    fn acknowledge(&mut self) {
-        let (gateway, state) = (self.intake.gateway(), self.link.borrow().clone());
-        if !state.is_connected {
-            return;
-        }
-        if self.untold.0 != state.connection {
-            self.untold = (state.connection, self.progress.keys().cloned().collect());
-        }
-        let options = PublishOptions::at_most_once().retain(state.retains);
-        self.untold.1.retain(|device| {
-            let topic = Topic {
-                device: device.clone(),
-                channel: Channel::Ack,
-            };
-            let text = serde_json::to_string(&self.progress[device]).expect("plain fields");
-            self.client
-                .try_publish(topic.name(gateway), text, options.clone())
-                .is_err()
-        });
-    }
-
-    fn tell(&self, device: &DeviceId, refusal: &Refusal) {
-        let topic = Topic {
-            device: device.clone(),
-            channel: Channel::Error,
-        }
-        .name(self.intake.gateway());
-        let text = serde_json::json!({ "reason": refusal.reason.as_str(), "detail": refusal.detail }).to_string();
-        if self
-            .client
-            .try_publish(topic, text, PublishOptions::at_most_once())
-            .is_err()
-        {
-            tracing::debug!("the reason could not be published");
-        }
-    }
-}
-
-/// Offers a message to the sink until it is durable: the broker waits for its acknowledgement and stops sending meanwhile.
-async fn take(intake: Intake, connection: u64, message: Publish) -> (u64, Publish, Verdict) {
-    let mut pause = PAUSE.0;
-    let name = String::from_utf8_lossy(&message.topic).into_owned();
-    loop {
-        match intake.take(&name, &message.payload).await {
-            Ok(verdict) => return (connection, message, verdict),
-            Err(NotTaken::Stopping) => future::pending().await,
-            Err(NotTaken::Full | NotTaken::Busy) => sleep(jittered(pause)).await,
-        }
-        pause = (pause * 2).min(PAUSE.1);
-    }
+    let filter = |channel: Channel| SubscribeFilter::new(format!("{prefix}+/{}", channel.as_str()), QoS::AtLeastOnce);
+    let readings = [Channel::Reading, Channel::Wave, Channel::Event].map(|channel| SubscribeFilter {
+        // Each connection subscribes again: what somebody has retained comes once.
+        retain_forward_rule: RetainForwardRule::OnNewSubscribe,
+        ..filter(channel)
+    });
+    // A state is retained so that it is known after each start.
+    readings.into_iter().chain([filter(Channel::State)]).collect()
 }
 
 /// Between half and all of a pause, so that many do not come back at once.
@@ -370,10 +277,10 @@ mod tests {
         server::MqttServer,
         types::SubscribeReturn,
     };
-    use rumqttc::{Event, Packet};
+    use rumqttc::{Event, Packet, PublishOptions};
     use std::{fs, net::SocketAddr, path::Path};
     use tempfile::TempDir;
-    use tokio::time::timeout;
+    use tokio::time::{sleep, timeout};
 
     const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -442,7 +349,7 @@ mod tests {
             Config {
                 address: format!("localhost:{}", self.address.port()),
                 ca: self.folder.path().join("ca.crt"),
-                password_file: self.folder.path().join("password"),
+                password_file: Some(self.folder.path().join("password")),
                 ..Config::default()
             }
         }
@@ -450,13 +357,14 @@ mod tests {
         fn subscriber(&self, intake: &Intake) -> Subscriber {
             let config = self.config();
             let access = config.prepare().expect("good");
-            Subscriber::start(config, access, intake.clone()).expect("starts")
+            let presence = Presence::of(intake.clone(), Duration::from_secs(1));
+            Subscriber::start(config, access, (intake.clone(), presence)).expect("starts")
         }
 
         /// A device that hears what the gateway says to it.
         fn device(&self) -> (AsyncClient, mpsc::Receiver<Packet>) {
             let mut options = MqttOptions::new("oximeter-1", ("localhost", self.address.port()));
-            let tls = tls::client_of_authority(Path::new(&self.config().ca)).expect("good");
+            let tls = tls::client_of_authority(Path::new(&self.config().ca), None).expect("good");
             options.set_transport(Transport::tls_with_config(TlsConfiguration::Rustls(Arc::new(tls))));
             let (client, mut events) = AsyncClient::builder(options).build();
             let (sender, packets) = mpsc::channel(100);
@@ -602,8 +510,40 @@ mod tests {
         use std::os::unix::fs::PermissionsExt as _;
         let outside = outside().await;
         let config = outside.config();
-        fs::set_permissions(&config.password_file, fs::Permissions::from_mode(0o640)).expect("sets");
+        let file = config.password_file.as_ref().expect("set");
+        fs::set_permissions(file, fs::Permissions::from_mode(0o640)).expect("sets");
         assert!(config.prepare().expect_err("readable")[0].contains("0600"));
+    }
+
+    #[tokio::test]
+    async fn a_login_is_complete_or_refused_before_anything_starts() {
+        let outside = outside().await;
+        let (certificate, key) = (
+            outside.folder.path().join("ca.crt"),
+            outside.folder.path().join("client.key"),
+        );
+        secret::tests::write(
+            &key,
+            &fs::read_to_string(outside.folder.path().join("ca.key")).expect("reads"),
+        );
+        let faults = |change: &dyn Fn(&mut Config)| {
+            let mut config = outside.config();
+            change(&mut config);
+            config.prepare().err().unwrap_or_default().join("; ")
+        };
+        assert_eq!(faults(&|_| {}), "");
+        assert_eq!(
+            faults(&|c| (c.certificate, c.private_key) = (Some(certificate.clone()), Some(key.clone()))),
+            ""
+        );
+        assert!(faults(&|c| c.certificate = Some(certificate.clone())).contains("belong together"));
+        assert!(faults(&|c| c.private_key = Some(key.clone())).contains("belong together"));
+        assert!(faults(&|c| c.password_file = None).contains("nothing to log in with"));
+        assert!(faults(&|c| c.user.clear()).contains("needs user"));
+        let by_certificate = |c: &mut Config| {
+            (c.certificate, c.private_key, c.password_file) = (Some(certificate.clone()), Some(key.clone()), None);
+        };
+        assert_eq!(faults(&by_certificate), "");
     }
 
     #[tokio::test]

@@ -28,12 +28,17 @@ pub const BOOTS_MAX: usize = 1_024;
 pub const STREAMS_MAX: usize = 16_384;
 
 /// How far one start of a device has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Progress {
     /// The start.
     pub boot: BootId,
     /// Every sequence number up to here is durable.
     pub upto_seq: u64,
+    /// And so is every one up to here, except
+    pub high_seq: u64,
+    /// these ranges, both ends included, at most [`GAPS_MAX`]. A device that skips a number would wait for ever without them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub missing: Vec<(u64, u64)>,
 }
 
 /// The sequence numbers that are missing from one start of a device.
@@ -217,6 +222,8 @@ impl Sequences {
         Some(Progress {
             boot: id.boot,
             upto_seq,
+            high_seq: stream.high,
+            missing: stream.missing.clone(),
         })
     }
 

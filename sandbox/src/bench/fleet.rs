@@ -18,7 +18,7 @@ use tokio::time::sleep;
 use super::usage::{load_average, processor_time};
 use crate::{
     children::Supervised,
-    config::Limits,
+    config::{Broker, Limits},
     fault::Fault,
     folder::{Folder, replace_json},
     household::Household,
@@ -220,7 +220,7 @@ async fn one(folder: Folder, (devices, order): (u32, &Order), processes: &mut Pr
     let household = Household::furnish(&folder, number, Library::embedded())?;
     let network = Network::found(folder, order.ports.clone(), (NODES, EPOCH_BLOCKS), household)?;
     let http = network.callers.anybody()?;
-    let gateway = Supervised::start(network.gateway_program()?, LIMITS.stop());
+    let gateway = Supervised::start(network.gateway_program(Broker::Embedded)?, LIMITS.stop());
     let health = format!("{}/healthz", network.gateway_url());
     let up = || async {
         http.get(&health)
@@ -231,7 +231,7 @@ async fn one(folder: Folder, (devices, order): (u32, &Order), processes: &mut Pr
     let waited = gateway.wait_until("ready", LIMITS.start(), up).await;
     let gateway = processes.gateway.insert(gateway);
     waited?;
-    let program = network.fleet_program_with(habits(order, &network))?;
+    let program = network.fleet_program_with((Broker::Embedded, usize::MAX), habits(order, &network))?;
     let started = Instant::now();
     let fleet = processes.fleet.insert(Supervised::start(program, LIMITS.stop()));
     let status_file = network.fleet_data_dir().join("status.json");

@@ -9,9 +9,10 @@ use serde_json::{Value as Json, json};
 use super::{GATEWAY, HOME_USER, Network, NodePlan, pretty};
 use crate::{
     children::Program,
+    config::Broker,
     fault::Fault,
     household::{Device, Person},
-    identities::Password,
+    identities::{Password, TlsIdentity},
 };
 
 /// Sessions that the broker keeps besides those of the devices: each client that publishes by hand leaves one behind.
@@ -107,7 +108,7 @@ impl Network {
     ///
     /// # Errors
     /// [`Fault::Identity`] or [`Fault::File`].
-    pub fn gateway_program(&self) -> Result<Program, Fault> {
+    pub fn gateway_program(&self, broker: Broker) -> Result<Program, Fault> {
         let gateway = &self.gateway;
         let devices = &self.household.devices;
         let home = json!({"user": HOME_USER, "password_sha256": gateway.home_password.sha256, "device": null});
@@ -125,15 +126,23 @@ impl Network {
             "data_dir": gateway.data_dir,
             "genesis": self.genesis_file,
             "key": gateway.key_file,
-            "mqtt": {
-                "driver": "embedded",
-                "broker": {
+            "mqtt": match broker {
+                Broker::Embedded => json!({"driver": "embedded", "broker": {
                     "listen": self.ports.mqtt(),
                     "certificate": gateway.tls.certificate,
                     "private_key": gateway.tls.private_key,
+                    "client_ca": self.mqtt.clients_ca_file,
                     "users": self.folder.write("gateway/users.json", pretty(&users))?,
                     "sessions_max": devices.len() + SESSIONS_BESIDES,
-                },
+                }}),
+                Broker::Mosquitto => json!({"driver": "external", "subscriber": {
+                    "address": self.ports.mqtt().to_string(),
+                    "ca": self.ca_file,
+                    "certificate": self.mqtt.gateway.certificate,
+                    "private_key": self.mqtt.gateway.private_key,
+                    "user": "",
+                    "client_id": format!("gateway.{GATEWAY}"),
+                }}),
             },
             "enrolment": {"file": self.folder.write("gateway/enrolment.json", pretty(&enrolments))?},
             "uplink": {
@@ -150,33 +159,58 @@ impl Network {
         self.program("gateway", "gateway", config)
     }
 
-    /// Writes the fleet's devices and configuration, and says how to run it.
+    /// Writes the configuration of the fleet, the first so many devices of the household, and says how to run it.
     ///
     /// # Errors
     /// [`Fault::File`].
-    pub fn fleet_program(&self, recordings: Option<&Path>, speed: f64) -> Result<Program, Fault> {
+    pub fn fleet_program(
+        &self,
+        fleet: (Broker, usize),
+        recordings: Option<&Path>,
+        speed: f64,
+    ) -> Result<Program, Fault> {
         let mut habits = json!({ "speed": speed });
         if let Some(recordings) = recordings {
             habits["recordings"] = json!(recordings);
         }
-        self.fleet_program_with(habits)
+        self.fleet_program_with(fleet, habits)
     }
 
     /// The same, with these settings of `firmware-sim` besides where everything is.
     ///
     /// # Errors
     /// [`Fault::File`].
-    pub fn fleet_program_with(&self, mut config: Json) -> Result<Program, Fault> {
-        let device = |d: &Device| {
-            json!({"id": d.id, "kind": d.kind, "key_file": d.key_file, "user": d.id,
-                   "password_file": d.password.file, "recording": d.recording})
+    pub fn fleet_program_with(&self, (broker, devices): (Broker, usize), mut config: Json) -> Result<Program, Fault> {
+        let device = |(d, tls): (&Device, &TlsIdentity)| {
+            let mut entry =
+                json!({"id": d.id, "kind": d.kind, "key_file": d.key_file, "user": d.id, "recording": d.recording});
+            match broker {
+                Broker::Embedded => entry["password_file"] = json!(d.password.file),
+                Broker::Mosquitto => {
+                    entry["certificate"] = json!(tls.certificate);
+                    entry["private_key"] = json!(tls.private_key);
+                }
+            }
+            entry
         };
-        let devices: Vec<_> = self.household.devices.iter().map(device).collect();
+        let devices: Vec<_> = self
+            .household
+            .devices
+            .iter()
+            .zip(&self.mqtt.devices)
+            .take(devices)
+            .map(device)
+            .collect();
+        let receipt = match broker {
+            Broker::Embedded => "puback",
+            Broker::Mosquitto => "ack",
+        };
         config["gateway"] = json!(GATEWAY);
         config["data_dir"] = json!(self.fleet_data_dir());
         config["devices"] = json!(self.folder.write("fleet/devices.json", pretty(&devices))?);
         config["mqtt"]["address"] = json!(self.ports.mqtt());
         config["mqtt"]["ca"] = json!(self.ca_file);
+        config["mqtt"]["receipt"] = json!(receipt);
         std::fs::create_dir_all(self.fleet_data_dir()).map_err(Fault::file(self.fleet_data_dir()))?;
         let config = self.folder.write_toml("fleet/config.toml", &config)?;
         self.program("firmware-sim", "fleet", config)

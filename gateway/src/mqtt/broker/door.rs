@@ -1,9 +1,10 @@
-//! The door in front of the library's listener: whoever is not logged in is bounded in number and in time.
+//! The door in front of the library's listener: TLS ends here, and whoever is not logged in is bounded in number and in time.
 //!
-//! The library waits for the first byte after TLS without an end, and has no bound for connections that are not logged in:
-//! one host could take every file descriptor. So it listens on loopback only. This door takes the connections from outside
-//! and passes their bytes on as they are (TLS ends in the library, and so do client certificates). A connection has one of
-//! the few seats until the login hook knows its user; who has no seat, or keeps it for too long, is disconnected.
+//! The library waits for the first byte after TLS without an end, has no bound for connections that are not logged in (one
+//! host could take every file descriptor), and asks all clients for a certificate or none. So it listens on loopback only,
+//! in the clear, and logs in nobody who did not come through this door. The door takes the connections from outside, ends
+//! their TLS, remembers the name in the certificate of those that present one, and passes on what they say. A connection has
+//! one of the few seats until the login hook knows its user; who has no seat, or keeps it for too long, is disconnected.
 
 use std::{
     collections::HashMap,
@@ -18,8 +19,11 @@ use tokio::{
     net::{TcpListener, TcpSocket, TcpStream},
     sync::oneshot,
     task::JoinSet,
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout, timeout_at},
 };
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
+
+use super::certificate::Presented;
 
 /// Connections that wait in the kernel, at most.
 const BACKLOG: u32 = 512;
@@ -46,17 +50,17 @@ pub(super) struct Limits {
 }
 
 /// The door, open.
-#[derive(Debug)]
 pub(super) struct Door {
     listener: TcpListener,
     library: SocketAddr,
+    tls: TlsAcceptor,
     limits: Limits,
     guests: Guests,
 }
 
 impl Door {
     /// Listens for devices; connections are passed on to the library's own listener.
-    pub(super) fn open(listen: SocketAddr, library: SocketAddr, limits: Limits) -> io::Result<Self> {
+    pub(super) fn open(listen: SocketAddr, library: SocketAddr, tls: TlsAcceptor, limits: Limits) -> io::Result<Self> {
         let socket = match listen {
             SocketAddr::V4(_) => TcpSocket::new_v4(),
             SocketAddr::V6(_) => TcpSocket::new_v6(),
@@ -68,6 +72,7 @@ impl Door {
         Ok(Self {
             listener: socket.listen(BACKLOG)?,
             library,
+            tls,
             limits,
             guests: Guests::default(),
         })
@@ -96,7 +101,8 @@ impl Door {
                     failing = false;
                     match self.guests.seat(from.ip(), self.limits) {
                         Ok(seat) => {
-                            drop(connections.spawn(host(client, self.library, seat, self.limits.login_timeout)))
+                            let until = Instant::now() + self.limits.login_timeout;
+                            drop(connections.spawn(host(client, self.tls.clone(), self.library, seat, until)));
                         }
                         Err(why) => refused(why),
                     }
@@ -126,8 +132,16 @@ pub(super) struct Guests {
 #[derive(Debug, Default)]
 struct Seats {
     taken: HashMap<IpAddr, usize>,
-    /// Whom to tell that the login has succeeded, by the address under which the library sees the connection.
-    logins: HashMap<SocketAddr, oneshot::Sender<()>>,
+    /// Who has not logged in, by the address under which the library sees the connection.
+    logins: HashMap<SocketAddr, Login>,
+}
+
+/// A login that is awaited.
+#[derive(Debug)]
+struct Login {
+    certificate: Presented,
+    /// Whom to tell that it has succeeded.
+    succeeded: oneshot::Sender<()>,
 }
 
 /// A connection's seat until it is logged in; it is free again when this is dropped.
@@ -139,11 +153,16 @@ struct Seat {
 }
 
 impl Guests {
+    /// What the connection that the library sees under this address has presented; `None` if it did not come through the door.
+    pub(super) fn certificate(&self, seen_as: Option<SocketAddr>) -> Option<Presented> {
+        Some(self.lock().logins.get(&seen_as?)?.certificate.clone())
+    }
+
     /// The login of the connection that the library sees under this address has succeeded. False if it did not come through
     /// the door, or not in time.
     pub(super) fn admit(&self, seen_as: Option<SocketAddr>) -> bool {
         let login = seen_as.and_then(|address| self.lock().logins.remove(&address));
-        login.is_some_and(|login| login.send(()).is_ok())
+        login.is_some_and(|login| login.succeeded.send(()).is_ok())
     }
 
     fn seat(&self, from: IpAddr, limits: Limits) -> Result<Seat, &'static str> {
@@ -171,8 +190,9 @@ impl Guests {
 
 impl Seat {
     /// Resolves when the connection that the library sees under this address is logged in.
-    fn login(&mut self, seen_as: SocketAddr) -> oneshot::Receiver<()> {
-        let (login, logged_in) = oneshot::channel();
+    fn login(&mut self, seen_as: SocketAddr, certificate: Presented) -> oneshot::Receiver<()> {
+        let (succeeded, logged_in) = oneshot::channel();
+        let login = Login { certificate, succeeded };
         self.guests.lock().logins.insert(seen_as, login);
         self.seen_as = Some(seen_as);
         logged_in
@@ -202,21 +222,27 @@ fn neighbourhood(address: IpAddr) -> IpAddr {
     }
 }
 
-/// Passes one connection on; without a login it ends in time.
-async fn host(client: TcpStream, library: SocketAddr, mut seat: Seat, login_timeout: Duration) {
-    let Ok(Ok(inside)) = timeout(login_timeout, TcpStream::connect(library)).await else {
+/// Passes one connection on; without a login it ends at this moment.
+async fn host(client: TcpStream, tls: TlsAcceptor, library: SocketAddr, mut seat: Seat, until: Instant) {
+    // Latency only: a socket that does not know the option works all the same.
+    let _slower = client.set_nodelay(true);
+    let client = match timeout_at(until, tls.accept(client)).await {
+        Ok(Ok(client)) => client,
+        Ok(Err(_)) => return refused("tls"),
+        Err(_) => return refused("slow-login"),
+    };
+    let Ok(Ok(inside)) = timeout_at(until, TcpStream::connect(library)).await else {
         return refused("library");
     };
-    // Latency only: a socket that does not know the option works all the same.
-    let _slower = (client.set_nodelay(true), inside.set_nodelay(true));
+    let _slower = inside.set_nodelay(true);
     let Ok(seen_as) = inside.local_addr() else {
         return refused("library");
     };
-    let logged_in = seat.login(seen_as);
+    let logged_in = seat.login(seen_as, Presented::of(client.get_ref().1.peer_certificates()));
     let mut traffic = std::pin::pin!(pass(client, inside));
     tokio::select! {
         () = &mut traffic => return,
-        logged_in = timeout(login_timeout, logged_in) => {
+        logged_in = timeout_at(until, logged_in) => {
             if !matches!(logged_in, Ok(Ok(()))) {
                 return refused("slow-login");
             }
@@ -228,8 +254,8 @@ async fn host(client: TcpStream, library: SocketAddr, mut seat: Seat, login_time
 }
 
 /// Passes bytes on in both directions until one end is gone.
-async fn pass(client: TcpStream, library: TcpStream) {
-    let (from_client, to_client) = client.into_split();
+async fn pass(client: TlsStream<TcpStream>, library: TcpStream) {
+    let (from_client, to_client) = tokio::io::split(client);
     let (from_library, to_library) = library.into_split();
     let inwards = async {
         copy(from_client, to_library, LIBRARY_STALL_MAX).await;
@@ -245,7 +271,12 @@ async fn pass(client: TcpStream, library: TcpStream) {
 async fn copy(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin, stall_max: Duration) {
     let mut buffer = vec![0; BUFFER_BYTES];
     while let Ok(read @ 1..) = from.read(&mut buffer).await {
-        let Ok(Ok(())) = timeout(stall_max, to.write_all(&buffer[..read])).await else {
+        let passed_on = async {
+            to.write_all(&buffer[..read]).await?;
+            // TLS may still hold the end of it.
+            to.flush().await
+        };
+        let Ok(Ok(())) = timeout(stall_max, passed_on).await else {
             return;
         };
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use record::{
-    ids::DeviceId,
+    ids::{DeviceId, ReadingId},
     reading::{Reason as Cause, Refusal},
 };
 use rmqtt::{
@@ -21,14 +21,15 @@ use rmqtt::{
     net::MqttError,
     session::{Session, SessionState},
     types::{
-        AuthResult, ClientId, CodecPublish, ConnectInfo, From as Origin, Id, LastWill, Publish, PublishAclResult,
-        PublishResult, QoS, Reason, Subscribe, SubscribeReturn,
+        AuthResult, ClientId, CodecPublish, ConnectInfo, From as Origin, FromType, Id, LastWill, Publish,
+        PublishAclResult, PublishResult, QoS, Reason, Subscribe, SubscribeReturn,
     },
 };
 
 use super::{
+    certificate::Presented,
     door::Guests,
-    logins::{Logins, answer_topic},
+    logins::{Login, Logins, answer_topic},
     quota::Quota,
     rate::Rates,
     rights::Rights,
@@ -36,6 +37,7 @@ use super::{
 use crate::{
     claim::ClaimId,
     intake::Intake,
+    mqtt::{notice::Notice, presence::Presence},
     outbox::{NotTaken, Verdict},
     topic::{Channel, Topic},
 };
@@ -56,6 +58,7 @@ pub(super) struct Hooks {
     guests: Guests,
     rates: Rates,
     intake: Intake,
+    presence: Presence,
 }
 
 impl Hooks {
@@ -63,7 +66,7 @@ impl Hooks {
     pub(super) async fn register(
         context: &ServerContext,
         (logins, quota, guests, rates): (Logins, Quota, Guests, Rates),
-        intake: Intake,
+        (intake, presence): (Intake, Presence),
     ) {
         let hooks = Self {
             context: context.clone(),
@@ -72,6 +75,7 @@ impl Hooks {
             guests,
             rates,
             intake,
+            presence,
         };
         let register = context.extends.hook_mgr().register();
         for question in [
@@ -79,6 +83,7 @@ impl Hooks {
             Type::ClientConnected,
             Type::ClientSubscribeCheckAcl,
             Type::MessagePublishCheckAcl,
+            Type::MessagePublish,
             Type::ClientDisconnected,
         ] {
             register.add(question, Box::new(hooks.clone())).await;
@@ -87,11 +92,9 @@ impl Hooks {
     }
 
     async fn authenticate(&self, connect: &ConnectInfo) -> AuthResult {
-        let (Some(name), Some(password)) = (connect.username(), connect.password()) else {
-            return refused_login("anonymous", AuthResult::NotAuthorized);
-        };
-        let Some(login) = self.logins.authenticate(name, password) else {
-            return refused_login("password", AuthResult::BadUsernameOrPassword);
+        let (name, login) = match self.identify(connect) {
+            Ok(known) => known,
+            Err(refused) => return refused,
         };
         let device = login.rights().and_then(Rights::device);
         if device.is_some_and(|device| self.intake.directory().is_out(device)) {
@@ -110,10 +113,10 @@ impl Hooks {
             let id = Id::new(id.node_id, id.lid, None, None, client_id, None);
             shared.entry(id).session().map(|session| session.id.clone())
         };
-        if owner(id.client_id.clone()).is_some_and(|owner| owner.username_ref() != &**name) {
+        if owner(id.client_id.clone()).is_some_and(|owner| owner.username_ref() != name) {
             return refused_login("client-id", AuthResult::NotAuthorized);
         }
-        let is_theirs = |client_id: &str| owner(client_id.into()).is_some_and(|owner| owner.username_ref() == &**name);
+        let is_theirs = |client_id: &str| owner(client_id.into()).is_some_and(|owner| owner.username_ref() == name);
         if !self.quota.take(name, &id.client_id, is_theirs) {
             return refused_login("sessions", AuthResult::NotAuthorized);
         }
@@ -121,6 +124,32 @@ impl Hooks {
             return refused_login("door", AuthResult::NotAuthorized);
         }
         AuthResult::Allow(false, None)
+    }
+
+    /// Who it is, by certificate or by password.
+    fn identify<'a>(&self, connect: &'a ConnectInfo) -> Result<(&'a str, Login), AuthResult> {
+        let Some(name) = connect.username() else {
+            return Err(refused_login("anonymous", AuthResult::NotAuthorized));
+        };
+        let password = connect.password().map(|password| &password[..]);
+        let rights = match self.guests.certificate(connect.ipaddress()) {
+            None => return Err(refused_login("door", AuthResult::NotAuthorized)),
+            Some(Presented::Unnamed) => None,
+            Some(Presented::Name(certificate)) => {
+                let said = (&**name, &*connect.id().client_id);
+                self.logins.recognise(&certificate, said, password)
+            }
+            Some(Presented::Nothing) => {
+                let Some(password) = password else {
+                    return Err(refused_login("anonymous", AuthResult::NotAuthorized));
+                };
+                let rights = self.logins.authenticate(name, password);
+                let rights = rights.ok_or_else(|| refused_login("password", AuthResult::BadUsernameOrPassword));
+                return Ok((name, rights?));
+            }
+        };
+        let rights = rights.ok_or_else(|| refused_login("certificate", AuthResult::NotAuthorized));
+        Ok((name, rights?))
     }
 
     fn is_own_state(&self, rights: &Rights, will: &LastWill<'_>) -> bool {
@@ -169,8 +198,13 @@ impl Hooks {
         let taken = tokio::time::timeout(TAKE_TIMEOUT, self.take(session, publish)).await;
         match taken {
             Ok(Ok(Taken::Durable)) => PublishAclResult::allow(),
-            Ok(Ok(Taken::Refused(device, refusal))) => {
-                self.tell(session, device, &refusal).await;
+            Ok(Ok(Taken::Refused {
+                device,
+                reading,
+                refusal,
+            })) => {
+                let notice = Notice::of(&refusal, reading.as_ref(), &publish.payload);
+                self.tell(session, device, &notice).await;
                 let disconnect = match refusal.reason {
                     Cause::WrongTopic => !understands,
                     Cause::Revoked => self.logins.device(user).is_some(),
@@ -212,12 +246,20 @@ impl Hooks {
         let verdict = match (&rights, topic) {
             (Some(rights), Ok(topic)) if rights.may_publish(&topic) => {
                 if topic.channel == Channel::State && publish.payload.len() <= STATE_BYTES_MAX {
+                    self.presence.stated(&topic.device, &publish.payload);
                     return Ok(Taken::Durable);
                 }
-                let device = Some(topic.device);
-                return Ok(match self.intake.take(&publish.topic, &publish.payload).await? {
-                    Verdict::Spooled(_) | Verdict::Duplicate(_) => Taken::Durable,
-                    Verdict::Quarantined(_, refusal) => Taken::Refused(device, refusal),
+                let (reading, verdict) = self.intake.receive(&publish.topic, &publish.payload).await;
+                return Ok(match verdict? {
+                    Verdict::Spooled(_) | Verdict::Duplicate(_) => {
+                        self.presence.heard(&topic.device);
+                        Taken::Durable
+                    }
+                    Verdict::Quarantined(_, refusal) => Taken::Refused {
+                        device: Some(topic.device),
+                        reading,
+                        refusal,
+                    },
                 });
             }
             (rights, topic) => {
@@ -229,22 +271,25 @@ impl Hooks {
                 self.intake
                     .refuse(device.clone(), refusal.clone(), &publish.payload)
                     .await?;
-                Taken::Refused(device, refusal)
+                Taken::Refused {
+                    device,
+                    reading: None,
+                    refusal,
+                }
             }
         };
         Ok(verdict)
     }
 
     /// Publishes the reason on the device's error topic, for whoever listens there.
-    async fn tell(&self, session: &Session, device: Option<DeviceId>, refusal: &Refusal) {
+    async fn tell(&self, session: &Session, device: Option<DeviceId>, notice: &Notice<'_>) {
         let Some(device) = device else { return };
         let topic = Topic {
             device,
             channel: Channel::Error,
         }
         .name(self.intake.gateway());
-        let text = serde_json::json!({ "reason": refusal.reason.as_str(), "detail": refusal.detail }).to_string();
-        self.say(session, topic, text).await;
+        self.say(session, topic, notice.text()).await;
     }
 
     /// Publishes something as the gateway.
@@ -255,13 +300,20 @@ impl Hooks {
             qos: QoS::AtLeastOnce,
             topic: topic.into(),
             packet_id: None,
-            payload: Bytes::from(text),
+            payload: Bytes::from(notice.text()),
             properties: Some(Default::default()),
         };
         let message = Publish::from(message).create_time(crate::outbox::now_ms());
         let origin = Origin::from_system(session.id.clone());
         if let Err(error) = SessionState::forwards(&self.context, origin, message, false, None).await {
             tracing::debug!(%error, "an answer could not be published");
+        }
+    }
+
+    /// A will is published: a device has gone without saying goodbye.
+    fn departed(&self, will: &Publish) {
+        if let Ok(Topic { device, .. }) = Topic::parse(self.intake.gateway(), &will.topic) {
+            self.presence.stated(&device, &will.payload);
         }
     }
 
@@ -278,7 +330,11 @@ impl Hooks {
 /// What became of a message that may be acknowledged.
 enum Taken {
     Durable,
-    Refused(Option<DeviceId>, Refusal),
+    Refused {
+        device: Option<DeviceId>,
+        reading: Option<ReadingId>,
+        refusal: Refusal,
+    },
 }
 
 fn refused_login(why: &'static str, result: AuthResult) -> AuthResult {
@@ -333,6 +389,10 @@ impl Handler for Hooks {
                 false,
                 Some(HookResult::PublishAclResult(self.publish(session, publish).await)),
             ),
+            Parameter::MessagePublish(_, origin, publish) if matches!(origin.typ(), FromType::LastWill) => {
+                self.departed(publish);
+                (true, before)
+            }
             Parameter::ClientConnected(session) => {
                 self.quota.opened(session.id.username_ref(), &session.id.client_id);
                 (true, before)

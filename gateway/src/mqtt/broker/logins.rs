@@ -53,6 +53,26 @@ impl Logins {
         is_right.then(|| Login::User(Rights::of_device(device)))
     }
 
+    /// Whom a certificate names. It must say the same name as user and as client id, and a password that comes along must be
+    /// the right one.
+    pub(super) fn recognise(
+        &self,
+        certificate: &str,
+        (user, client_id): (&str, &str),
+        password: Option<&[u8]>,
+    ) -> Option<Login> {
+        if self.users.rights(user).is_some() {
+            let rights = self.users.recognise(certificate, (user, client_id), password);
+            return rights.cloned().map(Login::User);
+        }
+        let device: DeviceId = certificate.parse().ok()?;
+        let is_named = user == certificate && client_id == certificate && self.directory.is_claimed(&device);
+        let is_right = password
+            .filter(|password| !password.is_empty())
+            .is_none_or(|password| self.directory.is_claimed_by(&device, password));
+        (is_named && is_right).then(|| Login::User(Rights::of_device(device)))
+    }
+
     /// The rights of somebody who is connected; a claimant has none of them.
     pub(super) fn rights(&self, name: &str) -> Option<Rights> {
         if let Some(rights) = self.users.rights(name) {

@@ -14,8 +14,10 @@ use crate::topic::{self, Channel, Topic};
 pub struct User {
     /// The name it connects with.
     pub user: String,
-    /// SHA-256 of its password (which is random, not chosen by a person), in hex.
-    pub password_sha256: String,
+    /// SHA-256 of its password (which is random, not chosen by a person), in hex; absent for who logs in with a certificate
+    /// alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub password_sha256: Option<String>,
     /// The device it is; absent for the home's own user, which may publish for any device of this gateway: the devices'
     /// signatures still decide.
     pub device: Option<DeviceId>,
@@ -70,7 +72,7 @@ impl Rights {
 /// The users, by name.
 #[derive(Clone, Debug)]
 pub struct Users {
-    users: HashMap<String, ([u8; 32], Rights)>,
+    users: HashMap<String, (Option<[u8; 32]>, Rights)>,
 }
 
 impl Users {
@@ -81,10 +83,12 @@ impl Users {
     pub fn of(list: Vec<User>) -> Result<Self, String> {
         let mut users = HashMap::with_capacity(list.len());
         for user in list {
-            let digest = hex::decode(&user.password_sha256)
-                .ok()
-                .and_then(|bytes| bytes.try_into().ok());
-            let digest = digest.ok_or_else(|| format!("password_sha256 of {:?} must be 64 hex digits", user.user))?;
+            let wrong = || format!("password_sha256 of {:?} must be 64 hex digits", user.user);
+            let digest = user.password_sha256.as_ref().map(|text| {
+                let bytes = hex::decode(text).ok().and_then(|bytes| bytes.try_into().ok());
+                bytes.ok_or_else(wrong)
+            });
+            let digest = digest.transpose()?;
             let rights = Rights { device: user.device };
             if user.user.is_empty() || users.insert(user.user.clone(), (digest, rights)).is_some() {
                 return Err(format!("user {:?} must have a name of its own", user.user));
@@ -97,10 +101,30 @@ impl Users {
     pub(super) fn authenticate(&self, name: &str, password: &[u8]) -> Option<&Rights> {
         const NOBODY: [u8; 32] = [0; 32];
         let given = digest::digest(&digest::SHA256, password);
-        let known = self.users.get(name);
+        let known = self
+            .users
+            .get(name)
+            .and_then(|(digest, rights)| Some((digest.as_ref()?, rights)));
         let expected = known.map_or(&NOBODY, |(digest, _)| digest);
         let is_right = verify_slices_are_equal(given.as_ref(), expected).is_ok();
         known.filter(|_| is_right).map(|(_, rights)| rights)
+    }
+
+    /// The rights of the user whom a certificate names. It must say the same name as user and as client id, and a password
+    /// that comes along must be the right one.
+    pub(super) fn recognise(
+        &self,
+        certificate: &str,
+        (user, client_id): (&str, &str),
+        password: Option<&[u8]>,
+    ) -> Option<&Rights> {
+        if user != certificate || client_id != certificate {
+            return None;
+        }
+        match password.filter(|password| !password.is_empty()) {
+            Some(password) => self.authenticate(user, password),
+            None => self.rights(user),
+        }
     }
 
     /// The rights of a user who is connected.
@@ -116,7 +140,7 @@ mod tests {
     fn user(name: &str, password: &str, device: Option<&str>) -> User {
         User {
             user: name.to_owned(),
-            password_sha256: hex::encode(digest::digest(&digest::SHA256, password.as_bytes())),
+            password_sha256: Some(hex::encode(digest::digest(&digest::SHA256, password.as_bytes()))),
             device: device.map(|d| d.parse().expect("good")),
         }
     }
@@ -139,6 +163,26 @@ mod tests {
         assert!(users().authenticate("scale", b"s3cre").is_none());
         assert!(users().authenticate("nobody", b"s3cret").is_none());
         assert!(users().authenticate("", b"").is_none());
+    }
+
+    #[test]
+    fn a_certificate_opens_for_its_own_name_alone() {
+        let users = users();
+        let who = |user, client_id, password| users.recognise("scale", (user, client_id), password).is_some();
+        assert!(who("scale", "scale", None) && who("scale", "scale", Some(b"s3cret".as_slice())));
+        assert!(!who("scale", "scale", Some(b"wrong".as_slice())));
+        assert!(!who("home", "scale", None) && !who("scale", "home", None) && !who("home", "home", Some(b"hom3")));
+        assert!(users.recognise("nobody", ("nobody", "nobody"), None).is_none());
+        let bare = User {
+            password_sha256: None,
+            ..user("bare", "", Some("bare-1"))
+        };
+        let bare = Users::of(vec![bare]).expect("good");
+        assert!(bare.recognise("bare", ("bare", "bare"), None).is_some());
+        assert!(
+            bare.authenticate("bare", b"").is_none(),
+            "without a password there is none to guess"
+        );
     }
 
     #[test]
@@ -189,7 +233,7 @@ mod tests {
         assert!(Users::of(vec![user("a", "x", None), user("a", "y", None)]).is_err());
         assert!(
             Users::of(vec![User {
-                password_sha256: "abc".to_owned(),
+                password_sha256: Some("abc".to_owned()),
                 ..user("a", "x", None)
             }])
             .is_err()

@@ -1,0 +1,491 @@
+"""The suite for what is between devices and gateway, the same tests on the embedded broker and on Mosquitto.
+
+usage: brokers.py [embedded|mosquitto]      both, otherwise
+
+Each driver gets a sandbox of its own, whose fleet measures all the time; the tests play devices that are enrolled and that
+nobody switched on. At the end the sandbox checks every promise: what was acknowledged, to the fleet and here, is final, once.
+Where the brokers differ, the difference is written down in the test and in docs/OPERATIONS.md.
+"""
+
+import json
+import os
+import pathlib
+import shutil
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+import time
+import unittest
+import urllib.parse
+import warnings
+
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "faults"))
+import sandbox  # noqa: E402
+from device import PATIENCE_S, Device, Refused, topic_of  # noqa: E402
+from sandbox import Sandbox, eventually  # noqa: E402
+
+FLEET = 7
+# Two of each kind that is played by hand come after the fleet's, in the household's order of kinds.
+SPARES = 14
+NOT_AUTHORIZED, QUOTA_EXCEEDED, PAYLOAD_FORMAT_INVALID = 0x87, 0x97, 0x99
+SETTINGS = "nodes = 1\nspare_devices = {spares}\n[mqtt]\nbroker = \"{driver}\"\n"
+NODE_CLIENT = """
+const mqtt = require("mqtt"), fs = require("fs"), [url, ca, cert, key, user, topic, file] = process.argv.slice(2);
+const client = mqtt.connect(url, { protocolVersion: Number(process.env.VERSION), clientId: user, username: user,
+    ca: fs.readFileSync(ca), cert: fs.readFileSync(cert), key: fs.readFileSync(key), reconnectPeriod: 0 });
+client.on("error", (e) => { console.error(e.message); process.exit(1); });
+client.on("connect", () => client.publish(topic, fs.readFileSync(file), { qos: 1 }, (e) => {
+    console.log(e ? e.message : "acknowledged"); client.end(false, () => process.exit(e ? 1 : 0)); }));
+setTimeout(() => process.exit(2), 20000);
+"""
+
+
+class Brokers:
+    """The tests; a class below names the driver."""
+
+    driver = None
+
+    @classmethod
+    def start(cls):
+        try:
+            cls.sandbox = Sandbox(devices=FLEET, settings=SETTINGS.format(spares=SPARES, driver=cls.driver))
+        except Exception as error:
+            cls.failure = error
+
+    @classmethod
+    def setUpClass(cls):
+        cls.starting.join()
+        if cls.failure:
+            raise cls.failure
+        # So many readings of this class are believed, each once.
+        cls.by_hand = 0
+
+    def setUp(self):
+        self.opened = []
+
+    def tearDown(self):
+        for device in self.opened:
+            device.close()
+
+    # --- what the tests use
+
+    @property
+    def is_mosquitto(self):
+        return self.driver == "mosquitto"
+
+    def device(self, name, **how):
+        """A spare device, connected, that hears what the gateway says to it."""
+        report = self.sandbox.report
+        entry = next(d for d in report["devices"][FLEET:] if d["id"] == name)
+        device = Device(report, entry)
+        self.opened.append(device)
+        device.connect(**how)
+        device.listen()
+        return device
+
+    def believed(self, device, message, **how):
+        """Publishes a reading that has to be taken, and waits until the gateway has it."""
+        self.assertIn(device.publish(message, **how), (0, 0x10))
+        type(self).by_hand += 1
+        if self.is_mosquitto:
+            eventually("the acknowledgement", PATIENCE_S, lambda: device.is_acknowledged(device.seq))
+
+    def status(self):
+        return self.sandbox.gateway_status()
+
+    def quarantined(self, reason):
+        return self.status()["quarantined"]["by_reason"].get(reason, 0)
+
+    def kill(self, who, meanwhile=lambda: None):
+        """Ends a process as a power cut would; the sandbox starts it again."""
+        before = self.sandbox.report[who]
+        os.kill(before["pid"], signal.SIGKILL)
+        meanwhile()
+
+        def back():
+            now = self.sandbox.report[who]
+            return now["restarts"] > before["restarts"] and now["pid"]
+
+        eventually(f"{who} started again", PATIENCE_S, back)
+        eventually("the gateway hears devices", PATIENCE_S, self.hears)
+
+    def hears(self):
+        status = self.status()
+        return status.get("broker", {"state": "up"})["state"] == "up" and status["connected"] > 0
+
+    def fleet(self):
+        return json.loads((pathlib.Path(self.sandbox.report["fleet"]["data_dir"]) / "status.json").read_text())
+
+    def fleet_goes_on(self):
+        before = self.fleet()["acknowledged"]
+        eventually("the fleet is acknowledged", PATIENCE_S, lambda: self.fleet()["acknowledged"] > before + FLEET)
+
+    # --- T1: who may publish what
+
+    def a_device_publishes_nothing_for_another(self):
+        thief, victim = self.device("thermometer-2"), self.device("scale-2")
+        message = victim.message("71.5")
+        self.assertEqual(thief.publish(message, of=victim.device), NOT_AUTHORIZED)
+        for channel in ("ack", "error", "cmd"):
+            self.assertEqual(thief.publish(b"{}", channel=channel), NOT_AUTHORIZED, channel)
+            self.assertEqual(thief.publish(b"{}", channel=channel, of=victim.device), NOT_AUTHORIZED, channel)
+        self.assertEqual(thief.publish_on("elsewhere", b"x"), NOT_AUTHORIZED)
+        # The victim's number was not used up.
+        self.believed(victim, message)
+
+    def a_device_claims_no_others_name_in_a_reading(self):
+        thief, victim = self.device("thermometer-2"), self.device("scale-2")
+        forged = thief.signed(victim.reading("29463-7", "71.5", "kg"))
+        before = self.quarantined("wrong-signature")
+        self.assertIn(thief.publish(forged), (0, NOT_AUTHORIZED))
+        notice = eventually("the reason", PATIENCE_S, lambda: thief.notice(forged))
+        self.assertEqual(notice["reason"], "wrong-signature")
+        self.assertNotIn("seq", notice, "nobody has vouched for a number")
+        self.assertEqual(self.quarantined("wrong-signature"), before + 1)
+        # Its own name, its own key, and what belongs to somebody else inside: also a changed byte is seen.
+        genuine = thief.message("36.61")
+        forged = genuine.replace(b"36.61", b"39.61")
+        thief.publish(forged)
+        self.assertEqual(eventually("the reason", PATIENCE_S, lambda: thief.notice(forged))["reason"], "wrong-signature")
+        self.believed(thief, genuine)
+
+    def a_certificate_opens_for_its_own_name_alone(self):
+        report = self.sandbox.report
+        thief, victim = [Device(report, d) for d in report["devices"][FLEET:FLEET + 2]]
+        self.opened += [thief, victim]
+        if self.is_mosquitto:
+            # Mosquitto does not look at what a client calls itself: it is who its certificate says.
+            victim.connect(certificate_of=thief.device)
+            self.assertEqual(victim.publish(b"x"), NOT_AUTHORIZED)
+        else:
+            for said in ({"user": victim.device["id"]}, {"client_id": victim.device["id"]}):
+                with self.assertRaises(Refused):
+                    thief.connect(**said)
+            with self.assertRaises(Refused):
+                victim.connect(certificate_of=thief.device)
+
+    def nobody_comes_in_without_a_right(self):
+        report = self.sandbox.report
+        broker = urllib.parse.urlsplit(report["gateway"]["mqtt"])
+        # A fog node's certificate is of another authority.
+        folder = pathlib.Path(report["nodes"][0]["data_dir"]).parent
+        stranger = {"certificate_file": folder / "node.crt", "private_key_file": folder / "node.key"}
+        self.assertTrue(stranger["certificate_file"].exists())
+        device = Device(report, report["devices"][FLEET])
+        with self.assertRaises((Refused, OSError)):
+            device.connect(certificate_of=stranger)
+        command = ["mosquitto_pub", "-h", broker.hostname, "-p", str(broker.port), "-V", "5", "-q", "1", "--cafile", report["gateway"]["ca_file"],
+                   "-t", device.device["topic"], "-m", "x"]
+        for who in ([], ["-u", device.device["id"]], ["-u", device.device["id"], "-P", "guessed"]):
+            self.assertNotEqual(subprocess.run(command + who, capture_output=True, timeout=30).returncode, 0, who)
+        warnings.simplefilter("ignore", DeprecationWarning)
+        old = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        old.check_hostname, old.verify_mode = False, ssl.CERT_NONE
+        old.set_ciphers("ALL:@SECLEVEL=0")
+        old.minimum_version = old.maximum_version = ssl.TLSVersion.TLSv1_1
+        with self.assertRaises((ssl.SSLError, OSError)), socket.create_connection((broker.hostname, broker.port), timeout=10) as plain:
+            old.wrap_socket(plain).close()
+
+    # --- T6: what a curious client sees
+
+    def whoever_listens_to_everything_hears_nothing_of_others(self):
+        curious = self.device("oximeter-2")
+        for name in ("#", "+/#", "vitalfog/v1/home-1/#", "vitalfog/v1/home-1/+/reading", "$SYS/#", "vitalfog/v1/home-1/scale-2/ack"):
+            # Mosquitto's rights are about messages: it grants the subscription and delivers nothing.
+            self.assertEqual(curious.subscribe(name), [1] if self.is_mosquitto else [NOT_AUTHORIZED], name)
+        curious.heard.clear()
+        self.fleet_goes_on()
+        other = self.device("scale-2")
+        self.believed(other, other.message("70.5"))
+        own = f"vitalfog/v1/home-1/{curious.device['id']}/"
+        self.assertEqual([topic for topic, *_ in curious.heard if not topic.startswith(own)], [])
+
+    # --- T3: what is not believed
+
+    def hostile_payloads_are_kept_apart_with_their_reason(self):
+        device = self.device("thermometer-2")
+        head = '{"v":1,"device":"thermometer-2","boot":"9-0000000000000009","seq":1,"up_ms":1,"time_quality":"unknown","observations":'
+        hostile = {
+            "malformed": [b"\x00\xffnot a reading", b"", b"\x81" * 60_000, b"{" * 60_000, b"\xa1" * 1_000, b"\xd2\x84\x5b" + b"\xff" * 8,
+                          device.signed(head + '[{"code":"8310-5","value":NaN,"unit":"Cel","state":"valid"}]}')],
+            "implausible": [device.message("366")],
+            "wrong-unit": [device.signed(device.reading("8310-5", "309.8", "K"))],
+            "unknown-code": [device.signed(device.reading("0-0", "1", "1"))],
+        }
+        for reason, messages in hostile.items():
+            for message in messages:
+                code = device.publish(message)
+                self.assertEqual(code, 0 if self.is_mosquitto else PAYLOAD_FORMAT_INVALID, reason)
+                notice = eventually(f"the reason {reason}", PATIENCE_S, lambda: device.notice(message))
+                self.assertEqual(notice["reason"], reason)
+                self.assertTrue(notice["detail"])
+                if reason != "malformed":
+                    self.assertEqual(notice["boot"], device.boot)
+                    self.assertTrue(1 <= notice["seq"] <= device.seq)
+        self.assertEqual(self.quarantined("implausible"), 1)
+        # Larger than a reading may be: the embedded broker says why, Mosquitto hangs up.
+        self.assertEqual(device.publish(b"x" * 70_000), None if self.is_mosquitto else PAYLOAD_FORMAT_INVALID)
+        # The number that was refused is used: the next one is taken, and nothing waits.
+        device.close()
+        device = self.device("thermometer-2")
+        self.believed(device, device.message())
+
+    # --- F25: repeated, out of order, retained
+
+    def what_comes_twice_or_out_of_order_counts_once(self):
+        device = self.device("scale-2")
+        messages = [device.message(f"7{n}.5") for n in range(1, 7)]
+        for at in (2, 0, 1, 0, 2, 5):
+            self.assertIn(device.publish(messages[at]), (0, 0x10))
+        type(self).by_hand += 4
+        gaps = eventually("the gap", PATIENCE_S, lambda: [g for g in self.status()["gaps"] if g["boot"] == device.boot])
+        self.assertEqual(gaps[0]["missing"], [[4, 5]])
+        if self.is_mosquitto:
+            said = eventually("the acknowledgement", PATIENCE_S, lambda: device.is_acknowledged(6) and device.progress())
+            self.assertEqual((said["upto_seq"], said["high_seq"], said["missing"]), (3, 6, [[4, 5]]))
+            self.assertFalse(device.is_acknowledged(4))
+        for at in (4, 3):
+            self.assertIn(device.publish(messages[at]), (0, 0x10))
+        type(self).by_hand += 2
+        eventually("no gap", PATIENCE_S, lambda: all(g["boot"] != device.boot for g in self.status()["gaps"]))
+        if self.is_mosquitto:
+            eventually("all", PATIENCE_S, lambda: device.progress()["upto_seq"] == 6 and "missing" not in device.progress())
+
+    # --- T2, F3, session resume: the gateway is killed
+
+    def a_replay_after_a_restart_is_known(self):
+        device = self.device("oximeter-2", clean=True, expiry_s=600)
+        messages = [device.message(str(n)) for n in range(90, 96)]
+        for message in messages[:4]:
+            self.assertIn(device.publish(message), (0, 0x10))
+        # Also one that the broker keeps, and gives to every new subscriber.
+        self.assertIn(device.publish(messages[4], retain=True), (0, 0x10))
+        type(self).by_hand += 5
+        if self.is_mosquitto:
+            eventually("the acknowledgement", PATIENCE_S, lambda: device.is_acknowledged(5))
+        before = self.status()["duplicates"]
+        for message in messages[:5]:
+            device.publish(message)
+        eventually("duplicates", PATIENCE_S, lambda: self.status()["duplicates"] >= before + 5)
+
+        def meanwhile():
+            if self.is_mosquitto:
+                # Nobody hears it now: Mosquitto says 0, keeps it in the gateway's session, and that is no receipt.
+                self.assertIn(device.publish(messages[5]), (0, 0x10))
+                self.assertFalse(device.is_acknowledged(6))
+
+        self.kill("gateway", meanwhile)
+        if self.is_mosquitto:
+            eventually("what waited in the gateway's session", PATIENCE_S, lambda: device.is_acknowledged(6))
+            type(self).by_hand += 1
+        else:
+            device = self.reconnected(device)
+            self.believed(device, messages[5])
+        before = self.status()["duplicates"]
+        for message in messages * 2:
+            self.assertIn(device.publish(message), (0, 0x10))
+        eventually("duplicates", PATIENCE_S, lambda: self.status()["duplicates"] >= before + 12)
+        self.fleet_goes_on()
+
+    def reconnected(self, device):
+        eventually("the broker lets devices in", PATIENCE_S, lambda: device.connect() is not None)
+        device.listen()
+        return device
+
+    def a_session_is_resumed(self):
+        device = self.device("oximeter-2", clean=True, expiry_s=600)
+        absurd = device.message("970")
+        device.close()
+        self.assertTrue(device.connect(clean=False, expiry_s=600))
+        self.assertEqual(device.publish(absurd), 0 if self.is_mosquitto else PAYLOAD_FORMAT_INVALID)
+        notice = eventually("the reason, without a new subscription", PATIENCE_S, lambda: device.notice(absurd))
+        self.assertEqual((notice["reason"], notice["seq"]), ("implausible", device.seq))
+        device.close()
+        self.assertFalse(device.connect(clean=True), "a clean start forgets")
+
+    # --- back-pressure: the spool is full
+
+    def a_full_spool_takes_nothing_and_loses_nothing(self):
+        device = self.device("scale-2", receive_max=8)
+        self.configure("outbox", "bytes_max = 1\n")
+        device = self.reconnected(device)
+        message = device.message("75.5")
+        self.assertEqual(device.publish(message), 0 if self.is_mosquitto else QUOTA_EXCEEDED)
+        acknowledged = self.status()["acknowledged"]
+        time.sleep(1.5)
+        self.assertFalse(device.is_acknowledged(device.seq))
+        self.assertEqual(self.status()["acknowledged"], acknowledged)
+        self.configure("outbox", "")
+        device = self.reconnected(device)
+        if self.is_mosquitto:
+            eventually("what Mosquitto kept", PATIENCE_S, lambda: device.is_acknowledged(device.seq))
+            type(self).by_hand += 1
+        else:
+            self.believed(device, message)
+        self.fleet_goes_on()
+
+    def configure(self, section, lines):
+        """Restarts the gateway with other lines in a section, and a short patience with silent devices."""
+        file = pathlib.Path(self.sandbox.report["gateway"]["data_dir"]).parent / "config.toml"
+        original = file.with_name("config.original")
+        if not original.exists():
+            shutil.copy(file, original)
+        text = original.read_text().replace("[mqtt]\n", "[mqtt]\nsilent_after_s = 3\n")
+        file.write_text(text + (f"[{section}]\n{lines}" if lines else ""))
+        self.kill("gateway")
+
+    # --- will, state, silence
+
+    def a_device_that_vanishes_is_known_to_be_gone(self):
+        state = topic_of({"id": "cuff-2"}, "state")
+        eventually("the fleet is there", PATIENCE_S, lambda: self.status()["silent"]["online"] == FLEET)
+        device = self.device("cuff-2", will=(state, json.dumps({"online": False})))
+        self.assertIn(device.publish(json.dumps({"online": True}), channel="state"), (0, 0x10))
+        eventually("one more", PATIENCE_S, lambda: self.status()["silent"]["online"] == FLEET + 1)
+        device.vanish()
+        eventually("its will", PATIENCE_S, lambda: self.status()["silent"]["online"] == FLEET)
+        # Nobody else can be declared dead: a will is bound to its device's topic.
+        other = Device(self.sandbox.report, device.device)
+        self.opened.append(other)
+        try:
+            other.connect(will=(topic_of({"id": "scale-1"}, "state"), json.dumps({"online": False})))
+            other.vanish()
+        except Refused:
+            self.assertFalse(self.is_mosquitto)
+        time.sleep(1)
+        self.assertEqual(self.status()["silent"]["online"], FLEET)
+
+    def a_silent_device_is_shown(self):
+        # The spares that nobody plays are silent; the fleet is not, and who speaks now is not any more.
+        silent = eventually("silence", PATIENCE_S, lambda: self.status()["silent"] if self.status()["silent"]["devices"] >= SPARES - 3 else None)
+        names = {d["device"] for d in silent["longest"]}
+        self.assertIn("cuff-3", names)
+        self.assertFalse(names & {d["id"] for d in self.sandbox.report["devices"][:FLEET] if d["id"].startswith(("ecg", "ppg"))})
+        device = self.device("scale-3")
+        self.believed(device, device.message("60.5"))
+        self.assertNotIn("scale-3", {d["device"] for d in self.status()["silent"]["longest"]})
+        _, metrics = self.sandbox.fetch(self.sandbox.report["gateway"]["http"] + "/metrics")
+        self.assertRegex(metrics.decode(), r"(?m)^gateway_devices_silent [1-9]")
+
+    # --- F26: the broker dies, and forgets
+
+    def a_broker_that_forgets_everything_loses_nothing(self):
+        if not self.is_mosquitto:
+            # It is in the gateway: its death is the gateway's, which the tests above were about.
+            self.kill("gateway")
+            return self.fleet_goes_on()
+        gateway, broker = self.sandbox.report["gateway"], self.sandbox.report["broker"]
+        device = self.device("scale-2")
+        os.kill(gateway["pid"], signal.SIGSTOP)
+        try:
+            # Mosquitto acknowledges what nobody has.
+            lost = device.message("76.5")
+            self.assertIn(device.publish(lost), (0, 0x10))
+            before = self.fleet()["published"]
+            eventually("readings wait in the broker", PATIENCE_S, lambda: self.fleet()["published"] > before + FLEET)
+            os.kill(broker["pid"], signal.SIGKILL)
+            for file in pathlib.Path(broker["data_dir"]).iterdir():
+                file.unlink()
+        finally:
+            # With it goes what the kernel had received for it.
+            os.kill(gateway["pid"], signal.SIGKILL)
+        eventually("a new broker", PATIENCE_S, lambda: self.sandbox.report["broker"]["restarts"] > broker["restarts"] and self.hears())
+        device = self.reconnected(device)
+        time.sleep(1)
+        self.assertFalse(device.is_acknowledged(device.seq), "nobody has it")
+        self.believed(device, lost)
+        # What the fleet had published by the time of the death is acknowledged in the end.
+        published = self.fleet()["published"]
+        eventually("the fleet sent again", PATIENCE_S, lambda: self.fleet()["acknowledged"] >= published)
+
+    # --- foreign clients, unchanged
+
+    def mosquitto_clients_speak_with_it(self):
+        device = self.device("thermometer-3")
+        device.close()
+        broker, entry = urllib.parse.urlsplit(self.sandbox.report["gateway"]["mqtt"]), device.device
+        common = ["-h", broker.hostname, "-p", str(broker.port), "--cafile", self.sandbox.report["gateway"]["ca_file"],
+                  "--cert", entry["certificate_file"], "--key", entry["private_key_file"], "-i", entry["id"], "-u", entry["id"], "-q", "1"]
+        for version in ("5", "311"):
+            ended = subprocess.run(["mosquitto_pub", *common, "-V", version, "-t", entry["topic"], "-s", "-d"], input=device.message(),
+                                   capture_output=True, timeout=30)
+            self.assertEqual(ended.returncode, 0, ended.stderr.decode())
+            type(self).by_hand += 1
+            said = json.dumps({"online": False, "version": version})
+            state = topic_of(entry, "state")
+            kept = subprocess.run(["mosquitto_pub", *common, "-V", version, "-t", state, "-m", said, "-r"], capture_output=True, timeout=30)
+            self.assertEqual(kept.returncode, 0, kept.stderr.decode())
+            heard = subprocess.run(["mosquitto_sub", *common, "-V", version, "-t", state, "-C", "1", "-W", "2"], capture_output=True, timeout=30)
+            # On Mosquitto a device may not read its state, only the gateway may.
+            self.assertEqual(heard.stdout.decode().strip(), "" if self.is_mosquitto else said)
+
+    def the_npm_client_speaks_with_it(self):
+        modules = pathlib.Path(__file__).parents[2] / "target/peers/node/node_modules"
+        if not (modules / "mqtt").is_dir() or not shutil.which("node"):
+            self.skipTest("npm's mqtt is not installed")
+        device = self.device("thermometer-3")
+        device.close()
+        entry, folder = device.device, self.sandbox.folder
+        (folder / "client.js").write_text(NODE_CLIENT)
+        for version in ("5", "4"):
+            (folder / "message").write_bytes(device.message())
+            command = ["node", folder / "client.js", self.sandbox.report["gateway"]["mqtt"], self.sandbox.report["gateway"]["ca_file"],
+                       entry["certificate_file"], entry["private_key_file"], entry["id"], entry["topic"], folder / "message"]
+            ended = subprocess.run(command, capture_output=True, timeout=40, env=os.environ | {"NODE_PATH": str(modules), "VERSION": version})
+            self.assertEqual((ended.returncode, ended.stdout.decode().strip()), (0, "acknowledged"), ended.stderr.decode())
+            type(self).by_hand += 1
+
+    # --- the end
+
+    def every_promise_held(self):
+        code, report = self.sandbox.end()
+        told = {key: report[key] for key in ("acknowledged", "final", "gaps", "duplicates", "unconfirmed", "by_hand")}
+        print(f"{self.driver}: {told}")
+        self.assertEqual((code, report["passed"], report["failures"]), (0, True, []), self.sandbox.printed())
+        self.assertEqual((report["gaps"], report["duplicates"]), (0, 0))
+        self.assertEqual(report["by_hand"], self.by_hand)
+
+
+class Embedded(Brokers, unittest.TestCase):
+    driver = "embedded"
+
+
+class Mosquitto(Brokers, unittest.TestCase):
+    driver = "mosquitto"
+
+
+TESTS = [
+    "a_device_publishes_nothing_for_another",
+    "a_device_claims_no_others_name_in_a_reading",
+    "a_certificate_opens_for_its_own_name_alone",
+    "nobody_comes_in_without_a_right",
+    "whoever_listens_to_everything_hears_nothing_of_others",
+    "hostile_payloads_are_kept_apart_with_their_reason",
+    "what_comes_twice_or_out_of_order_counts_once",
+    "a_session_is_resumed",
+    "mosquitto_clients_speak_with_it",
+    "the_npm_client_speaks_with_it",
+    "a_replay_after_a_restart_is_known",
+    "a_full_spool_takes_nothing_and_loses_nothing",
+    "a_device_that_vanishes_is_known_to_be_gone",
+    "a_silent_device_is_shown",
+    "a_broker_that_forgets_everything_loses_nothing",
+    "every_promise_held",
+]
+
+
+def main():
+    chosen = [case for case in (Embedded, Mosquitto) if case.driver in (sys.argv[1:] or ["embedded", "mosquitto"])]
+    for case in chosen:
+        # Both sandboxes start at once; each is waited for by its own tests.
+        case.sandbox, case.failure, case.starting = None, None, threading.Thread(target=case.start)
+        case.starting.start()
+    suite = unittest.TestSuite(case(name) for case in chosen for name in TESTS)
+    sandbox.run(suite, "drivers")
+
+
+if __name__ == "__main__":
+    main()
