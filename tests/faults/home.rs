@@ -60,7 +60,9 @@ impl Home {
         let household = Household::furnish(&folder, devices, Library::embedded()).expect("furnishes");
         let ports = Ports::plan(free_port() - 1, 4).expect("there are such ports");
         let network = Network::found(folder, ports, (4, 1_000), household).expect("founds");
-        let program = network.gateway_program(Broker::Embedded).expect("writes the configuration");
+        let program = network
+            .gateway_program(Broker::Embedded)
+            .expect("writes the configuration");
         let config = program.arguments.last().expect("run --config FILE").clone();
         let (mqtt, http) = (
             (Ipv4Addr::LOCALHOST, free_port()).into(),

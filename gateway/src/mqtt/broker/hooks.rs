@@ -300,7 +300,7 @@ impl Hooks {
             qos: QoS::AtLeastOnce,
             topic: topic.into(),
             packet_id: None,
-            payload: Bytes::from(notice.text()),
+            payload: Bytes::from(text),
             properties: Some(Default::default()),
         };
         let message = Publish::from(message).create_time(crate::outbox::now_ms());
