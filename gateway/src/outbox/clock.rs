@@ -201,6 +201,7 @@ mod tests {
                 entry: Entry::new(now.gateway_ms, reading),
                 wall_ms: None,
                 ticks_ms: Some(now.up_ms),
+                urgency: Urgency::Live,
             };
             all.clock(&measurement).is_some()
         };
