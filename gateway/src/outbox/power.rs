@@ -10,11 +10,7 @@ use redb::{Database, StorageBackend};
 
 use ledger::admission::Submission;
 
-use super::{
-    store::Store,
-    tests::Home,
-    *,
-};
+use super::{store::Store, tests::Home, *};
 use record::bundle::SealedBundle;
 
 /// A disk writes sectors whole or not at all.
