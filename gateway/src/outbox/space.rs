@@ -1,7 +1,8 @@
 //! Whether there is room for more: in the spool's own bound and on the disk. Said once when it changes.
 //!
-//! Two marks of the disk: below the reserve nothing new is taken, so that what was taken can still be forgotten; below a
-//! quarter of it nothing at all is written, since a write that fails half-way would end the process. What is full stays full
+//! Three marks of the disk: below the reserve nothing new is taken but alarms, below a half of it not even those, so that what
+//! was taken can still be forgotten; below a quarter nothing at all is written, since a write that fails half-way would end the
+//! process. What is full stays full
 //! until there is clearly room again: devices that are told so at every other reading would keep trying.
 
 use std::{
@@ -70,6 +71,12 @@ impl Space {
         full
     }
 
+    /// Whether an alarm is taken all the same, given all bytes with it: a sixteenth beyond the spool's bound and a half of the
+    /// reserve are for alarms.
+    pub(super) fn bears_an_alarm(&mut self, bytes: u64) -> bool {
+        bytes <= self.bytes_max.saturating_add(self.bytes_max / LOW_WATER) && self.free() >= self.reserve_bytes / 2
+    }
+
     /// Whether what must be written may be: a little is left.
     pub(super) fn bears_a_commit(&mut self) -> bool {
         self.last_look = None;
@@ -119,7 +126,7 @@ mod tests {
         assert_eq!(Space::of(folder.path(), 0, 10).refuses(0, 10), None);
         let mut full = Space::of(folder.path(), u64::MAX, 10);
         assert_eq!(full.refuses(0, 1), Some(Shortage::Disk));
-        assert!(!full.bears_a_commit());
+        assert!(!full.bears_a_commit() && !full.bears_an_alarm(1));
     }
 
     #[test]
@@ -131,5 +138,6 @@ mod tests {
         assert_eq!(space.refuses(1_495, 6), Some(Shortage::Spool), "not yet");
         assert_eq!(space.refuses(1_490, 10), None);
         assert_eq!(space.refuses(1_590, 10), None, "and full up to the mark again");
+        assert!(space.bears_an_alarm(1_700) && !space.bears_an_alarm(1_701));
     }
 }

@@ -173,7 +173,7 @@ impl Writer {
             }
             Place::New => {
                 let bytes = measurement.entry.reading.as_bytes().len() as u64 + OVERHEAD_BYTES;
-                if self.full(batch.bytes + bytes).is_some() {
+                if !self.takes(measurement.urgency, batch.bytes + bytes) {
                     return refuse(answer);
                 }
                 batch.watch_gaps(&self.sequences, &measurement);
@@ -227,6 +227,11 @@ impl Writer {
 
     fn full(&mut self, more_bytes: u64) -> Option<Shortage> {
         self.space.refuses(self.spooled.2 + self.aside.bytes(), more_bytes)
+    }
+
+    fn takes(&mut self, urgency: Urgency, more_bytes: u64) -> bool {
+        let bytes = self.spooled.2 + self.aside.bytes() + more_bytes;
+        self.full(more_bytes).is_none() || (urgency == Urgency::Alarm && self.space.bears_an_alarm(bytes))
     }
 
     fn has_notes(&self) -> bool {

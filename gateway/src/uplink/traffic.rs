@@ -1,7 +1,8 @@
 //! What is under way and what starts next: each lane has a share of the flights that the others cannot take.
 //!
-//! With `n` flights: alarms have a quarter more of their own; another try of what was laid by may be a quarter, the backlog
-//! three quarters; what is new goes before the backlog, but leaves it an eighth, so that neither ever starves.
+//! With `n` flights: alarms have a quarter more of their own; another try of what was laid by may be a quarter. What is new
+//! goes before the backlog, and each leaves the other an eighth, so that neither ever starves; whatever is free beyond that is
+//! for who asks, since flights land all the time and the next place goes to what is new.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -63,15 +64,14 @@ impl Shares {
         let quarter = (self.max / 4).max(1);
         let room = self.max.saturating_sub(self.total());
         let own = self.flying[lane as usize];
+        // Of a single flight nothing can be left to others.
+        let left = (self.max / 8).max(1).min(self.max.saturating_sub(1));
         match lane {
             Lane::Alarm => (self.max + quarter).saturating_sub(self.total()),
             Lane::Again => room.min(quarter.saturating_sub(own)),
-            Lane::Backlog => room.min(self.max.saturating_sub(quarter).max(1).saturating_sub(own)),
-            Lane::Live if backlog_waits && self.max > 1 => {
-                let left_to_backlog = (self.max / 8)
-                    .max(1)
-                    .saturating_sub(self.flying[Lane::Backlog as usize]);
-                room.saturating_sub(left_to_backlog)
+            Lane::Backlog => room.min((self.max - left).saturating_sub(own)),
+            Lane::Live if backlog_waits => {
+                room.saturating_sub(left.saturating_sub(self.flying[Lane::Backlog as usize]))
             }
             Lane::Live => room,
         }
@@ -216,7 +216,7 @@ mod tests {
     fn no_lane_takes_what_is_left_to_another() {
         let mut shares = Shares::of(32);
         shares.flying[Lane::Backlog as usize] = shares.room(Lane::Backlog, true);
-        assert_eq!(shares.total(), 24);
+        assert_eq!((shares.total(), shares.room(Lane::Live, true)), (28, 4));
         shares.flying[Lane::Again as usize] = shares.room(Lane::Again, true);
         assert_eq!((shares.total(), shares.room(Lane::Live, true)), (32, 0));
         assert_eq!(shares.room(Lane::Alarm, true), 8, "alarms have flights of their own");

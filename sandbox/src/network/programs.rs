@@ -21,7 +21,7 @@ const SESSIONS_BESIDES: usize = 1_000;
 /// so that more bundles in a block, and not more blocks, carry what more devices measure.
 const DEVICES_PER_FLIGHT: usize = 8;
 /// As many as the gateway would have by itself.
-const IN_FLIGHT_MIN: usize = 32;
+const IN_FLIGHT_MIN: usize = 64;
 /// As many as four nodes admit at a time from one gateway.
 const IN_FLIGHT_MAX: usize = 256;
 
