@@ -257,10 +257,12 @@ impl Device {
                 self.journal.rewind();
                 self.disconnected().await;
             }
-            Event::Answered(seq, Answer::Taken) => {
+            // Behind an outside broker nobody listens now, not even for later: it is in no hands but ours.
+            Event::Answered(seq, Answer::Unheard) if self.home.broker.receipt == Receipt::Ack => self.again(seq),
+            Event::Answered(seq, Answer::Taken | Answer::Unheard) => {
                 self.backoff.worked();
                 match self.home.broker.receipt {
-                    Receipt::Puback => self.acknowledged(seq).await,
+                    Receipt::Puback => drop(self.acknowledged(seq).await),
                     Receipt::Ack => self.journal.hand_over(seq),
                 }
             }
@@ -273,19 +275,22 @@ impl Device {
                 }
             }
             // An outside broker cannot refuse for the gateway: its rights are wrong, and the reading is in no hands but ours.
-            Event::Answered(seq, Answer::Again | Answer::Refused(_)) => {
-                self.journal.again(seq);
-                self.resume_at = Some(time::Instant::now() + self.backoff.failed());
-            }
+            Event::Answered(seq, Answer::Again | Answer::Refused(_)) => self.again(seq),
         }
     }
 
-    async fn acknowledged(&mut self, seq: u64) {
-        if let Some(settled) = self.journal.settle(seq) {
-            let waited = settled.first_sent.map(|sent| sent.elapsed()).unwrap_or_default();
-            let line = settled.line;
-            self.note(Note::Acknowledged { line, waited }).await;
-        }
+    /// The gateway has it; when an outside broker took it, if one did.
+    async fn acknowledged(&mut self, seq: u64) -> Option<Instant> {
+        let settled = self.journal.settle(seq)?;
+        let waited = settled.first_sent.map(|sent| sent.elapsed()).unwrap_or_default();
+        let line = settled.line;
+        self.note(Note::Acknowledged { line, waited }).await;
+        settled.handed
+    }
+
+    fn again(&mut self, seq: u64) {
+        self.journal.again(seq);
+        self.resume_at = Some(time::Instant::now() + self.backoff.failed());
     }
 
     /// Gives up a connection on which an answer is overdue.
