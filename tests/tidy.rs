@@ -13,8 +13,8 @@ use rules::Violations;
 use source::File;
 
 /// What is read: code, manifests, documents, scripts.
-const ENDINGS: [&str; 10] = [
-    "LICENSE", ".rs", ".toml", ".md", ".sh", ".py", ".sql", ".json", ".yml", "run",
+const ENDINGS: [&str; 12] = [
+    "LICENSE", ".rs", ".toml", ".md", ".sh", ".py", ".sql", ".json", ".yml", ".conf", ".acl", "run",
 ];
 
 fn house() -> Vec<File> {
