@@ -13,8 +13,8 @@ use rules::Violations;
 use source::File;
 
 /// What is read: code, manifests, documents, scripts.
-const ENDINGS: [&str; 13] = [
-    "LICENSE", ".rs", ".toml", ".md", ".sh", ".py", ".sql", ".json", ".yml", "run", ".cddl", ".js", ".c",
+const ENDINGS: [&str; 15] = [
+    "LICENSE", ".rs", ".toml", ".md", ".sh", ".py", ".sql", ".json", ".yml", ".conf", ".acl", "run", ".cddl", ".js", ".c",
 ];
 
 fn house() -> Vec<File> {

@@ -239,10 +239,12 @@ impl Device {
                 self.journal.rewind();
                 self.disconnected().await;
             }
-            Event::Answered(ticket, Answer::Taken) => {
+            // Behind an outside broker nobody listens now, not even for later: it is in no hands but ours.
+            Event::Answered(ticket, Answer::Unheard) if self.home.broker.receipt == Receipt::Ack => self.again(ticket),
+            Event::Answered(ticket, Answer::Taken | Answer::Unheard) => {
                 self.backoff.worked();
                 match self.home.broker.receipt {
-                    Receipt::Puback => self.acknowledged(ticket).await,
+                    Receipt::Puback => drop(self.acknowledged(ticket).await),
                     Receipt::Ack => self.journal.hand_over(ticket),
                 }
             }
@@ -254,17 +256,21 @@ impl Device {
                 }
             }
             // An outside broker cannot refuse for the gateway: its rights are wrong, and the reading is in no hands but ours.
-            Event::Answered(ticket, Answer::Again | Answer::Refused(_)) => {
-                self.journal.again(ticket);
-                self.resume_at = Some(time::Instant::now() + self.backoff.failed());
-            }
+            Event::Answered(ticket, Answer::Again | Answer::Refused(_)) => self.again(ticket),
         }
     }
 
-    async fn acknowledged(&mut self, ticket: u64) {
-        if let Some(entry) = self.journal.settle(ticket) {
-            self.taken(entry).await;
-        }
+    /// The gateway has it; when an outside broker took it, if one did.
+    async fn acknowledged(&mut self, ticket: u64) -> Option<Instant> {
+        let entry = self.journal.settle(ticket)?;
+        let handed = entry.handed;
+        self.taken(entry).await;
+        handed
+    }
+
+    fn again(&mut self, ticket: u64) {
+        self.journal.again(ticket);
+        self.resume_at = Some(time::Instant::now() + self.backoff.failed());
     }
 
     async fn taken(&mut self, entry: Entry) {

@@ -1,13 +1,14 @@
 //! What is printed once everything runs: where it is, and commands that can be pasted into another terminal.
 
 use crate::{
+    config::Broker,
     identities::Tokens,
     network::{GATEWAY, HOME_USER, Network},
 };
 
 /// The text.
 #[must_use]
-pub fn text(network: &Network, tokens: &Tokens) -> String {
+pub fn text(network: &Network, tokens: &Tokens, broker: Broker) -> String {
     let (ca, ports) = (network.ca_file.display(), &network.ports);
     let nodes: Vec<_> = network
         .nodes
@@ -15,6 +16,13 @@ pub fn text(network: &Network, tokens: &Tokens) -> String {
         .map(|node| format!("{} {}", node.name, node.url))
         .collect();
     let mqtt = ports.mqtt();
+    let (login, by_hand) = match broker {
+        Broker::Embedded => ("", ""),
+        Broker::Mosquitto => (
+            "; Mosquitto wants a device's certificate instead: fleet/certificates",
+            " (not with Mosquitto: play one of the spare_devices, with --cert, --key and -i)",
+        ),
+    };
     let password = network.gateway.home_password.file.display();
     let device = &network.household.devices[0];
     let person = network.household.person_of(device);
@@ -27,14 +35,14 @@ pub fn text(network: &Network, tokens: &Tokens) -> String {
         "
 Vitalfog runs. Everything is on this machine alone, synthetic, and ends with Ctrl-C.
   fog nodes   {nodes}
-  gateway     mqtts://{mqtt} (user {HOME_USER}, password in {password}), status http://{gateway}/status
+  gateway     mqtts://{mqtt} (user {HOME_USER}, password in {password}{login}), status http://{gateway}/status
   data        {data}
   CA          {ca}
 
 {name}, as a client of {custodian} sees them:
   curl --cacert {ca} -H 'Authorization: Bearer {token}' '{hospital}/fhir/Observation?patient={patient}&_count=3'
 
-A reading of {device}, made and published by hand:
+A reading of {device}, made and published by hand{by_hand}:
   {firmware} sign --key {key} --device {device} --code 8867-4 --value 61 --unit /min |
     mosquitto_pub -V 5 -q 1 -h {host} -p {port} --cafile {ca} -u {HOME_USER} -P \"$(cat {password})\" \\
       -t vitalfog/v1/{GATEWAY}/{device}/reading -s

@@ -148,7 +148,11 @@ impl Run {
         }
         self.monitor.look(&self.processes).await;
         self.write_report(&Ending::default())?;
-        self.screen.say(&banner::text(&self.network, &self.tokens));
+        self.screen.say(&banner::text(
+            &self.network,
+            &self.tokens,
+            self.order.config.mqtt.broker,
+        ));
         tokio::select! {
             () = self.watch() => {}
             _ = time_is_over.recv() => {}

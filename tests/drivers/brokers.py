@@ -377,6 +377,9 @@ class Brokers:
             # It is in the gateway: its death is the gateway's, which the tests above were about.
             self.kill("gateway")
             return self.fleet_goes_on()
+        # Killed, it comes back with what it had saved; the devices bring the rest.
+        self.kill("broker")
+        self.fleet_goes_on()
         gateway, broker = self.sandbox.report["gateway"], self.sandbox.report["broker"]
         device = self.device("scale-2")
         os.kill(gateway["pid"], signal.SIGSTOP)

@@ -100,6 +100,8 @@ pub(crate) enum Loss {
 pub(crate) enum Answer {
     /// It is kept.
     Taken,
+    /// The broker has it, and nobody listens: an embedded broker has kept it all the same.
+    Unheard,
     /// Not now.
     Again,
     /// Never: the message itself is at fault.
@@ -109,8 +111,8 @@ pub(crate) enum Answer {
 impl Answer {
     const fn of(reason: PubAckReason) -> Self {
         match reason {
-            // 0x10: nobody else listens. The broker has the message, and an embedded one has kept it.
-            PubAckReason::Success | PubAckReason::NoMatchingSubscribers => Self::Taken,
+            PubAckReason::Success => Self::Taken,
+            PubAckReason::NoMatchingSubscribers => Self::Unheard,
             // The message itself is at fault and is kept in quarantine; sending it again would not cure it.
             PubAckReason::NotAuthorized | PubAckReason::TopicNameInvalid | PubAckReason::PayloadFormatInvalid => {
                 Self::Refused(reason as u8)
@@ -356,6 +358,7 @@ mod tests {
     #[test]
     fn only_a_success_is_an_acknowledgement() {
         assert_eq!(Answer::of(PubAckReason::Success), Answer::Taken);
+        assert_eq!(Answer::of(PubAckReason::NoMatchingSubscribers), Answer::Unheard);
         assert_eq!(Answer::of(PubAckReason::QuotaExceeded), Answer::Again);
         // What a gateway says while it stops: its successor has to get the reading.
         assert_eq!(Answer::of(PubAckReason::ImplementationSpecificError), Answer::Again);

@@ -11,16 +11,18 @@ use super::{
 const AT_FAULT: u8 = 0x99;
 
 impl Device {
-    /// The gateway says what it has; if it answers a question, what it had to come across before is lost.
+    /// The gateway says what it has: what the broker took before that, and the gateway has not, the broker has lost.
     pub(super) async fn durable(&mut self, progress: &Progress) {
         if !progress.is_of(self.boot) {
             return;
         }
+        self.questions.answered();
+        let mut newest = None;
         for ticket in self.journal.tickets(|entry| progress.covers(entry.seq)) {
-            self.acknowledged(ticket).await;
+            newest = self.acknowledged(ticket).await.max(newest);
         }
-        if let Some(asked) = self.questions.answered(progress) {
-            self.journal.lost(asked);
+        if let Some(newest) = newest {
+            self.journal.lost(newest);
         }
     }
 
@@ -39,8 +41,8 @@ impl Device {
 
     /// Asks what became of what the broker has, if anything waits there.
     pub(super) fn question(&mut self) {
-        if let Some(seq) = self.journal.question() {
-            self.questions.ask(seq);
+        if self.journal.question() {
+            self.questions.ask();
         }
     }
 

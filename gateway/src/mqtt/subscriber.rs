@@ -524,7 +524,7 @@ mod tests {
         );
         secret::tests::write(
             &key,
-            &fs::read_to_string(outside.folder.path().join("ca.key")).expect("reads"),
+            fs::read_to_string(outside.folder.path().join("ca.key")).expect("reads"),
         );
         let faults = |change: &dyn Fn(&mut Config)| {
             let mut config = outside.config();
