@@ -123,7 +123,10 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             Ok(_) => ExitCode::SUCCESS,
             Err(faults) => refuse(&faults),
         },
-        Command::Claim(claim) => beside(&claim.config().to_owned(), |prepared| claim.run(prepared)),
+        Command::Claim(claim) => {
+            let config = claim.config().to_owned();
+            beside(&config, |prepared| claim.run(prepared))
+        }
         Command::Assign(assign) => beside(&assign.config.clone(), |prepared| assign.run(prepared)),
         Command::Assignments { config } => beside(&config, home::assignments),
         Command::Refused(Refused::List { config }) => with_shelf(&config, |shelf| {
