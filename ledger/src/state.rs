@@ -420,6 +420,60 @@ mod tests {
     }
 
     #[test]
+    fn a_gateway_is_told_what_was_changed_and_of_its_own_devices_alone() {
+        let mut world = World::new();
+        let network = world.genesis.network();
+        let device = |place: (&str, &str)| {
+            let place = (place.0.parse().expect("good"), place.1.parse().expect("good"));
+            Action::EnrolDevice(DeviceEnrolment::of(&network, place, &SigningKey::random()))
+        };
+        let (home, away): (GatewayId, GatewayId) = ("home-1".parse().expect("good"), "home-2".parse().expect("good"));
+        let second = GatewayEnrolment {
+            tls: Digest::of(Domain::TLS_KEY, &[b"second"]),
+            ..gateway("home-2")
+        };
+        let actions = [
+            Action::EnrolGateway(gateway("home-1")),
+            Action::EnrolGateway(second),
+            device(("home-1", "cuff-1")),
+            device(("home-2", "cuff-2")),
+            device(("home-1", "cuff-3")),
+        ];
+        for action in actions {
+            assert_eq!(world.apply(vec![world.org(0, action)]), [Outcome::Applied]);
+        }
+        let told = |world: &World, id: &GatewayId, above| {
+            let roll = world.state.roll(id, Height(above));
+            let names: Vec<_> = roll.devices.keys().map(ToString::to_string).collect();
+            (roll.through.0, names.join(" "))
+        };
+        assert_eq!(told(&world, &home, 0), (5, "cuff-1 cuff-3".to_owned()));
+        assert_eq!(told(&world, &home, 3), (5, "cuff-3".to_owned()));
+        assert_eq!(told(&world, &home, 5), (5, String::new()));
+        assert_eq!(
+            told(&world, &home, 9),
+            (9, String::new()),
+            "from a height that is not there yet"
+        );
+        assert_eq!(told(&world, &away, 0), (4, "cuff-2".to_owned()));
+        assert_eq!(told(&world, &"nobody".parse().expect("good"), 0), (0, String::new()));
+        let revoke = world.org(0, Action::RevokeDevice("cuff-1".parse().expect("good")));
+        world.apply(vec![revoke]);
+        assert_eq!(told(&world, &home, 5), (6, "cuff-1".to_owned()));
+        let many =
+            (0..crate::device::ROLL_DEVICES_ENOUGH + 5).map(|n| world.org(0, device(("home-1", &format!("d-{n}")))));
+        let mut many: Vec<_> = many.collect();
+        let rest = many.split_off(crate::device::ROLL_DEVICES_ENOUGH - 2);
+        world.apply(many);
+        world.apply(rest);
+        let (through, names) = told(&world, &home, 6);
+        assert_eq!(through, 8, "a page ends with the height that it has begun");
+        assert_eq!(names.split(' ').count(), crate::device::ROLL_DEVICES_ENOUGH + 5);
+        let (through, _) = told(&world, &home, 0);
+        assert_eq!(through, 7, "the rest is asked for");
+    }
+
+    #[test]
     fn a_revoked_gateway_commits_nothing_more_and_what_it_committed_stands() {
         let mut world = World::new();
         let before = world.commit(1);
