@@ -14,7 +14,8 @@ use source::File;
 
 /// What is read: code, manifests, documents, scripts.
 const ENDINGS: [&str; 15] = [
-    "LICENSE", ".rs", ".toml", ".md", ".sh", ".py", ".sql", ".json", ".yml", ".conf", ".acl", "run", ".cddl", ".js", ".c",
+    "LICENSE", ".rs", ".toml", ".md", ".sh", ".py", ".sql", ".json", ".yml", ".conf", ".acl", "run", ".cddl", ".js",
+    ".c",
 ];
 
 fn house() -> Vec<File> {

@@ -6,7 +6,7 @@
 
 use std::{
     fmt, fs,
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
@@ -38,6 +38,12 @@ const EPOCH_BLOCKS: u64 = 1_000;
 const FLOOD_IN_FLIGHT: u16 = 16;
 /// Unacknowledged readings that a device keeps then.
 const FLOOD_KEPT: usize = 100;
+/// What the gateway takes of one device then: less than one connection could bring by itself (each message waits for the sync
+/// of the one before), so that a short run shows who is held back.
+const FLOOD_LIMIT: Limit = Limit {
+    burst: 50,
+    messages_per_s: 10,
+};
 /// What each step may take on a slow machine that does something else.
 const LIMITS: Limits = Limits {
     start_s: 300,
@@ -63,6 +69,13 @@ pub(super) struct Order {
     pub(super) report: Option<PathBuf>,
 }
 
+/// What the gateway takes of one device.
+#[derive(Clone, Copy, Debug, Serialize)]
+struct Limit {
+    burst: u32,
+    messages_per_s: u32,
+}
+
 /// What one fleet came to.
 #[derive(Debug, Serialize)]
 struct Figures {
@@ -79,6 +92,8 @@ struct Figures {
     puback_p99_ms: f64,
     /// Readings of the hot device that were acknowledged.
     hot_acknowledged: Option<u64>,
+    /// What may be acknowledged of it.
+    hot_limit: Option<Limit>,
     gateway: Use,
     fleet: Use,
     /// What became of all readings, as the fleet says at its end.
@@ -220,7 +235,11 @@ async fn one(folder: Folder, (devices, order): (u32, &Order), processes: &mut Pr
     let household = Household::furnish(&folder, number, Library::embedded())?;
     let network = Network::found(folder, order.ports.clone(), (NODES, EPOCH_BLOCKS), household)?;
     let http = network.callers.anybody()?;
-    let gateway = Supervised::start(network.gateway_program(Broker::Embedded)?, LIMITS.stop());
+    let program = network.gateway_program(Broker::Embedded)?;
+    if order.hot.is_some() {
+        hold_back(&network.folder.path("gateway/config.toml"))?;
+    }
+    let gateway = Supervised::start(program, LIMITS.stop());
     let health = format!("{}/healthz", network.gateway_url());
     let up = || async {
         http.get(&health)
@@ -267,6 +286,7 @@ async fn one(folder: Folder, (devices, order): (u32, &Order), processes: &mut Pr
         puback_p50_ms: usual.publish_to_puback.p50,
         puback_p99_ms: usual.publish_to_puback.p99,
         hot_acknowledged: after.profiles.get("hot").map(|hot| hot.acknowledged),
+        hot_limit: order.hot.map(|_| FLOOD_LIMIT),
         gateway,
         fleet,
         unanswered: end.published.saturating_sub(end.acknowledged + end.refused),
@@ -290,6 +310,19 @@ fn habits(order: &Order, network: &Network) -> Json {
     habits
 }
 
+/// Sets the limit of a device in the gateway's configuration.
+fn hold_back(config: &Path) -> Result<(), Fault> {
+    let text = fs::read_to_string(config).map_err(Fault::file(config))?;
+    let mut settings: toml::Table = toml::from_str(&text).expect("it was written as TOML just now");
+    let broker = settings["mqtt"]["broker"]
+        .as_table_mut()
+        .expect("the broker has settings");
+    let Limit { burst, messages_per_s } = FLOOD_LIMIT;
+    broker.insert("device_burst_messages_max".to_owned(), i64::from(burst).into());
+    broker.insert("device_messages_per_s_max".to_owned(), i64::from(messages_per_s).into());
+    fs::write(config, settings.to_string()).map_err(Fault::file(config))
+}
+
 /// How many numbers the gateway misses.
 async fn missing(http: &reqwest::Client, gateway: &str) -> Result<u64, Fault> {
     let asked = async {
@@ -304,7 +337,7 @@ async fn missing(http: &reqwest::Client, gateway: &str) -> Result<u64, Fault> {
 }
 
 /// The fleet's own account; nothing yet if there is none.
-fn status(file: &std::path::Path) -> Status {
+fn status(file: &Path) -> Status {
     let text = fs::read(file).unwrap_or_default();
     serde_json::from_slice(&text).unwrap_or_default()
 }
