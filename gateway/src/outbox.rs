@@ -755,6 +755,32 @@ pub(crate) mod tests {
     }
 
     #[tokio::test]
+    async fn a_full_spool_still_takes_a_few_alarms() {
+        let home = Home::with(Config {
+            bytes_max: 64_000,
+            ..Config::default()
+        });
+        let mut seq = 1;
+        while home.outbox.append(home.oximeter.measurement(seq, 97)).await.is_ok() {
+            seq += 1;
+        }
+        let refused = home.oximeter.measurement(seq, 97);
+        let mut alarms = 0;
+        loop {
+            let alarm = Measurement {
+                urgency: Urgency::Alarm,
+                ..home.scale.measurement(alarms + 1, 97)
+            };
+            match home.outbox.append(alarm).await {
+                Ok(Verdict::Spooled(_)) => alarms += 1,
+                full => break assert_eq!(full, Err(NotTaken::Full)),
+            }
+        }
+        assert!((1..=8).contains(&alarms), "{alarms}");
+        assert_eq!(home.outbox.append(refused).await, Err(NotTaken::Full));
+    }
+
+    #[tokio::test]
     async fn an_alarm_that_was_set_aside_is_an_alarm_again() {
         let mut home = Home::open();
         let alarm = Measurement {

@@ -4,7 +4,7 @@
 //! `in_flight_max` are under way at a time; all of it starts again from the outbox after a restart.
 //!
 //! Which bundle flies next is for its lane to say: alarms first, then what is new, then the backlog; each lane in the order
-//! of the queue, and each with a share that the others cannot take ([`lanes`], [`traffic`]).
+//! of the queue, and each with a share that the others cannot take (`uplink/lanes.rs`, `uplink/traffic.rs`).
 //!
 //! A bundle that no node is ready for (its subject's key is not announced, say) is laid by and tried again after a pause that
 //! grows with each try. Those tries have a share of the flights only: one patient who is not ready never stops the others.

@@ -397,3 +397,50 @@ fn rows<T: Serialize + for<'de> Deserialize<'de>>(
 fn decoded<T: Serialize + for<'de> Deserialize<'de>>(row: &[u8]) -> Result<T, redb::Error> {
     canonical::decode(row, ROW_BYTES_MAX).map_err(|e| redb::Error::Corrupted(e.to_string()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::outbox::{SPOOL, tests::Home};
+
+    /// A ticket as it was written before it had a time and an urgency.
+    #[derive(Serialize)]
+    struct Old {
+        order: u64,
+        bundle: BundleId,
+        readings: u32,
+        bytes: u64,
+    }
+
+    #[test]
+    fn a_ticket_from_before_it_had_a_time_reads_and_is_written_as_it_was() {
+        let bundle = BundleId(Digest::ZERO);
+        let old = canonical::encode(&Old {
+            order: 7,
+            bundle,
+            readings: 2,
+            bytes: 900,
+        });
+        let ticket: Ticket = decoded(&old).expect("reads");
+        assert_eq!(
+            (ticket.order, ticket.sealed_ms, ticket.urgency),
+            (7, None, Urgency::Live)
+        );
+        assert_eq!(canonical::encode(&ticket), old);
+    }
+
+    #[tokio::test]
+    async fn a_spool_from_before_there_were_alarms_opens() {
+        let mut home = Home::open();
+        home.spool(&home.oximeter, 1).await;
+        home.outbox.stop().await;
+        let db = Database::open(home.folder.path().join(SPOOL)).expect("opens");
+        let write = db.begin_write().expect("begins");
+        assert!(write.delete_table(ALARMS).expect("deletes"), "it was there");
+        write.commit().expect("commits");
+        drop(db);
+        home.reopen().await;
+        assert_eq!(home.outbox.alarms(0, 9).expect("reads"), []);
+        assert_eq!(home.outbox.tickets(0, 9).expect("reads").len(), 1);
+    }
+}
