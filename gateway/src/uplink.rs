@@ -11,7 +11,7 @@ mod node;
 mod voters;
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     path::PathBuf,
     sync::Arc,
     time::Duration,
@@ -104,10 +104,11 @@ pub struct Network {
 }
 
 impl Config {
-    /// The nodes' addresses.
+    /// The nodes' addresses, each once: a node that is named twice is one witness.
     #[must_use]
     pub fn bases(&self) -> Vec<reqwest::Url> {
-        self.nodes.iter().filter_map(|url| node::base(url)).collect()
+        let all: BTreeSet<_> = self.nodes.iter().filter_map(|url| node::base(url)).collect();
+        all.into_iter().collect()
     }
 
     /// Reads the TLS files and ties them to the network; each fault is one sentence.
