@@ -126,6 +126,11 @@ impl Directory {
         if is_out {
             return Err(device::ended(&reading.device));
         }
+        // No fog node takes it any more: to acknowledge it would be to lose it.
+        if known.standing.revoked.is_some() {
+            let detail = "this gateway is out of use; its operator revoked it";
+            return Err(Refusal::new(Reason::Revoked, detail));
+        }
         let subject = known.subject(&reading, received_ms)?;
         Ok((reading, subject))
     }
@@ -304,6 +309,20 @@ mod tests {
             Some(Reason::Revoked)
         );
         assert!(home.intake.directory().is_out(&home.oximeter.id));
+    }
+
+    #[tokio::test]
+    async fn a_revoked_gateway_acknowledges_nothing_that_nobody_would_take() {
+        let home = Home::open();
+        home.intake.directory().obey(Standing {
+            revoked: Some(ledger::device::Moment::default()),
+            ..Standing::default()
+        });
+        assert_eq!(
+            verdict(&home.intake, &home.oximeter.reading(1, 97)).await,
+            Some(Reason::Revoked)
+        );
+        assert_eq!(home.outbox.report().await.expect("runs").counters.acknowledged, 0);
     }
 
     #[tokio::test]

@@ -16,7 +16,13 @@ mod pace;
 mod traffic;
 mod voters;
 
-use std::{collections::HashSet, num::NonZeroU32, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeSet, HashSet},
+    num::NonZeroU32,
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
 use ledger::{genesis::Genesis, handover::Committees};
 use record::canonical::Digest;
@@ -99,10 +105,11 @@ pub struct Network {
 }
 
 impl Config {
-    /// The nodes' addresses.
+    /// The nodes' addresses, each once: a node that is named twice is one witness.
     #[must_use]
     pub fn bases(&self) -> Vec<reqwest::Url> {
-        self.nodes.iter().filter_map(|url| node::base(url)).collect()
+        let all: BTreeSet<_> = self.nodes.iter().filter_map(|url| node::base(url)).collect();
+        all.into_iter().collect()
     }
 
     /// Reads the TLS files and ties them to the network; each fault is one sentence.
