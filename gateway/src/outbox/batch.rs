@@ -93,15 +93,20 @@ impl Batch {
     /// Adds a report for each device of which something else is missing now than before this commit.
     pub(super) fn report_gaps(
         &mut self,
-        sequences: &Sequences,
+        sequences: &mut Sequences,
         mut sign: impl FnMut(DeviceId, Missing) -> SignedGapReport,
     ) {
         for (device, (urgency, subject, before)) in std::mem::take(&mut self.watched) {
             let missing = sequences.missing(&device);
-            if missing != before {
+            if missing == before {
+                continue;
+            }
+            let subjects = sequences.report_to(&device, subject);
+            let report = sign(device, missing);
+            for subject in subjects {
                 let group = self.groups.entry((urgency, subject.id()));
                 let group = group.or_insert_with(|| Group::of(subject));
-                group.gaps.push(sign(device, missing));
+                group.gaps.push(report.clone());
             }
         }
     }

@@ -6,6 +6,7 @@ use std::{
 };
 
 use record::{
+    bundle::SubjectKey,
     canonical::Digest,
     clock::Coincidence,
     gaps::{Missing, REPORT_RANGES_MAX, Range, Start},
@@ -20,6 +21,8 @@ pub const DIGESTS_MAX: usize = 256;
 /// Gaps kept for each start of a device. Beyond them the two oldest become one: what lies between would be taken again,
 /// which the fog's index tells apart, rather than lost.
 pub const GAPS_MAX: usize = 256;
+/// Subjects who are told of one device's gaps, at most: a device that is shared by more leaves out who was told first.
+const TOLD_MAX: usize = 16;
 /// Starts kept for each device; the one unused for longest is dropped first.
 pub const BOOTS_MAX: usize = 1_024;
 /// Starts kept of all devices together; the one unused for longest is dropped first. More than there may be devices: the
@@ -73,6 +76,9 @@ pub(super) struct Stream {
     missing: Vec<(u64, u64)>,
     /// What is known of its tick counter, if the device has no wall clock.
     clock: Option<Clock>,
+    /// The subjects who were told that something is missing: each is told when it is not any more, whomever the device
+    /// measures by then.
+    told: Vec<SubjectKey>,
     /// Rises with every use of any stream: the smallest was unused for longest.
     used: u64,
 }
@@ -166,6 +172,43 @@ impl Sequences {
         }
         missing.starts.sort_by_key(|start| start.boot);
         missing
+    }
+
+    /// Whom a report of what is missing of a device is for: the subject of the readings that moved the gap, and whoever was
+    /// told of a gap of the same starts before.
+    pub(super) fn report_to(&mut self, device: &DeviceId, subject: SubjectKey) -> Vec<SubjectKey> {
+        let mut subjects = vec![subject];
+        let numbers = self
+            .of_device
+            .get(device)
+            .into_iter()
+            .flatten()
+            .map(|(_, number)| *number);
+        let numbers: Vec<_> = numbers.collect();
+        for number in &numbers {
+            let told = self.streams.get(number).map(|(stream, _)| stream.told.clone());
+            for key in told.unwrap_or_default() {
+                if !subjects.contains(&key) {
+                    subjects.push(key);
+                }
+            }
+        }
+        subjects.truncate(TOLD_MAX);
+        for number in numbers {
+            let Some((stream, _)) = self.streams.get_mut(&number) else {
+                continue;
+            };
+            let told = if stream.missing.is_empty() {
+                &[][..]
+            } else {
+                &subjects[..]
+            };
+            if stream.told != told {
+                stream.told = told.to_vec();
+                self.touched.insert(number);
+            }
+        }
+        subjects
     }
 
     /// Remembers a reading that is being taken.
@@ -273,6 +316,7 @@ impl Sequences {
             high: 0,
             missing: Vec::new(),
             clock: None,
+            told: Vec::new(),
             used: self.clock,
         };
         self.insert(number, stream);
@@ -346,7 +390,10 @@ impl Stream {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use record::canonical::Domain;
+    use record::{
+        bundle::{Category, SubjectSecret},
+        canonical::Domain,
+    };
 
     fn id(boot: u32, seq: u64) -> ReadingId {
         let boot = BootId {
@@ -437,6 +484,40 @@ mod tests {
         );
         let of_start = |at: usize| (missing.starts[at].boot.counter, missing.starts[at].missing.len());
         assert_eq!((of_start(0), of_start(1)), ((2, 200), (3, 56)));
+    }
+
+    #[test]
+    fn whoever_was_told_of_a_gap_is_told_of_its_end_also_after_a_restart() {
+        let subjects: Vec<_> = (0..3)
+            .map(|epoch| {
+                let made = SubjectSecret::generate(Category::Vitals, epoch);
+                made.expect("random numbers").1
+            })
+            .collect();
+        let device: DeviceId = "scale-1".parse().expect("good");
+        let (mut all, mut kept) = (Sequences::default(), Default::default());
+        all.record(&id(1, 4), digest("x"));
+        assert_eq!(all.report_to(&device, subjects[0].clone()), subjects[..1]);
+        all.record(&id(2, 2), digest("x"));
+        assert_eq!(
+            all.report_to(&device, subjects[1].clone()),
+            [1, 0].map(|at| subjects[at].clone())
+        );
+        let mut all = reopened(&mut all, &mut kept);
+        for seq in 1..4 {
+            all.record(&id(1, seq), digest("x"));
+        }
+        assert_eq!(
+            all.report_to(&device, subjects[2].clone()),
+            [2, 1, 0].map(|at| subjects[at].clone())
+        );
+        all.record(&id(2, 1), digest("x"));
+        assert_eq!(all.report_to(&device, subjects[2].clone()).len(), 3, "its end is told");
+        assert_eq!(
+            all.report_to(&device, subjects[2].clone()),
+            subjects[2..],
+            "and then it is over"
+        );
     }
 
     #[test]

@@ -301,7 +301,7 @@ impl Writer {
     /// What is missing goes with the readings that made it known: into the same commit, sealed for the same subject.
     fn report_gaps(&mut self, batch: &mut Batch) {
         let (sealer, last_ms) = (&self.sealer, &mut self.counters.gaps_reported_ms);
-        batch.report_gaps(&self.sequences, |device, missing| {
+        batch.report_gaps(&mut self.sequences, |device, missing| {
             *last_ms = now_ms().max(last_ms.saturating_add(1));
             sealer.report(device, missing, *last_ms)
         });
