@@ -270,7 +270,10 @@ impl Device {
 
     fn again(&mut self, ticket: u64) {
         self.journal.again(ticket);
-        self.resume_at = Some(time::Instant::now() + self.backoff.failed());
+        // Once for all that were in flight together: they were refused for the same reason.
+        if self.resume_at.is_none() {
+            self.resume_at = Some(time::Instant::now() + self.backoff.failed());
+        }
     }
 
     async fn taken(&mut self, entry: Entry) {
@@ -572,6 +575,28 @@ mod tests {
         // The answer to a repeat of the same reading changes nothing.
         device.follow(Event::Answered(1, Answer::Taken)).await;
         assert!(inbox.try_recv().is_err());
+    }
+
+    #[tokio::test]
+    async fn a_window_that_is_refused_together_is_one_failure() {
+        let key = SigningKey::random();
+        let (mut device, _inbox) = device(&key, &fault::Config::default(), PathBuf::new());
+        for _ in 0..8 {
+            device.measure().await;
+        }
+        let tickets: Vec<_> = std::iter::from_fn(|| device.journal.send(8))
+            .map(|sending| sending.ticket)
+            .collect();
+        assert_eq!(tickets.len(), 8);
+        for ticket in tickets {
+            device.follow(Event::Answered(ticket, Answer::Again)).await;
+        }
+        let wait = device.resume_at.expect("it waits") - time::Instant::now();
+        assert!(wait <= Duration::from_millis(500), "{wait:?}");
+        assert!(
+            device.backoff.failed() <= Duration::from_millis(1_000),
+            "one failure so far"
+        );
     }
 
     /// What the device says of each answer.

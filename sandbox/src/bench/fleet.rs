@@ -37,7 +37,7 @@ const EPOCH_BLOCKS: u64 = 1_000;
 /// Unanswered messages of each device where one is hot.
 const FLOOD_IN_FLIGHT: u16 = 16;
 /// Unacknowledged readings that a device keeps then.
-const FLOOD_KEPT: usize = 100;
+const FLOOD_KEPT: usize = 30;
 /// What the gateway takes of one device then: less than one connection could bring by itself (each message waits for the sync
 /// of the one before), so that a short run shows who is held back.
 const FLOOD_LIMIT: Limit = Limit {
