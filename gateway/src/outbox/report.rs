@@ -53,7 +53,8 @@ pub struct Counters {
     #[serde(default, skip_serializing_if = "is_zero")]
     pub damaged_bundles: u64,
     /// When what is missing of a device was reported last, in milliseconds since 1970: the next report is later, whatever
-    /// the clock does. 0 before the first.
+    /// the clock does. 0 before the first, and absent then.
+    #[serde(default, skip_serializing_if = "is_none")]
     pub gaps_reported_ms: i64,
     /// Quarantined messages by reason.
     pub quarantined: BTreeMap<String, u64>,
@@ -62,4 +63,9 @@ pub struct Counters {
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands the field itself")]
 const fn is_zero(count: &u64) -> bool {
     *count == 0
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands the field itself")]
+const fn is_none(at_ms: &i64) -> bool {
+    *at_ms == 0
 }

@@ -74,10 +74,13 @@ pub(super) struct Stream {
     boot: BootId,
     high: u64,
     missing: Vec<(u64, u64)>,
-    /// What is known of its tick counter, if the device has no wall clock.
+    /// What is known of its tick counter, if the device has no wall clock. Absent, as what follows, in files from before it
+    /// was kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     clock: Option<Clock>,
     /// The subjects who were told that something is missing: each is told when it is not any more, whomever the device
     /// measures by then.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     told: Vec<SubjectKey>,
     /// Rises with every use of any stream: the smallest was unused for longest.
     used: u64,
