@@ -1,6 +1,7 @@
 //! What the broker asks on each connection, subscription and message; the sink is awaited before a PUBACK leaves.
 
 mod claimant;
+mod reasons;
 
 use std::time::Duration;
 
@@ -12,20 +13,19 @@ use record::{
 };
 use rmqtt::{
     codec::{
-        error::DecodeError,
         types::MQTT_LEVEL_5,
         v5::{PublishAckReason, SubscribeAckReason},
     },
     context::ServerContext,
     hook::{Handler, HookResult, Parameter, ReturnType, Type},
-    net::MqttError,
     session::{Session, SessionState},
     types::{
         AuthResult, ClientId, CodecPublish, ConnectInfo, From as Origin, FromType, Id, LastWill, Publish,
-        PublishAclResult, PublishResult, QoS, Reason, Subscribe, SubscribeReturn,
+        PublishAclResult, QoS, Reason, Subscribe, SubscribeReturn,
     },
 };
 
+use self::reasons::{answer, code, oversize};
 use super::{
     certificate::Presented,
     door::Guests,
@@ -46,9 +46,6 @@ use crate::{
 const TAKE_TIMEOUT: Duration = Duration::from_secs(2);
 /// A device's state message, at most.
 const STATE_BYTES_MAX: usize = 4_096;
-/// What the library says of a packet above the limit, where it does not keep the error's type.
-const OVERSIZE: &str = "Max size exceeded: size=";
-
 /// The broker's questions, answered from users and sink.
 #[derive(Clone)]
 pub(super) struct Hooks {
@@ -340,38 +337,6 @@ enum Taken {
 fn refused_login(why: &'static str, result: AuthResult) -> AuthResult {
     metrics::counter!("gateway_mqtt_logins_refused_total", "why" => why).increment(1);
     result
-}
-
-/// The reason code for a message that is in quarantine. Each is an error that sending again does not cure.
-const fn code(reason: Cause) -> PublishAckReason {
-    match reason {
-        Cause::UnknownDevice | Cause::WrongSignature | Cause::Revoked | Cause::Unassigned | Cause::WrongTopic => {
-            PublishAckReason::NotAuthorized
-        }
-        Cause::TooLarge
-        | Cause::Malformed
-        | Cause::UnknownCode
-        | Cause::WrongUnit
-        | Cause::Implausible
-        | Cause::Equivocation => PublishAckReason::PayloadFormatInvalid,
-    }
-}
-
-fn answer(code: PublishAckReason, why: String, disconnect: bool) -> PublishAclResult {
-    PublishAclResult(PublishResult::reason_code(code, Some(why.into()), disconnect))
-}
-
-/// The size of the packet, if its size is why the connection ended.
-fn oversize(reason: &Reason) -> Option<u64> {
-    match reason {
-        Reason::MqttError(MqttError::Decode(DecodeError::MaxSizeExceeded { size, .. })) => Some(u64::from(*size)),
-        Reason::Error(text) => {
-            let (_, rest) = text.split_once(OVERSIZE)?;
-            rest.split(',').next()?.parse().ok()
-        }
-        Reason::Reasons(all) => all.iter().find_map(oversize),
-        _ => None,
-    }
 }
 
 #[async_trait]

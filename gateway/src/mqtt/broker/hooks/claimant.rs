@@ -7,7 +7,7 @@ use rmqtt::{
 };
 use serde_json::json;
 
-use super::{Hooks, TAKE_TIMEOUT, answer};
+use super::{Hooks, TAKE_TIMEOUT, reasons::answer};
 use crate::{
     claim::{ClaimId, Refused},
     mqtt::broker::logins::{answer_topic, request_topic},
