@@ -156,6 +156,11 @@ impl Device {
         brought.max(revoked).unwrap_or_default()
     }
 
+    /// Where all of it ends, if it is revoked.
+    fn end(&self) -> Option<End> {
+        self.revoked.map(|at| End::after(at, 0))
+    }
+
     pub(crate) fn may_rotate(&self, network: &NetworkId, rotation: &Rotation) -> Result<(), Refused> {
         let present = self.keys.last().map(|period| period.key);
         if !rotation
@@ -185,16 +190,8 @@ impl Device {
     }
 
     pub(crate) fn revoke(&mut self, at: Moment) {
+        // Its keys keep their own ends, so that what counted in an overlap counts still: this end is tried beside them.
         self.revoked = Some(at);
-        let end = End::after(at, 0);
-        for period in &mut self.keys {
-            // An overlap ends, too; a key that ended before does not come back.
-            let earlier = |until: End| End {
-                height: until.height,
-                received_until_ms: until.received_until_ms.min(end.received_until_ms),
-            };
-            period.until = Some(period.until.map_or(end, earlier));
-        }
     }
 }
 
@@ -218,9 +215,12 @@ pub fn authenticate<'a>(
         };
         match (signed.decode(key_of), tried.get()) {
             (Ok(reading), Some(period)) => {
-                return match &period.until {
-                    Some(end) if !is_before(end) => Err(ended(&reading.device)),
-                    _ => Ok(reading),
+                let revoked = device_of(&reading.device).and_then(Device::end);
+                let is_out = [period.until, revoked].iter().flatten().any(|end| !is_before(end));
+                return if is_out {
+                    Err(ended(&reading.device))
+                } else {
+                    Ok(reading)
                 };
             }
             (Err(refusal), Some(_)) if refusal.reason == Reason::WrongSignature => refused = Some(refusal),
@@ -363,6 +363,16 @@ mod tests {
             said(&device, &old, 12, end),
             Some(Reason::Revoked),
             "the overlap ends, too"
+        );
+        let after_grace = 1_000_001 + i64::try_from(END_GRACE_MS).expect("small") + 1;
+        assert!(
+            after_grace <= end,
+            "received in the overlap, and not in the grace of the revocation"
+        );
+        assert_eq!(
+            said(&device, &old, 11, after_grace),
+            None,
+            "final before the revocation: history"
         );
         assert_eq!(said(&device, &old, 9, end), None);
     }

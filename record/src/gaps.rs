@@ -22,6 +22,8 @@ pub const VERSION: u8 = 1;
 pub const REPORT_RANGES_MAX: usize = 256;
 /// Bytes of one report, at most: far above what [`REPORT_RANGES_MAX`] ranges take.
 pub const REPORT_BYTES_MAX: usize = 65_536;
+/// Ranges that a report counts and does not name, at most: far above what a gateway keeps of one device.
+pub const MORE_RANGES_MAX: u64 = 1 << 32;
 
 /// Sequence numbers that are missing, both ends included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -111,6 +113,7 @@ impl Missing {
             }) && !start.missing.is_empty()
         };
         self.ranges() <= REPORT_RANGES_MAX
+            && self.more_ranges <= MORE_RANGES_MAX
             && self.starts.iter().all(is_sound)
             && self.starts.is_sorted_by(|a, b| a.boot < b.boot)
     }
@@ -296,12 +299,22 @@ pub(crate) mod tests {
             .collect();
         let missing = Missing {
             starts,
-            more_ranges: u64::MAX,
+            more_ranges: MORE_RANGES_MAX,
         };
         let key = SigningKey::random();
         let longest = GapReport { missing, ..report() }.sign(&key);
         assert!(longest.decode(|_| Some(key.public())).is_ok());
         assert!(longest.bytes() < 32_768, "{}", longest.bytes());
+        let more = Missing {
+            starts: vec![],
+            more_ranges: MORE_RANGES_MAX + 1,
+        };
+        let absurd = GapReport {
+            missing: more,
+            ..report()
+        }
+        .sign(&key);
+        assert!(absurd.decode(|_| Some(key.public())).is_err());
     }
 
     proptest! {

@@ -22,7 +22,8 @@ impl Sqlite {
     ) -> Result<Vec<Reported>, Error> {
         let snapshot = snapshot.min(self.projected().await?);
         let mut query = QueryBuilder::new(
-            "SELECT * FROM (SELECT *, ROW_NUMBER() OVER (PARTITION BY device \
+            // The reports themselves are read of the newest alone.
+            "SELECT gap_report.* FROM (SELECT bundle, entry, ranges, ROW_NUMBER() OVER (PARTITION BY device \
              ORDER BY reported_ms DESC, bundle DESC, entry DESC) AS age FROM gap_report WHERE visible_from <= ",
         );
         query.push_bind(snapshot.0.cast_signed()).push(" AND subject_key IN (");
@@ -31,7 +32,10 @@ impl Sqlite {
             list.push_bind(key.0.as_bytes().to_vec());
         }
         query
-            .push(")) AS newest WHERE age = 1 AND ranges > 0 ORDER BY device LIMIT ")
+            .push(
+                ")) AS newest JOIN gap_report USING (bundle, entry) WHERE age = 1 AND newest.ranges > 0 \
+                 ORDER BY device LIMIT ",
+            )
             .push_bind(count);
         let rows = query.build().persistent(false).fetch_all(&self.pool).await?;
         rows.iter().map(reported).collect()
@@ -133,7 +137,7 @@ pub(super) async fn replace(
 /// How many ranges are missing, named or not.
 fn ranges(of: &Reported) -> i64 {
     let missing = &of.report.missing;
-    i64::try_from(missing.ranges() as u64 + missing.more_ranges).unwrap_or(i64::MAX)
+    i64::try_from((missing.ranges() as u64).saturating_add(missing.more_ranges)).unwrap_or(i64::MAX)
 }
 
 /// The columns that a question goes by must be those of the report: a row with others is damaged.
