@@ -119,12 +119,13 @@ impl Register {
         }
     }
 
-    /// Whether a commitment in a final block took effect there, as far as a later state can tell: what a former member's
-    /// gateway committed stands, so membership is not asked.
+    /// Whether a commitment in the final block at a height took effect there, as far as a later state can tell: what a former
+    /// member's gateway committed stands, so membership is not asked. In the very block that revokes its gateway it may have
+    /// come before or after that.
     ///
     /// # Errors
     /// [`Refused`].
-    pub fn committed(&self, transaction: &SignedTransaction) -> Result<(), Refused> {
+    pub fn committed(&self, transaction: &SignedTransaction, at: Height) -> Result<(), Refused> {
         let claims = transaction.claims();
         let (Author::Gateway(author), Action::Commit(commitment)) = (&claims.author, &claims.action) else {
             return Err(Refused::NotAllowed);
@@ -132,6 +133,9 @@ impl Register {
         let gateway = self.gateways.get(author).ok_or(Refused::NotAllowed)?;
         if claims.network != self.network || !transaction.is_signed_by(&gateway.enrolment.key) {
             return Err(Refused::WrongSignature);
+        }
+        if gateway.revoked.is_some_and(|revoked| at > revoked.height) {
+            return Err(Refused::Revoked);
         }
         self.may_commit(author, claims.sequence, commitment)
     }

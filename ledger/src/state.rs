@@ -359,9 +359,9 @@ mod tests {
             Err(Refused::NotAllowed),
             "no more of it"
         );
-        assert_eq!(world.state.committed(&commit), Ok(()));
+        assert_eq!(world.state.committed(&commit, Height(1)), Ok(()));
         let forged = commit.claims().clone().sign(&SigningKey::random());
-        assert_eq!(world.state.committed(&forged), Err(Refused::WrongSignature));
+        assert_eq!(world.state.committed(&forged, Height(1)), Err(Refused::WrongSignature));
     }
 
     #[test]
@@ -494,7 +494,9 @@ mod tests {
             world.state.gateway_with_tls(&tls).is_none(),
             "its connections are nobody's"
         );
-        assert_eq!(world.state.committed(&before), Ok(()));
+        assert_eq!(world.state.committed(&before, Height(1)), Ok(()));
+        let after = world.state.height().next();
+        assert_eq!(world.state.committed(&before, after), Err(Refused::Revoked));
         let network = world.genesis.network();
         let device = DeviceEnrolment::of(&network, (home, "cuff-1".parse().expect("good")), &world.gateway);
         let enrol = world.org(0, Action::EnrolDevice(device));

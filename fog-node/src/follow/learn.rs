@@ -242,7 +242,7 @@ fn bundles(told: &Told, range: &Range, state: &State) -> Option<BTreeMap<BundleI
                 return None;
             }
             // What was refused is in a block, too.
-            state.committed(&included.transaction).ok()?;
+            state.committed(&included.transaction, block.height()?).ok()?;
             let alone = IncludedInBlock {
                 block: block.block.clone(),
                 included: vec![included.clone()],

@@ -17,12 +17,9 @@ impl Sealed {
         state: &Arc<State>,
         author: &GatewayId,
     ) -> Result<Reported, Reason> {
-        let key_of = |gateway: &GatewayId| {
-            let is_author = gateway == author;
-            state.gateway(gateway).filter(|_| is_author).map(|g| g.enrolment.key)
-        };
+        let key_of = |gateway: &GatewayId| state.gateway(gateway).map(|g| g.enrolment.key);
         let report = signed.decode(key_of).map_err(|refusal| refusal.reason)?;
-        if report.network != self.network {
+        if report.network != self.network || report.gateway != *author {
             return Err(Reason::Malformed);
         }
         if state
