@@ -202,10 +202,12 @@ impl Directory {
     /// # Errors
     /// [`claim::Refused`].
     pub async fn burn(&self, id: &ClaimId, presented: Vec<u8>) -> Result<Claim, claim::Refused> {
-        let desk = self.desk.lock().await;
+        let desk = Arc::clone(&self.desk).lock_owned().await;
         let places = desk.clone().ok_or(claim::Refused::Unknown)?;
         let (gateway, id) = (self.now().gateway.clone(), id.clone());
         let burn = move || {
+            // Held until it is written, also if nobody waits for that any more.
+            let _desk = desk;
             let place = (&places.network, &gateway);
             Claims::burn(&places.folder, &id, place, (&presented, now_ms()))
         };

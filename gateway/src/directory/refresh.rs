@@ -71,7 +71,7 @@ impl Files {
             self.seen = stamps;
             let shelf = self.shelf.clone();
             // The runtime is going down if it does not end.
-            let Ok(taken) = tokio::task::spawn_blocking(move || shelf.take()).await else {
+            let Ok(taken) = tokio::task::spawn_blocking(move || shelf.take_undisturbed()).await else {
                 return;
             };
             match taken {
@@ -89,6 +89,12 @@ impl Files {
 }
 
 impl Shelf {
+    /// While no claim is burnt: what is read before and put in place after it would forget it.
+    fn take_undisturbed(&self) -> Result<(), Error> {
+        let _desk = self.directory.desk.blocking_lock();
+        self.take()
+    }
+
     fn take(&self) -> Result<(), Error> {
         let Places { enrolments, folder, .. } = &self.places;
         let list = enrolment::Config {

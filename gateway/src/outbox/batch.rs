@@ -83,11 +83,16 @@ impl Batch {
     /// Remembers what is missing of a device before a reading of it is taken that opens, narrows or closes a gap.
     pub(super) fn watch_gaps(&mut self, sequences: &Sequences, measurement: &Measurement) {
         let device = &measurement.id.device;
-        if sequences.moves_a_gap(&measurement.id) && !self.watched.contains_key(device) {
-            let before = sequences.missing(device);
-            let watched = (measurement.urgency, measurement.subject.clone(), before);
-            self.watched.insert(device.clone(), watched);
+        if !sequences.moves_a_gap(&measurement.id) {
+            return;
         }
+        if let Some((urgency, ..)) = self.watched.get_mut(device) {
+            *urgency = measurement.urgency.min(*urgency);
+            return;
+        }
+        let before = sequences.missing(device);
+        let watched = (measurement.urgency, measurement.subject.clone(), before);
+        self.watched.insert(device.clone(), watched);
     }
 
     /// Adds a report for each device of which something else is missing now than before this commit.

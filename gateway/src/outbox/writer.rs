@@ -214,6 +214,8 @@ impl Writer {
                     .push((answer, Pending::Quarantined(None, rejected.refusal.clone())));
                 batch.rejected.push(rejected);
             }
+            // What it says of gaps would go into the spool.
+            Place::New if self.sequences.moves_a_gap(&id) && self.full(batch.bytes).is_some() => refuse(answer),
             Place::New => {
                 batch.watch_gaps(&self.sequences, measurement);
                 self.sequences.record(&id, digest);

@@ -67,7 +67,10 @@ impl Shares {
         // Of a single flight nothing can be left to others.
         let left = (self.max / 8).max(1).min(self.max.saturating_sub(1));
         match lane {
-            Lane::Alarm => (self.max + quarter).saturating_sub(self.total()),
+            // Also of alarms there may be too many: what is left to the others is not theirs.
+            Lane::Alarm => (self.max + quarter)
+                .saturating_sub(self.total())
+                .min((self.max / 2 + quarter).saturating_sub(own)),
             Lane::Again => room.min(quarter.saturating_sub(own)),
             Lane::Backlog => room.min((self.max - left).saturating_sub(own)),
             Lane::Live if backlog_waits => {

@@ -179,9 +179,6 @@ impl Hooks {
 
     async fn publish(&self, session: &Session, publish: &Publish) -> PublishAclResult {
         let user = session.id.username_ref();
-        if let (None, Some(claim)) = (self.logins.rights(user), ClaimId::of_user(user)) {
-            return self.present(session, &claim, publish).await;
-        }
         // A client of MQTT 3.1.1 would get a plain PUBACK for what was not taken: it is disconnected instead.
         let understands = session.protocol().await.is_ok_and(|level| level == MQTT_LEVEL_5);
         if !self.rates.take(&self.whose(session, publish)) {
@@ -191,6 +188,9 @@ impl Hooks {
                 self.rates.messages_per_s()
             );
             return answer(PublishAckReason::QuotaExceeded, why, !understands);
+        }
+        if let (None, Some(claim)) = (self.logins.rights(user), ClaimId::of_user(user)) {
+            return self.present(session, &claim, publish).await;
         }
         let taken = tokio::time::timeout(TAKE_TIMEOUT, self.take(session, publish)).await;
         match taken {

@@ -66,9 +66,13 @@ impl Taker {
         loop {
             tokio::select! {
                 Some((connection, message)) = messages.recv(), if taking.len() < limit => {
-                    taking.push_back(take(self.intake.clone(), connection, message));
+                    taking.push_back(take((self.intake.clone(), self.link.clone()), connection, message));
                 }
-                Some(taken) = taking.next() => self.settle(taken).await,
+                Some(taken) = taking.next() => {
+                    if let Some(taken) = taken {
+                        self.settle(taken).await;
+                    }
+                }
                 _ = acknowledge.tick() => self.acknowledge(),
             }
         }
@@ -76,7 +80,10 @@ impl Taker {
 
     async fn settle(&mut self, taken: Taken) {
         // Packet ids start anew with a connection: an old one might name a message that is not durable.
-        let is_current = self.link.borrow().connection == taken.connection;
+        let is_current = {
+            let link = self.link.borrow();
+            link.is_connected && link.connection == taken.connection
+        };
         if is_current && self.client.ack(&taken.message).await.is_err() {
             return;
         }
@@ -140,25 +147,39 @@ impl Taker {
 }
 
 /// Offers a message to the sink until it is durable: the broker waits for its acknowledgement and stops sending meanwhile.
-async fn take(intake: Intake, connection: u64, message: Publish) -> Taken {
+/// `None` if another connection was made before that: it brings the message again, and may use its packet id for another.
+async fn take(
+    (intake, mut link): (Intake, watch::Receiver<State>),
+    connection: u64,
+    message: Publish,
+) -> Option<Taken> {
     let mut pause = PAUSE.0;
     let name = String::from_utf8_lossy(&message.topic).into_owned();
     let is_state = Topic::parse(intake.gateway(), &name).is_ok_and(|topic| topic.channel == Channel::State);
     let (reading, verdict) = loop {
+        if link.borrow_and_update().connection != connection {
+            return None;
+        }
         if is_state {
             break (None, None);
         }
         match intake.receive(&name, &message.payload).await {
             (reading, Ok(verdict)) => break (reading, Some(verdict)),
             (_, Err(NotTaken::Stopping)) => future::pending().await,
-            (_, Err(NotTaken::Full | NotTaken::Busy)) => sleep(jittered(pause)).await,
+            (_, Err(NotTaken::Full | NotTaken::Busy)) => {
+                // Another connection is noticed at once: what waits here would keep what it brings from being taken.
+                tokio::select! {
+                    () = sleep(jittered(pause)) => {}
+                    _ = link.changed() => {}
+                }
+            }
         }
         pause = (pause * 2).min(PAUSE.1);
     };
-    Taken {
+    Some(Taken {
         connection,
         message,
         reading,
         verdict,
-    }
+    })
 }
