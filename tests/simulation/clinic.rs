@@ -9,7 +9,7 @@ use ledger::{
     transaction::{Action, Author, Commitment, GatewayEnrolment, SignedTransaction, Transaction},
 };
 use record::{
-    bundle::{Category, SealedBundle, SubjectKey},
+    bundle::{self, Category, SealedBundle, SubjectKey},
     canonical::{self, Digest, Domain, cid_of},
     ids::KeyId,
     merkle,
@@ -154,7 +154,7 @@ impl Clinic {
 
     fn commitment(&self, number: u64, signer: &SigningKey) -> (SignedTransaction, Vec<u8>) {
         let payload = canonical::encode(&Shape {
-            v: 1,
+            v: bundle::VERSION,
             key: self.subject.id(),
             category: self.subject.category,
             epoch: self.subject.epoch,
