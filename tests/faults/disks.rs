@@ -43,13 +43,10 @@ pub(crate) fn full() -> Run {
     home.until("it is still full", |status| status["full"] == "disk");
     gateway.kill();
     gateway = home.start_within(&disk.prefix());
-    let again = home.runtime.block_on(async {
-        loop {
-            let answer = devices[0].publish(1).await;
-            if answer != Answer::Lost {
-                return answer;
-            }
-        }
+    let mut again = Answer::Lost;
+    eventually("it answers on a full disk", || {
+        again = home.runtime.block_on(devices[0].publish(1));
+        again != Answer::Lost
     });
     assert_eq!(again, Answer::Acknowledged, "what it has is known on a full disk, too");
     assert!(matches!(publish_until_refused(&home, &mut devices), Answer::Refused(_)));

@@ -32,6 +32,8 @@ ANSWER_MAX_S = 20
 # A sandbox ends with this when somebody else listens on one of its ports: others are asked for.
 EXIT_USAGE = 64
 TRIES = 5
+# What a sandbox may ask for as the base of its ports. Its ports lie up to 130 above it, and 10430 above it.
+BASES = (2000, 8000)
 
 
 def eventually(what, within_s, look):
@@ -119,9 +121,13 @@ class Running:
 
 
 class Sandbox(Running):
-    """A sandbox of its own, ready; `settings` are lines of its configuration, `prefix` is what its command begins with."""
+    """A sandbox of its own, ready; `settings` are lines of its configuration, `prefix` is what its command begins with.
 
-    def __init__(self, devices, settings="", prefix=()):
+    Its base is one of `bases`, below the second: sandboxes that start at once take no port of each other's if theirs differ.
+    """
+
+    def __init__(self, devices, settings="", prefix=(), bases=BASES):
+        self.bases = bases
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="vitalfog-faults-"))
         super().__init__(self.folder / "report.json")
         limits = "".join(f"{key} = {value}\n" for key, value in LIMITS.items())
@@ -136,7 +142,7 @@ class Sandbox(Running):
 
     def started(self, devices, prefix):
         flags = ["--config", self.folder / "sandbox.toml", "--devices", str(devices), "--data-dir", self.folder / "data"]
-        flags += ["--report", self.report_file, "--port-base", str(random.randrange(2000, 8000))]
+        flags += ["--report", self.report_file, "--port-base", str(random.randrange(*self.bases))]
         with open(self.folder / "printed", "w") as printed:
             return subprocess.Popen([*prefix, PROGRAM, *flags], stdin=subprocess.PIPE, stdout=printed, stderr=printed,
                                     env=os.environ | {"VITALFOG_PARENT_PIPE": "stdin"})

@@ -9,8 +9,10 @@ use crate::sandboxes::folder;
 
 /// The flood is measured for so long.
 const SECONDS: &str = "6";
-/// What a machine that does something else as well may add to the slowest hundredth, in milliseconds.
-const HICCUP_MS: f64 = 500.0;
+/// What a machine that does something else as well may add to the usual answer meanwhile, in milliseconds.
+const BUSY_MS: f64 = 50.0;
+/// The slowest hundredth is an answer or two: one sync that stalls makes it. It is no longer than such a stall.
+const STALL_MAX_MS: f64 = 8_000.0;
 
 /// What a gateway and a fleet of thirty came to, with these flags.
 fn fleet(flags: &[&str]) -> Json {
@@ -43,13 +45,16 @@ fn the_others_do_not_wait_for_a_hot_device() {
     let seconds = number(&hot, "/measured_s") + number(&hot, "/connected_s") + 1.0;
     let (taken, burst) = (number(&hot, "/hot_acknowledged"), number(&hot, "/hot_limit/burst"));
     let allowed = burst + number(&hot, "/hot_limit/messages_per_s") * seconds;
+    // Without a limit it would get several times as much: it is this that fails then, whatever the others see of it.
     // Its burst may be over before the last of the others is connected and counting begins.
     assert!((1.0..=allowed).contains(&taken), "it is held back, and heard: {hot}");
-    let (with, without) = (number(&hot, "/puback_p99_ms"), number(&calm, "/puback_p99_ms"));
+    let (with, without) = (number(&hot, "/puback_p50_ms"), number(&calm, "/puback_p50_ms"));
     assert!(
-        with <= 5.0 * without + HICCUP_MS,
+        with <= 3.0 * without + BUSY_MS,
         "{with} ms instead of {without} ms: {hot}"
     );
+    let slowest = number(&hot, "/puback_p99_ms");
+    assert!(slowest < STALL_MAX_MS, "{slowest} ms: {hot}");
     let (with, without) = (
         number(&hot, "/gateway/rss_peak_bytes"),
         number(&calm, "/gateway/rss_peak_bytes"),
