@@ -358,7 +358,7 @@ impl Index {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
     use ledger::{
@@ -373,7 +373,7 @@ mod tests {
         bundle::{Category, SubjectKey},
         canonical::{self, Digest, Domain},
         gaps::{GapReport, Missing, Range, Start},
-        ids::{BootId, OrganizationId},
+        ids::{BootId, DeviceId, OrganizationId},
         signature::SigningKey,
     };
 
@@ -694,33 +694,38 @@ mod tests {
         );
     }
 
+    /// What a gateway says at a time is missing of one start of a device; nothing, if no range is.
+    pub(crate) fn gap_report((device, boot): (DeviceId, BootId), at_ms: i64, missing: Vec<Range>) -> GapReport {
+        let start = Start {
+            boot,
+            high_seq: 1_000,
+            missing,
+        };
+        GapReport {
+            v: record::gaps::VERSION,
+            network: record::ids::NetworkId(Digest::ZERO),
+            gateway: "home-1".parse().expect("good"),
+            device,
+            at_ms,
+            missing: Missing {
+                starts: Some(start)
+                    .filter(|start| !start.missing.is_empty())
+                    .into_iter()
+                    .collect(),
+                more_ranges: 0,
+            },
+        }
+    }
+
     fn reported(seed: u8, at_ms: i64, missing: &[(u64, u64)], height: u64) -> Reported {
         let of = row(seed, 1, 10);
-        let ranges: Vec<_> = missing.iter().map(|(from, to)| Range(*from, *to)).collect();
-        let start = Start {
-            boot: of.reading.boot,
-            high_seq: 1_000,
-            missing: ranges,
-        };
+        let missing: Vec<_> = missing.iter().map(|(from, to)| Range(*from, *to)).collect();
         Reported {
             key: of.key,
             bundle: BundleId(Digest::of(Domain::BUNDLE, &[&at_ms.to_be_bytes()])),
             entry: 1,
             height: Height(height),
-            report: GapReport {
-                v: record::gaps::VERSION,
-                network: record::ids::NetworkId(Digest::ZERO),
-                gateway: "home-1".parse().expect("good"),
-                device: of.reading.device,
-                at_ms,
-                missing: Missing {
-                    starts: Some(start)
-                        .filter(|start| !start.missing.is_empty())
-                        .into_iter()
-                        .collect(),
-                    more_ranges: 0,
-                },
-            },
+            report: gap_report((of.reading.device, of.reading.boot), at_ms, missing),
         }
     }
 

@@ -208,18 +208,20 @@ fn growing(failures: u32) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{enrolment::Enrolments, standing::tests::device};
+    use crate::{
+        enrolment::Enrolments,
+        standing::tests::{cuff, device, roll},
+    };
     use bytes::Bytes;
     use http_body_util::Full;
     use hyper::{Request, Response, body::Incoming, server::conn::http1, service::service_fn};
     use hyper_util::rt::TokioIo;
     use ledger::{
-        device::Device,
         genesis::{Genesis, Organization, Role, Validator},
         handover::Committees,
         policy::ValidityPolicy,
     };
-    use record::{canonical::Digest, ids::DeviceId, signature::SigningKey};
+    use record::{canonical::Digest, signature::SigningKey};
     use std::convert::Infallible;
     use tokio::{net::TcpListener, sync::watch, time::timeout};
 
@@ -267,18 +269,6 @@ mod tests {
                 key: key.public(),
             }],
             policy: ValidityPolicy::default(),
-        }
-    }
-
-    fn cuff() -> DeviceId {
-        "cuff-1".parse().expect("good")
-    }
-
-    fn roll(device: &Device) -> Roll {
-        Roll {
-            through: device.changed(),
-            revoked: None,
-            devices: [(cuff(), device.clone())].into(),
         }
     }
 

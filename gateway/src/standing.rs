@@ -126,11 +126,12 @@ pub(crate) mod tests {
         serde_json::from_value(device).expect("a device")
     }
 
-    fn cuff() -> DeviceId {
+    pub(crate) fn cuff() -> DeviceId {
         "cuff-1".parse().expect("good")
     }
 
-    fn roll(device: &Device) -> Roll {
+    /// What a node says that knows of this device alone.
+    pub(crate) fn roll(device: &Device) -> Roll {
         Roll {
             through: device.changed(),
             revoked: None,

@@ -20,7 +20,7 @@ use record::{
     bundle::{Bundle, Category, Entry, SubjectKey, SubjectSecret},
     canonical::Digest,
     fhir::Patient,
-    gaps::{self, GapReport, Missing, Range, SignedGapReport, Start},
+    gaps::{GapReport, Range, SignedGapReport},
     ids::{BootId, BundleId, OrganizationId, SubjectId},
     reading::{Measured, MeasurementState, Reading, TimeQuality, VERSION},
     signature::SigningKey,
@@ -38,7 +38,7 @@ use super::{
 use crate::{
     chain::{self, Chain},
     disclosure::Disclosure,
-    index::{self, Index},
+    index::{self, Index, tests::gap_report},
     intake::{self, Intake},
     keyring::{Holding, Keyring, Passphrase},
     mempool::{self, Mempool},
@@ -315,24 +315,10 @@ impl Clinic {
 
     /// What the gateway says at a time is missing of the device; nothing, if no range is.
     pub(super) fn report(&self, at_ms: i64, missing: &[Range]) -> SignedGapReport {
-        let start = Start {
-            boot: BootId { counter: 1, random: 2 },
-            high_seq: 1_000,
-            missing: missing.to_vec(),
-        };
+        let start = ("cuff-1".parse().expect("good"), BootId { counter: 1, random: 2 });
         let report = GapReport {
-            v: gaps::VERSION,
             network: self.genesis.network(),
-            gateway: "home-1".parse().expect("good"),
-            device: "cuff-1".parse().expect("good"),
-            at_ms,
-            missing: Missing {
-                starts: Some(start)
-                    .filter(|start| !start.missing.is_empty())
-                    .into_iter()
-                    .collect(),
-                more_ranges: 0,
-            },
+            ..gap_report(start, at_ms, missing.to_vec())
         };
         report.sign(&self.key)
     }
