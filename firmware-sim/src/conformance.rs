@@ -7,7 +7,6 @@
 mod capture;
 mod numbers;
 mod signature;
-mod topic;
 
 use std::{collections::HashMap, fmt};
 
@@ -17,12 +16,12 @@ use record::{
     observation::{LAG_FLAG_MS, Observation, SKEW_FLAG_MS},
     reading::{READING_BYTES_MAX, Reading, Reason, Refusal, SignedReading, TimeQuality},
     signature::PublicKey,
+    topic::{Channel, Topic},
 };
 
 pub(crate) use capture::line as captured_line;
 pub use capture::{Captured, NotCaptured};
 use numbers::{Numbers, Place};
-use topic::{Channel, Topic};
 
 /// A state message has at most so many bytes.
 const STATE_BYTES_MAX: usize = 4_096;
@@ -91,14 +90,11 @@ impl Judge {
 
     /// Judges the next message.
     pub fn judge(&mut self, message: &Captured) -> Verdict {
-        let topic = match Topic::parse(&self.gateway, &message.topic) {
-            Ok(topic) => topic,
-            Err(refusal) => {
-                return Verdict {
-                    what: "a message under a strange topic".to_owned(),
-                    findings: vec![self.refused(&refusal, message)],
-                };
-            }
+        let Ok(topic) = Topic::parse(&self.gateway, &message.topic) else {
+            return Verdict {
+                what: "a message under a strange topic".to_owned(),
+                findings: vec![self.refused(&self.strange(), message)],
+            };
         };
         match topic.channel {
             Channel::Reading | Channel::Wave | Channel::Event => self.reading(&topic, message),
@@ -157,6 +153,16 @@ impl Judge {
             what: format!("{} {id}{again}", topic.channel.as_str()),
             findings,
         }
+    }
+
+    /// What topics look like, said to whoever makes devices.
+    fn strange(&self) -> Refusal {
+        let shape = format!(
+            "topics here are vitalfog/v1/{}/DEVICE/CHANNEL with a device name of a-z, 0-9 and '-', and one of reading, \
+             wave, event, state as channel",
+            self.gateway
+        );
+        Refusal::new(Reason::WrongTopic, shape)
     }
 
     fn genuine(&self, topic: &Topic, message: &Captured) -> Result<Reading, Refusal> {

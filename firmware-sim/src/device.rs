@@ -21,6 +21,7 @@ use std::{
 use record::{
     ids::{BootId, DeviceId, GatewayId},
     signature::SigningKey,
+    topic,
 };
 use serde::{Deserialize, Serialize};
 use tokio::{
@@ -345,12 +346,8 @@ impl Device {
             return;
         }
         while let Some(sending) = self.journal.send(usize::from(self.home.broker.in_flight_max)) {
-            let topic = format!(
-                "vitalfog/v1/{}/{}/{}",
-                self.home.gateway,
-                self.id,
-                sending.stream.as_str()
-            );
+            let prefix = topic::prefix(&self.home.gateway);
+            let topic = format!("{prefix}{}/{}", self.id, sending.stream.as_str());
             if sending.first {
                 let now_ms = || jiff::Timestamp::now().as_millisecond();
                 let line = || conformance::captured_line(&topic, &sending.payload, now_ms());

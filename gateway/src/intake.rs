@@ -8,13 +8,13 @@ use record::{
     ids::{DeviceId, GatewayId, ReadingId},
     observation::Observation,
     reading::{Reading, Reason, Refusal, SignedReading, TimeQuality},
+    topic::{Channel, Topic},
 };
 
 use crate::{
     directory::Directory,
     enrolment::Enrolments,
     outbox::{Measurement, NotTaken, Outbox, Rejected, Urgency, Verdict, now_ms},
-    topic::{Channel, Topic},
 };
 
 /// What was measured this long before it came was stored by its device, and does not go before what is measured now.

@@ -27,7 +27,6 @@ pub mod http;
 pub mod mqtt;
 
 pub mod intake;
-pub mod topic;
 
 pub mod follow;
 pub mod uplink;

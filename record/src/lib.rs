@@ -3,7 +3,8 @@
 //! The pure half of the house: no tokio, no I/O, no clock. In the order a reading meets them:
 //!
 //! 1. [`ids`] names of devices, gateways, organisations, people; [`signature`] who vouches for bytes.
-//! 2. [`reading`] one signed device message: bytes -> [`reading::SignedReading`] -> [`reading::Reading`].
+//! 2. [`topic`] where a device's message comes in; [`reading`] the message: bytes -> [`reading::SignedReading`] ->
+//!    [`reading::Reading`].
 //! 3. [`vital`] the LOINC codes, UCUM units and plausible limits we know; [`decimal`] their exact numbers.
 //! 4. [`clock`] when it was measured, if the device has no wall clock; [`observation`] a reading in clinical terms.
 //! 5. [`gaps`] which readings never came, as the gateway reports it; [`bundle`] readings and reports of one subject and
@@ -16,6 +17,7 @@ pub mod ids;
 pub mod signature;
 
 pub mod reading;
+pub mod topic;
 
 pub mod decimal;
 pub mod vital;

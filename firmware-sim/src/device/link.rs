@@ -12,7 +12,10 @@ use futures::{
     future::BoxFuture,
     stream::{self, FuturesUnordered},
 };
-use record::ids::{BootId, DeviceId, GatewayId};
+use record::{
+    ids::{BootId, DeviceId, GatewayId},
+    topic,
+};
 use rumqttc::{
     AsyncClient, ConnectReturnCode, ConnectionError, EventLoop, Incoming, LastWill, MqttOptions, NetworkOptions,
     PubAckReason, PublishNoticeError, PublishOptions, PublishProperties, PublishResult, QoS, SubscribeFilter,
@@ -195,7 +198,7 @@ impl Link {
         let mut network = NetworkOptions::new();
         network.set_tcp_nodelay(true);
         let tls = credentials.tls.as_ref().unwrap_or(&broker.tls).clone();
-        let topics = format!("vitalfog/v1/{}/{}", name.gateway, name.device);
+        let topics = format!("{}{}", topic::prefix(name.gateway), name.device);
         match &credentials.password {
             Some(password) => options.set_credentials(credentials.user.as_str(), password.clone().into_bytes()),
             None => options.set_username(credentials.user.as_str()),

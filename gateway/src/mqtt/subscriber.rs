@@ -7,6 +7,7 @@ mod taker;
 
 use std::{num::NonZeroU16, path::PathBuf, sync::Arc, time::Duration};
 
+use record::topic::{self, Channel};
 use rumqttc::{
     AckMode, AsyncClient, MqttOptions, QoS, RetainForwardRule, SubscribeFilter, TlsConfiguration, Transport,
 };
@@ -22,11 +23,7 @@ use self::{
     taker::Taker,
 };
 use super::{Error, presence::Presence};
-use crate::{
-    intake::Intake,
-    secret, tls,
-    topic::{self, Channel},
-};
+use crate::{intake::Intake, secret, tls};
 
 /// Requests to the client's event loop that wait, at most.
 const REQUESTS_MAX: usize = 1_024;

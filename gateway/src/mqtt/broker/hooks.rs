@@ -10,6 +10,7 @@ use bytes::Bytes;
 use record::{
     ids::{DeviceId, ReadingId},
     reading::{Reason as Cause, Refusal},
+    topic::{Channel, Topic},
 };
 use rmqtt::{
     codec::{
@@ -39,7 +40,6 @@ use crate::{
     intake::Intake,
     mqtt::{notice::Notice, presence::Presence},
     outbox::{NotTaken, Verdict},
-    topic::{Channel, Topic},
 };
 
 /// The sink answers within this time or the message is not taken: while it is awaited the client gets no PINGRESP either.
@@ -181,7 +181,11 @@ impl Hooks {
         let user = session.id.username_ref();
         // A client of MQTT 3.1.1 would get a plain PUBACK for what was not taken: it is disconnected instead.
         let understands = session.protocol().await.is_ok_and(|level| level == MQTT_LEVEL_5);
-        if !self.rates.take(&self.whose(session, publish)) {
+        let sent = Sent {
+            rights: self.logins.rights(user),
+            topic: Topic::parse(self.intake.gateway(), &publish.topic),
+        };
+        if !self.rates.take(&sent.whose(user)) {
             metrics::counter!("gateway_mqtt_refused_total", "what" => "rate").increment(1);
             let why = format!(
                 "too fast: at most {} messages a second; wait and send it again",
@@ -189,10 +193,10 @@ impl Hooks {
             );
             return answer(PublishAckReason::QuotaExceeded, why, !understands);
         }
-        if let (None, Some(claim)) = (self.logins.rights(user), ClaimId::of_user(user)) {
+        if let (None, Some(claim)) = (&sent.rights, ClaimId::of_user(user)) {
             return self.present(session, &claim, publish).await;
         }
-        let taken = tokio::time::timeout(TAKE_TIMEOUT, self.take(session, publish)).await;
+        let taken = tokio::time::timeout(TAKE_TIMEOUT, self.take(sent, publish)).await;
         match taken {
             Ok(Ok(Taken::Durable)) => PublishAclResult::allow(),
             Ok(Ok(Taken::Refused {
@@ -226,21 +230,8 @@ impl Hooks {
         }
     }
 
-    /// Whose rate a message counts for: the device's under whose topic it may come, else the user's.
-    fn whose(&self, session: &Session, publish: &Publish) -> String {
-        let user = session.id.username_ref();
-        let own = |topic: &Topic| self.logins.rights(user).is_some_and(|rights| rights.may_publish(topic));
-        match Topic::parse(self.intake.gateway(), &publish.topic) {
-            Ok(topic) if own(&topic) => topic.device.to_string(),
-            // No device's name has a colon.
-            _ => format!("user:{user}"),
-        }
-    }
-
-    async fn take(&self, session: &Session, publish: &Publish) -> Result<Taken, NotTaken> {
-        let rights = self.logins.rights(session.id.username_ref());
-        let topic = Topic::parse(self.intake.gateway(), &publish.topic);
-        let verdict = match (&rights, topic) {
+    async fn take(&self, sent: Sent, publish: &Publish) -> Result<Taken, NotTaken> {
+        let verdict = match (&sent.rights, sent.topic) {
             (Some(rights), Ok(topic)) if rights.may_publish(&topic) => {
                 if topic.channel == Channel::State && publish.payload.len() <= STATE_BYTES_MAX {
                     self.presence.stated(&topic.device, &publish.payload);
@@ -320,6 +311,23 @@ impl Hooks {
         let device = self.logins.device(session.id.username_ref());
         if let Err(error) = self.intake.refuse_unreceived(device, size_bytes).await {
             tracing::warn!(%error, size_bytes, "a giant packet was dropped and could not be recorded");
+        }
+    }
+}
+
+/// By whom a message is, and where it comes in.
+struct Sent {
+    rights: Option<Rights>,
+    topic: Result<Topic, Refusal>,
+}
+
+impl Sent {
+    /// Whose rate the message counts for: the device's under whose topic it may come, else the user's.
+    fn whose(&self, user: &str) -> String {
+        match (&self.rights, &self.topic) {
+            (Some(rights), Ok(topic)) if rights.may_publish(topic) => topic.device.to_string(),
+            // No device's name has a colon.
+            _ => format!("user:{user}"),
         }
     }
 }

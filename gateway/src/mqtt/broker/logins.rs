@@ -1,9 +1,12 @@
 //! Who may connect to the embedded broker: the listed users, devices that were claimed, and claims that are to be used.
 
-use record::ids::{DeviceId, GatewayId};
+use record::{
+    ids::{DeviceId, GatewayId},
+    topic,
+};
 
 use super::rights::{Rights, Users};
-use crate::{claim::ClaimId, directory::Directory, topic};
+use crate::{claim::ClaimId, directory::Directory};
 
 /// All of them. A listed user goes before a claimed device of the same name.
 #[derive(Clone, Debug)]

@@ -3,10 +3,11 @@
 use std::collections::HashMap;
 
 use aws_lc_rs::{constant_time::verify_slices_are_equal, digest};
-use record::ids::{DeviceId, GatewayId};
+use record::{
+    ids::{DeviceId, GatewayId},
+    topic::{self, Channel, Topic},
+};
 use serde::{Deserialize, Serialize};
-
-use crate::topic::{self, Channel, Topic};
 
 /// One line of the users' file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -7,7 +7,10 @@ use std::{
 };
 
 use futures::{StreamExt as _, stream::FuturesOrdered};
-use record::ids::{DeviceId, ReadingId};
+use record::{
+    ids::{DeviceId, ReadingId},
+    topic::{Channel, Topic},
+};
 use rumqttc::{AsyncClient, Publish, PublishOptions};
 use tokio::{
     sync::{mpsc, watch},
@@ -19,7 +22,6 @@ use crate::{
     intake::Intake,
     mqtt::{notice::Notice, presence::Presence},
     outbox::{NotTaken, Progress, Verdict},
-    topic::{Channel, Topic},
 };
 
 /// How often cumulative acknowledgements are published; several readings of a device share one. They go with QoS 0, so that

@@ -1,6 +1,6 @@
-//! The topics of this gateway: `vitalfog/v1/{gateway}/{device}/{channel}`.
+//! The topics of a gateway, as it and its devices see them: `vitalfog/v1/{gateway}/{device}/{channel}`.
 
-use record::{
+use crate::{
     ids::{DeviceId, GatewayId},
     reading::{Reason, Refusal},
 };
@@ -56,7 +56,7 @@ impl Channel {
     }
 }
 
-/// A topic of this gateway, taken apart.
+/// A topic of a gateway, taken apart.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Topic {
     /// The device it belongs to.
