@@ -159,7 +159,7 @@ impl Question {
         loop {
             let Some(roll) = self.roll(above).await else {
                 // Not logged: the uplink says which node fails, and says it once.
-                sleep(growing(failures)).await;
+                sleep(uplink::growing(PAUSE, failures)).await;
                 failures += 1;
                 continue;
             };
@@ -198,11 +198,6 @@ impl Question {
         }
         serde_json::from_slice(&body).ok()
     }
-}
-
-fn growing(failures: u32) -> Duration {
-    let pause = PAUSE.0.saturating_mul(1 << failures.min(16)).min(PAUSE.1);
-    pause.mul_f64(rand::random_range(0.5..=1.0))
 }
 
 #[cfg(test)]

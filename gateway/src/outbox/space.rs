@@ -2,8 +2,8 @@
 //!
 //! Three marks of the disk: below the reserve nothing new is taken but alarms, below a half of it not even those, so that what
 //! was taken can still be forgotten; below a quarter nothing at all is written, since a write that fails half-way would end the
-//! process. What is full stays full
-//! until there is clearly room again: devices that are told so at every other reading would keep trying.
+//! process. What is full stays full until there is clearly room again: devices that are told so at every other reading
+//! would keep trying.
 
 use std::{
     path::{Path, PathBuf},

@@ -85,7 +85,7 @@ impl Patience {
 }
 
 /// A pause that doubles with each failure from the first length to the longest, with jitter.
-pub(super) fn growing((first, longest): (Duration, Duration), failures: u32) -> Duration {
+pub(crate) fn growing((first, longest): (Duration, Duration), failures: u32) -> Duration {
     let pause = first.saturating_mul(1 << failures.min(16)).min(longest);
     pause.mul_f64(rand::random_range(0.5..=1.0))
 }
