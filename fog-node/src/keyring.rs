@@ -466,6 +466,9 @@ mod tests {
             holdings,
             passphrase()
         );
+        // What is printed are ids of keys, which are random: one in four hundred runs has the digits of the year in one.
+        let ids = holdings.iter().map(|holding| holding.key.id().to_string());
+        let printed = ids.fold(printed, |printed, id| printed.replace(&id, ""));
         for canary in [
             "Lindgren",
             "1957",
