@@ -2,7 +2,8 @@
 //!
 //! A key ends with the block that replaces it or revokes its device. What is committed up to that block counts, whatever comes
 //! later. Above it counts only what the gateway *received* in time: it acknowledged that reading when it could not know
-//! better, and an acknowledged reading is not lost (decision 13).
+//! better, and an acknowledged reading is not lost (decision 13). For the same reason nothing asks where a key *begins*: a
+//! device that came by a code measures before its operator approves it, and what it measured counts once the key is here.
 
 use std::{cell::Cell, collections::BTreeMap};
 
@@ -71,7 +72,7 @@ impl End {
 pub struct KeyPeriod {
     /// The key.
     pub key: PublicKey,
-    /// The block that brought it.
+    /// The block that brought it: what orders a device's changes, and no bound for what the key signed.
     pub from: Moment,
     /// Where it ends, if it does.
     pub until: Option<End>,
@@ -196,7 +197,8 @@ impl Device {
 }
 
 /// The reading in a message: decoded with the key of its device that signed it, the newest tried first, if that key has not
-/// ended for it.
+/// ended for it. It may have been committed or received before the key began (decision 13): the height of a commitment and
+/// the time of receipt are the gateway's word, so a bound would keep out nobody who could not write around it.
 ///
 /// # Errors
 /// As [`SignedReading::decode`], and [`Reason::Revoked`].
@@ -337,6 +339,28 @@ mod tests {
             "no time before 1970"
         );
         assert_eq!(device.changed(), Height(10));
+    }
+
+    #[test]
+    fn what_was_measured_before_a_key_was_approved_counts() {
+        let (first, second) = (SigningKey::random(), SigningKey::random());
+        let mut device = enrolled(&first);
+        let rotation = rotation(&device, &first, &second);
+        device.rotate(&rotation, BLOCK);
+        let begins = |nth: usize| device.keys()[nth].from;
+        for (key, from) in [(&first, begins(0)), (&second, begins(1))] {
+            assert_eq!(
+                said(&device, key, from.height.0 - 1, 0),
+                None,
+                "committed and received before"
+            );
+        }
+        device.revoke(Moment {
+            height: Height(11),
+            at_ms: 2_000_000,
+        });
+        let late = 2_000_000 + i64::try_from(END_GRACE_MS).expect("small") + 1;
+        assert_eq!(said(&device, &second, 12, late), Some(Reason::Revoked), "its end holds");
     }
 
     #[test]
