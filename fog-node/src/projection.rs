@@ -58,7 +58,11 @@ const NOT_AS_COMMITTED: &str = "not-as-committed";
 const LEARNED_LATE: &str = "learned-late";
 
 /// Reasons that may pass: the payload comes, the device is enrolled, the bundle is opened at last.
-const RETRYABLE: [&str; 3] = [PAYLOAD_MISSING, LEARNED_LATE, Reason::UnknownDevice.as_str()];
+const PASSING: [&str; 3] = [PAYLOAD_MISSING, LEARNED_LATE, Reason::UnknownDevice.as_str()];
+/// What no key of its device has signed: the key may be on its way to the chain, behind the device's first one.
+const UNSIGNED: &str = Reason::WrongSignature.as_str();
+/// All that is tried again.
+const RETRYABLE: [&str; 4] = [PASSING[0], PASSING[1], PASSING[2], UNSIGNED];
 
 /// Why a step could not be made; it is made again.
 #[derive(Debug, thiserror::Error)]
@@ -208,7 +212,7 @@ impl<F: Followed> Projection<F> {
         Ok(())
     }
 
-    /// Tries again bundles whose payload was missing, and bundles with a device that was not enrolled then.
+    /// Tries again bundles whose payload was missing, and bundles with a device, or a key of one, that was not on the chain then.
     async fn retry(&self) -> Result<(), Failure> {
         let pending = self.index.pending(&RETRYABLE, RETRY_BUNDLES_MAX).await?;
         let deadline = Instant::now() + PAYLOADS_WAIT_AGAIN;
@@ -350,7 +354,8 @@ mod tests {
         consent::{self, Permit},
         genesis::{Genesis, Organization, Role, Validator},
         policy::ValidityPolicy,
-        transaction::{Action, Author, DeviceEnrolment, GatewayEnrolment, SignedTransaction, Transaction},
+        possession::Possession,
+        transaction::{Action, Author, DeviceEnrolment, GatewayEnrolment, Rotation, SignedTransaction, Transaction},
     };
     use record::{
         bundle::{Bundle, Category, Entry, SubjectKey, SubjectSecret},
@@ -768,6 +773,43 @@ mod tests {
         fog.append(vec![fog.device()]).await;
         let counts = in_time(fog.count(|counts| counts.rejected == 0)).await;
         assert_eq!((counts.observations, counts.duplicates), (2, 0));
+        task.abort();
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_was_measured_with_keys_that_are_approved_later_one_by_one_is_projected_later() {
+        let fog = Fog::new().await;
+        let (first, second, forger) = (fog.device.clone(), SigningKey::random(), SigningKey::random());
+        let (payload, commit) = fog.bundle(1, &[&first, &second]);
+        let (forged, commit_forged) = fog.bundle(3, &[&first, &forger]);
+        for payload in [payload, forged] {
+            fog.projection.vault.put(payload).await.expect("kept");
+        }
+        fog.append(vec![fog.announcement(), fog.gateway()]).await;
+        fog.append(vec![commit]).await;
+        fog.append(vec![commit_forged]).await;
+        let task = tokio::spawn(fog.projection.clone().run());
+        in_time(fog.count(|counts| counts.rejected == 4)).await;
+        fog.append(vec![fog.device()]).await;
+        in_time(fog.count(|counts| counts.rejected == 2)).await;
+        fog.projection
+            .index
+            .execute("DELETE FROM observation WHERE seq = 3")
+            .await;
+        let found = fog.projection.verify(Height(3)).await.expect("verifies");
+        assert_eq!(found, 1, "a forged reading keeps no block from being compared");
+        let device = "oximeter-1".parse().expect("good");
+        let rotation = Rotation {
+            from: first.public(),
+            to: second.public(),
+            proof: Possession::prove(&fog.genesis.network(), (&home(), &device), &second),
+            overlap_ms: 0,
+            device,
+        };
+        let author = Author::Organization(member());
+        fog.append(vec![fog.sign(author, Action::RotateDevice(rotation))]).await;
+        let counts = in_time(fog.count(|counts| counts.rejected == 1)).await;
+        assert_eq!((counts.observations, counts.duplicates), (3, 0));
         task.abort();
     }
 

@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use ledger::block::Height;
 use tokio::time::Instant;
 
-use super::{Failure, Followed, PAYLOADS_WAIT_AGAIN, Projection, RETRYABLE};
+use super::{Failure, Followed, PASSING, PAYLOADS_WAIT_AGAIN, Projection, UNSIGNED};
 use crate::index::{Reported, Row};
 
 impl<F: Followed> Projection<F> {
@@ -19,9 +19,11 @@ impl<F: Followed> Projection<F> {
             return Ok(0);
         }
         // What may yet be settled is not expected here.
-        if self.index.is_pending(height, &RETRYABLE).await? {
+        if self.index.is_pending(height, &PASSING).await? {
             return Ok(0);
         }
+        let was_unsigned = self.index.is_pending(height, &[UNSIGNED]).await?;
+        let mut is_unsigned = false;
         let deadline = Instant::now() + PAYLOADS_WAIT_AGAIN;
         let (mut expected, mut ids, mut gaps) = (Vec::new(), HashSet::new(), Vec::new());
         for commitment in self.ours(height).await? {
@@ -29,13 +31,18 @@ impl<F: Followed> Projection<F> {
             if opened
                 .rejections
                 .iter()
-                .any(|rejection| RETRYABLE.contains(&rejection.reason))
+                .any(|rejection| PASSING.contains(&rejection.reason))
             {
                 return Ok(0);
             }
+            is_unsigned |= opened.rejections.iter().any(|rejection| rejection.reason == UNSIGNED);
             // An observation that stands twice in a block is in the index once, where it came first.
             expected.extend(opened.rows.into_iter().filter(|row| ids.insert(row.id.clone())));
             gaps.extend(opened.gaps);
+        }
+        // The key came meanwhile, and the rows come with the next try. What nobody ever signs keeps no block from being compared.
+        if was_unsigned && !is_unsigned {
+            return Ok(0);
         }
         let (there, unread) = self.index.rows_at(height).await?;
         // By id: a full block has tens of thousands of rows, too many to look for each among all others.
