@@ -58,7 +58,8 @@ pub(super) enum Claim {
         #[arg(long)]
         config: PathBuf,
     },
-    /// Prints the keys that were presented and that the chain does not have, for the operator: `fog-node edge .. approve FILE`.
+    /// Prints the keys that were presented and that the chain does not have, of each device in their order, for the operator:
+    /// `fog-node edge .. approve FILE`.
     Requests {
         /// The gateway's configuration, TOML.
         #[arg(long)]
@@ -144,11 +145,7 @@ impl Claim {
             Self::Requests { .. } => {
                 let claims = Claims::load(folder).map_err(|e| e.to_string())?;
                 let standing = Standing::load(folder).map_err(|e| e.to_string())?;
-                let mut requests = claims.requests(&prepared.config.gateway);
-                requests.retain(|request| {
-                    let known = standing.devices.get(&request.device);
-                    known.is_none_or(|known| known.keys().iter().all(|period| period.key != request.key))
-                });
+                let requests = claims.requests(&prepared.config.gateway, &standing);
                 let text = serde_json::to_string_pretty(&requests).map_err(|e| e.to_string())?;
                 Ok(format!("{text}\n"))
             }
