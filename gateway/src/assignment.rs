@@ -1,14 +1,14 @@
 //! Whom a shared device measures: from a time on, until the next line says otherwise; it may be nobody.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     path::{Path, PathBuf},
 };
 
 use record::{bundle::SubjectKey, ids::DeviceId};
 use serde::{Deserialize, Serialize};
 
-use crate::kept;
+use crate::{kept, outbox::can_seal_to};
 
 /// The file in the data folder.
 const FILE: &str = "assignments.json";
@@ -41,12 +41,26 @@ impl Assignments {
         folder.join(FILE)
     }
 
-    /// What is kept in the data folder.
+    /// What is kept in the data folder. Each key is tried: sealing to it later has no way to fail.
     ///
     /// # Errors
     /// [`kept::Error`].
     pub fn load(folder: &Path) -> Result<Self, kept::Error> {
-        Ok(kept::read(&Self::file(folder), FILE_BYTES_MAX)?.unwrap_or_default())
+        let file = Self::file(folder);
+        let kept: Self = kept::read(&file, FILE_BYTES_MAX)?.unwrap_or_default();
+        // Once each: a shared device goes to and fro between few people.
+        let mut good = HashSet::new();
+        for (line, number) in kept.0.iter().zip(1..) {
+            let Some(subject) = line.subject.as_ref().filter(|subject| !good.contains(&subject.public)) else {
+                continue;
+            };
+            if !can_seal_to(subject) {
+                let entry = format!("line {number}, of device {},", line.device);
+                return Err(kept::Error::Unsealable(file.display().to_string(), entry));
+            }
+            good.insert(&subject.public);
+        }
+        Ok(kept)
     }
 
     /// Adds a line and keeps all of them; the oldest line of all is dropped when there are too many.
@@ -121,5 +135,19 @@ mod tests {
         assert_eq!(at(100), Some(&lines[0]));
         assert_eq!(at(299), Some(&lines[4]), "a correction of the same time");
         assert_eq!(at(300).expect("a line").subject, None);
+    }
+
+    #[test]
+    fn a_line_that_nothing_can_be_sealed_by_is_refused_by_its_number_and_device() {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let mut all = Assignments::default();
+        all.add(folder.path(), line("cuff-1", 100, true)).expect("keeps");
+        let bad = Assignment {
+            subject: Some(crate::outbox::tests::unsealable()),
+            ..line("scale-1", 200, false)
+        };
+        all.add(folder.path(), bad).expect("keeps");
+        let said = Assignments::load(folder.path()).expect_err("small order").to_string();
+        assert!(said.contains("line 2, of device scale-1,"), "{said}");
     }
 }

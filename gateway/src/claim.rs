@@ -20,7 +20,7 @@ use record::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{kept, standing::Standing};
+use crate::{kept, outbox::can_seal_to, standing::Standing};
 
 /// The folder in the data folder.
 const FOLDER: &str = "claims";
@@ -238,7 +238,7 @@ impl Claims {
             if path.extension().is_none_or(|end| end != "json") {
                 continue;
             }
-            if let Some(claim) = kept::read::<Claim>(&path, CLAIM_BYTES_MAX)? {
+            if let Some(claim) = read(&path)? {
                 claims.take(claim);
             }
         }
@@ -292,14 +292,14 @@ impl Claims {
         (presented, now_ms): (&[u8], i64),
     ) -> Result<Claim, Refused> {
         let file = path(data_dir, id);
-        let claim: Option<Claim> = kept::read(&file, CLAIM_BYTES_MAX).map_err(|_| Refused::NotKept)?;
-        let claim = claim.ok_or(Refused::Unknown)?;
+        let not_kept = |error: kept::Error| {
+            tracing::error!(%error, "a claim could not be read or kept");
+            Refused::NotKept
+        };
+        let claim = read(&file).map_err(not_kept)?.ok_or(Refused::Unknown)?;
         let burnt = claim.with(place, presented, now_ms)?;
         if burnt != claim {
-            kept::replace(&file, &burnt).map_err(|error| {
-                tracing::error!(%error, "a claim could not be kept");
-                Refused::NotKept
-            })?;
+            kept::replace(&file, &burnt).map_err(not_kept)?;
         }
         Ok(burnt)
     }
@@ -378,6 +378,21 @@ impl Claims {
             }));
         }
         requests
+    }
+}
+
+/// A claim's file, if there is one. Its subject key is tried here: sealing to it later has no way to fail.
+fn read(path: &Path) -> Result<Option<Claim>, kept::Error> {
+    let claim = kept::read::<Claim>(path, CLAIM_BYTES_MAX)?;
+    let bad = claim
+        .as_ref()
+        .filter(|claim| claim.subject.as_ref().is_some_and(|key| !can_seal_to(key)));
+    match bad {
+        Some(claim) => {
+            let entry = format!("the claim of device {}", claim.device);
+            Err(kept::Error::Unsealable(path.display().to_string(), entry))
+        }
+        None => Ok(claim),
     }
 }
 
@@ -513,6 +528,23 @@ pub(crate) mod tests {
             [second, first, third],
             "listed before it was claimed"
         );
+    }
+
+    #[test]
+    fn a_claim_that_nothing_can_be_sealed_by_is_refused_by_its_name() {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let (network, home) = (NetworkId(Digest::ZERO), "home-1".parse().expect("good"));
+        let cuff = crate::standing::tests::cuff();
+        let bad = crate::outbox::tests::unsealable();
+        let (claim, _) = Claims::make(folder.path(), (cuff.clone(), Some(bad)), (1_000, 500)).expect("makes");
+        let said = Claims::load(folder.path()).expect_err("small order").to_string();
+        assert!(
+            said.contains("device cuff-1") && said.contains(&claim.id.to_string()),
+            "{said}"
+        );
+        let text = presented(&network, &cuff, &SigningKey::random(), "pw");
+        let burnt = Claims::burn(folder.path(), &claim.id, (&network, &home), (&text, 1_000));
+        assert_eq!(burnt, Err(Refused::NotKept));
     }
 
     #[test]

@@ -18,6 +18,9 @@ pub enum Error {
     /// Not what we wrote.
     #[error("{0} is not what this gateway writes: {1}")]
     Malformed(String, #[source] serde_json::Error),
+    /// An entry of it, which nothing could be sealed by.
+    #[error("{0}: {1} has no usable X25519 subject key; put the right key there, or take the entry out")]
+    Unsealable(String, String),
 }
 
 /// Reads a file; `None` if there is none.

@@ -476,6 +476,15 @@ pub(crate) mod tests {
         }
     }
 
+    /// A subject key of the right size that is no usable point.
+    pub(crate) fn unsealable() -> SubjectKey {
+        let (_, good) = SubjectSecret::generate(Category::Vitals, 1).expect("random numbers");
+        SubjectKey {
+            public: vec![0; 32],
+            ..good
+        }
+    }
+
     /// A gateway's outbox and sink in a temporary folder, with two devices.
     pub(crate) struct Home {
         pub(crate) folder: TempDir,
