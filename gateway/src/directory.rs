@@ -393,7 +393,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_list_that_is_changed_is_read_again_and_a_broken_one_changes_nothing() {
+    async fn a_list_that_is_changed_is_read_again_and_a_broken_one_stops_nothing_beside_it() {
         let home = Home::open();
         let file = home.folder.path().join("enrolment.json");
         let line = |name: &str| json!({"device": name, "key": home.scale.key.public(), "subject": home.scale.subject});
@@ -412,16 +412,34 @@ mod tests {
         assert_eq!(directory.len(), 1);
         let task = tokio::spawn(files.run());
         write(&["scale-1", "scale-2"]);
-        let patience = Duration::from_secs(10);
-        let grows = async {
-            while directory.len() < 2 {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
+        let until = async |what: &str, is_so: &dyn Fn() -> bool| {
+            let so = async {
+                while !is_so() {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+            };
+            tokio::time::timeout(Duration::from_secs(10), so).await.expect(what);
         };
-        tokio::time::timeout(patience, grows).await.expect("read again");
+        until("read again", &|| directory.len() == 2).await;
         fs::write(&file, "[").expect("writes");
-        tokio::time::sleep(Duration::from_millis(1_500)).await;
-        assert_eq!(directory.len(), 2);
+        let line = Assignment {
+            device: home.scale.id.clone(),
+            subject: None,
+            from_ms: 1,
+        };
+        let mut assignments = Assignments::default();
+        assignments.add(home.folder.path(), line).expect("keeps");
+        let assigned = || directory.now().assignments.lines().len();
+        until("the assignment beside it is taken", &|| assigned() == 1).await;
+        let (claim, _) = Claims::make(home.folder.path(), (home.scale.id.clone(), None), (1, 1)).expect("makes");
+        let has_claim = || directory.now().claims.claim(&claim.id).is_some();
+        until("so is a claim", &has_claim).await;
+        // All of it was looked at since the list was broken.
+        assert_eq!(directory.len(), 2, "what the list said before holds");
+        fs::write(Assignments::file(home.folder.path()), "{").expect("writes");
+        write(&["scale-1"]);
+        until("a list that is whole again", &|| directory.len() == 1).await;
+        assert_eq!((assigned(), has_claim()), (1, true));
         task.abort();
     }
 }

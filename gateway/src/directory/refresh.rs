@@ -1,11 +1,6 @@
 //! The files that people and commands change while the gateway runs, looked at every second and taken when they are whole.
 
-use std::{
-    fs, io,
-    os::unix::fs::MetadataExt as _,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{fs, io, os::unix::fs::MetadataExt as _, path::Path, time::Duration};
 
 use super::{Directory, Places};
 use crate::{
@@ -32,11 +27,31 @@ pub enum Error {
     Kept(#[from] kept::Error),
 }
 
+/// What is looked at, each by itself: one that is broken keeps the others from nothing.
+#[derive(Clone, Copy, Debug)]
+enum Source {
+    List,
+    Claims,
+    Assignments,
+}
+
+impl Source {
+    const ALL: [Self; 3] = [Self::List, Self::Claims, Self::Assignments];
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::List => "list",
+            Self::Claims => "claims",
+            Self::Assignments => "assignments",
+        }
+    }
+}
+
 /// Looks after the files.
 #[derive(Debug)]
 pub struct Files {
     shelf: Shelf,
-    seen: Vec<Stamp>,
+    seen: [Stamp; Source::ALL.len()],
 }
 
 /// Where the files are, and what takes them.
@@ -47,41 +62,43 @@ struct Shelf {
 }
 
 impl Files {
-    /// Takes what the data folder holds into the directory; the home's list is there already.
+    /// Takes all of it into the directory.
     ///
     /// # Errors
-    /// [`Error`].
+    /// [`Error`], of the first that cannot be used.
     pub async fn open(directory: Directory, places: Places) -> Result<Self, Error> {
         *directory.desk.lock().await = Some(places.clone());
         let shelf = Shelf { directory, places };
-        let seen = shelf.stamps();
-        shelf.take()?;
+        let seen = Source::ALL.map(|source| shelf.stamp(source));
+        for source in Source::ALL {
+            shelf.take(source)?;
+        }
         Ok(Self { shelf, seen })
     }
 
-    /// Looks until it is dropped. What cannot be used is said once, and what was taken before holds.
+    /// Looks until it is dropped. What cannot be used is said once, and what was taken of it before holds.
     pub async fn run(mut self) {
         loop {
             tokio::time::sleep(LOOK_EVERY).await;
-            let stamps = self.shelf.stamps();
-            if stamps == self.seen {
-                continue;
-            }
-            // Of before reading: a file that is changed meanwhile is read again.
-            self.seen = stamps;
-            let shelf = self.shelf.clone();
-            // The runtime is going down if it does not end.
-            let Ok(taken) = tokio::task::spawn_blocking(move || shelf.take_undisturbed()).await else {
-                return;
-            };
-            match taken {
-                Ok(()) => tracing::info!(
-                    devices = self.shelf.directory.len(),
-                    "the list of devices was read again"
-                ),
-                Err(error) => {
-                    metrics::counter!("gateway_directory_faults_total").increment(1);
-                    tracing::error!(%error, "a changed list of devices cannot be used; the old one holds");
+            for (source, seen) in Source::ALL.into_iter().zip(&mut self.seen) {
+                let stamp = self.shelf.stamp(source);
+                if stamp == *seen {
+                    continue;
+                }
+                // Of before reading: a file that is changed meanwhile is read again.
+                *seen = stamp;
+                let shelf = self.shelf.clone();
+                // The runtime is going down if it does not end.
+                let Ok(taken) = tokio::task::spawn_blocking(move || shelf.take_undisturbed(source)).await else {
+                    return;
+                };
+                let (devices, source) = (self.shelf.directory.len(), source.name());
+                match taken {
+                    Ok(()) => tracing::info!(source, devices, "what says which device measures whom was read again"),
+                    Err(error) => {
+                        metrics::counter!("gateway_directory_faults_total").increment(1);
+                        tracing::error!(source, %error, "what has changed cannot be used; what it said before holds");
+                    }
                 }
             }
         }
@@ -90,34 +107,40 @@ impl Files {
 
 impl Shelf {
     /// While no claim is burnt: what is read before and put in place after it would forget it.
-    fn take_undisturbed(&self) -> Result<(), Error> {
+    fn take_undisturbed(&self, source: Source) -> Result<(), Error> {
         let _desk = self.directory.desk.blocking_lock();
-        self.take()
+        self.take(source)
     }
 
-    fn take(&self) -> Result<(), Error> {
+    fn take(&self, source: Source) -> Result<(), Error> {
         let Places { enrolments, folder, .. } = &self.places;
-        let list = enrolment::Config {
-            file: enrolments.clone(),
-        };
-        let listed = Enrolments::load(&list).map_err(|error| Error::List(enrolments.display().to_string(), error))?;
-        let (claims, assignments) = (Claims::load(folder)?, Assignments::load(folder)?);
-        self.directory.change(|known| {
-            known.listed = listed;
-            known.claims = claims;
-            known.assignments = assignments;
-        });
+        match source {
+            Source::List => {
+                let file = enrolments.clone();
+                let listed = Enrolments::load(&enrolment::Config { file });
+                let listed = listed.map_err(|error| Error::List(enrolments.display().to_string(), error))?;
+                self.directory.change(|known| known.listed = listed);
+            }
+            Source::Claims => {
+                let claims = Claims::load(folder)?;
+                self.directory.change(|known| known.claims = claims);
+            }
+            Source::Assignments => {
+                let assignments = Assignments::load(folder)?;
+                self.directory.change(|known| known.assignments = assignments);
+            }
+        }
         Ok(())
     }
 
-    fn stamps(&self) -> Vec<Stamp> {
-        let folder = &self.places.folder;
-        let files: [PathBuf; 3] = [
-            self.places.enrolments.clone(),
-            Assignments::file(folder),
-            Claims::folder(folder),
-        ];
-        files.iter().map(|path| stamp(path).ok()).collect()
+    fn stamp(&self, source: Source) -> Stamp {
+        let Places { enrolments, folder, .. } = &self.places;
+        let path = match source {
+            Source::List => enrolments.clone(),
+            Source::Claims => Claims::folder(folder),
+            Source::Assignments => Assignments::file(folder),
+        };
+        stamp(&path).ok()
     }
 }
 
