@@ -201,7 +201,7 @@ impl Question {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::{
         enrolment::Enrolments,
@@ -244,7 +244,7 @@ mod tests {
         url.parse().expect("a URL")
     }
 
-    fn genesis() -> Genesis {
+    pub(crate) fn genesis() -> Genesis {
         let key = SigningKey::random();
         let id: record::ids::OrganizationId = "hospital-a".parse().expect("good");
         let validator = |_| Validator {

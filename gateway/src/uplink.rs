@@ -106,11 +106,12 @@ pub struct Network {
 }
 
 impl Config {
-    /// The nodes' addresses, each once: a node that is named twice is one witness.
+    /// The nodes' addresses, each once, in their order: a node that is named twice is one witness.
     #[must_use]
     pub fn bases(&self) -> Vec<reqwest::Url> {
-        let all: BTreeSet<_> = self.nodes.iter().filter_map(|url| node::base(url)).collect();
-        all.into_iter().collect()
+        let mut named = HashSet::new();
+        let all = self.nodes.iter().filter_map(|url| node::base(url));
+        all.filter(|base| named.insert(base.clone())).collect()
     }
 
     /// Reads the TLS files and ties them to the network; each fault is one sentence.
@@ -124,6 +125,14 @@ impl Config {
         }
         let bad = self.nodes.iter().filter(|url| node::base(url).is_none());
         faults.extend(bad.map(|url| format!("uplink.nodes {url:?} must be https://host:port")));
+        let mut named = HashSet::new();
+        let bases = self.nodes.iter().filter_map(|url| node::base(url));
+        let again: BTreeSet<_> = bases.filter(|base| !named.insert(base.clone())).collect();
+        faults.extend(
+            again
+                .iter()
+                .map(|url| format!("uplink.nodes names {url} more than once; name each node once")),
+        );
         if self.in_flight_max == 0 || self.receipt_wait_ms > 30_000 || self.pause_min_ms > self.pause_max_ms {
             let rule = "in_flight_max at least 1, receipt_wait_ms at most 30000, pause_min_ms at most pause_max_ms";
             faults.push(format!("uplink: {rule}"));
@@ -255,6 +264,7 @@ impl Uplink {
 mod tests {
     use super::*;
     use crate::{
+        follow,
         outbox::{
             Measurement, Urgency,
             tests::{Home, receipt_text},
@@ -572,6 +582,41 @@ mod tests {
             sleep(Duration::from_millis(25)).await;
         }
         panic!("not set aside");
+    }
+
+    #[tokio::test]
+    async fn a_node_that_is_named_twice_refuses_once() {
+        let home = Home::open();
+        let fog = Fog::of(&home);
+        let (no, yes) = (fog.node(Manner::Refuses).await, fog.node(Manner::Honest).await);
+        home.spool(&home.oximeter, 1).await;
+        let uplink = start(&fog, &home, &[&no, &no]);
+        let mut asked = no.asked.clone();
+        asked.wait_for(|asked| *asked > 0).await.expect("lives");
+        sleep(Duration::from_millis(300)).await;
+        let report = home.outbox.report().await.expect("runs");
+        assert_eq!((report.counters.refused_bundles, report.spooled_bundles), (0, 1));
+        assert_eq!(*asked.borrow(), 1, "it is one node");
+        uplink.stop();
+        let _uplink = start(&fog, &home, &[&no, &no, &yes]);
+        until_final(&home, 1).await;
+    }
+
+    #[test]
+    fn nodes_that_are_named_twice_or_by_more_than_their_address_are_faults() {
+        let named = |nodes: &[&str]| {
+            let nodes = nodes.iter().map(ToString::to_string).collect();
+            let config = Config {
+                nodes,
+                ..Config::default()
+            };
+            let faults = config.prepare(&follow::tests::genesis()).expect_err("no such files");
+            faults.join("\n").matches("uplink.nodes").count()
+        };
+        assert_eq!(named(&["https://a:1", "https://b:1"]), 0);
+        assert_eq!(named(&["https://a:1", "https://A:1/", "https://a:1"]), 1, "said once");
+        assert_eq!(named(&["https://a", "https://a:443"]), 1, "one port");
+        assert_eq!(named(&["https://x@a:1", "https://a:1#x", "https://a:1/x"]), 3);
     }
 
     #[tokio::test]

@@ -70,8 +70,8 @@ impl Flight {
     /// waited for them would hold up the others.
     pub(super) async fn fly(self, mut bundle: Bundle) -> Landing {
         let ticket = bundle.ticket;
-        // One node's word is not enough to give a bundle up: it takes one more than may lie.
-        let refusals_needed = (self.voters.liars_max() + 1).min(self.nodes.len());
+        // One node's word is not enough to give a bundle up: it takes one more than may lie, also if fewer are named.
+        let refusals_needed = self.voters.liars_max() + 1;
         let (mut turn, mut not_ready) = (ticket.order.wrapping_add(u64::from(bundle.laid_by)), 0);
         while not_ready < self.nodes.len() {
             let submission = match self.submission(ticket).await {
@@ -97,6 +97,12 @@ impl Flight {
                     if bundle.refused_by.len() >= refusals_needed {
                         tracing::error!(bundle = %ticket.bundle, reason, "the fog refuses a bundle for good: set aside");
                         return set_aside(&ticket, Why::Refused(reason));
+                    }
+                    if bundle.refused_by.len() == self.nodes.len() {
+                        tracing::error!(
+                            bundle = %ticket.bundle, reason, needed = refusals_needed,
+                            "each node of uplink.nodes refuses a bundle for good, too few to be believed: it waits; name more"
+                        );
                     }
                 }
             }

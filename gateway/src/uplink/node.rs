@@ -96,11 +96,13 @@ pub(super) struct Nodes {
     nodes: Vec<Node>,
 }
 
-/// A node's address: https, host and port, nothing behind.
+/// A node's address: https, host and port, nothing before or behind.
 pub(super) fn base(text: &str) -> Option<Url> {
-    Url::parse(text)
-        .ok()
-        .filter(|url| url.scheme() == "https" && url.path() == "/" && url.query().is_none())
+    // Anything else would make one node look like two.
+    Url::parse(text).ok().filter(|url| {
+        let is_bare = url.username().is_empty() && url.password().is_none() && url.fragment().is_none();
+        is_bare && url.scheme() == "https" && url.path() == "/" && url.query().is_none()
+    })
 }
 
 impl Nodes {
@@ -129,7 +131,8 @@ impl Nodes {
             patience,
             health: watch::Sender::default(),
         };
-        let nodes = config.nodes.iter().filter_map(|url| base(url)).map(node).collect();
+        // Each once: what a node refuses is one refusal, however often it is named.
+        let nodes = config.bases().into_iter().map(node).collect();
         Ok(Self { nodes })
     }
 
