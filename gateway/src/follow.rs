@@ -12,7 +12,11 @@ use ledger::{
 };
 use record::ids::GatewayId;
 use reqwest::{Client, StatusCode, Url};
-use tokio::{sync::mpsc, task::JoinSet, time::sleep};
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::JoinSet,
+    time::sleep,
+};
 
 use crate::{
     directory::Directory,
@@ -97,9 +101,12 @@ impl Following {
         let mut unkept = None;
         loop {
             tokio::select! {
-                Some((node, roll)) = heard.recv() => {
+                Some(Answer { node, roll, again }) = heard.recv() => {
                     let known = self.directory.standing();
-                    if let Some(standing) = words.hear(node, roll, self.voters.liars_max() + 1, &known) {
+                    let believed = words.hear(node, roll, self.voters.liars_max() + 1, &known);
+                    // Who asked may have been stopped.
+                    let _unheard = again.send(words.has_forgotten(node));
+                    if let Some(standing) = believed {
                         unkept = self.keep(standing.clone()).await;
                         self.obey(&known, standing);
                     }
@@ -146,6 +153,14 @@ impl Following {
     }
 }
 
+/// What a node said.
+struct Answer {
+    node: usize,
+    roll: Roll,
+    /// Whether it is to be asked from the beginning again.
+    again: oneshot::Sender<bool>,
+}
+
 /// One node, asked again and again.
 struct Question {
     client: Client,
@@ -154,7 +169,7 @@ struct Question {
 }
 
 impl Question {
-    async fn ask(self, index: usize, answers: mpsc::Sender<(usize, Roll)>) {
+    async fn ask(self, node: usize, answers: mpsc::Sender<Answer>) {
         let (mut above, mut failures) = (Height(0), 0);
         loop {
             let Some(roll) = self.roll(above).await else {
@@ -170,10 +185,19 @@ impl Question {
                 ASK_IDLE_MIN
             };
             above = above.max(roll.through);
-            if answers.send((index, roll)).await.is_err() {
+            let (again, is_forgotten) = oneshot::channel();
+            if answers.send(Answer { node, roll, again }).await.is_err() {
                 return;
             }
-            sleep(pause).await;
+            match is_forgotten.await {
+                Ok(false) => sleep(pause).await,
+                Ok(true) => {
+                    // The others may catch up meanwhile; one that never agrees with them is not asked more often than that.
+                    above = Height(0);
+                    sleep(PAUSE.1).await;
+                }
+                Err(_stopping) => return,
+            }
         }
     }
 

@@ -57,6 +57,8 @@ pub struct Words {
 struct Said {
     revoked: Option<Moment>,
     devices: BTreeMap<DeviceId, Device>,
+    /// It said too much, and was forgotten.
+    is_forgotten: bool,
 }
 
 impl Words {
@@ -77,8 +79,9 @@ impl Words {
         said.devices.extend(roll.devices);
         said.devices.retain(|id, device| known.is_older_than(id, device));
         if said.devices.len() > DEVICES_MAX {
-            // No honest node tells of so many. It is heard again from the beginning.
+            // So many that no other node has said: it is far ahead of the others, or makes them up. It has to say it again.
             said.devices.clear();
+            said.is_forgotten = true;
         }
         let mut next = known.clone();
         for id in news {
@@ -98,6 +101,12 @@ impl Words {
             said.devices.retain(|id, device| next.is_older_than(id, device));
         }
         Some(next)
+    }
+
+    /// Whether what a node said was forgotten since this was asked last: it has to be asked from the beginning again.
+    pub fn has_forgotten(&mut self, node: usize) -> bool {
+        let said = self.said.get_mut(node);
+        said.is_some_and(|said| std::mem::take(&mut said.is_forgotten))
     }
 
     fn agreed(&self, id: &DeviceId, needed: usize) -> Option<&Device> {
@@ -164,6 +173,7 @@ pub(crate) mod tests {
         let mut words = Words::of(4);
         for batch in 0..4 {
             let named = |n: usize| (format!("d-{batch}-{n}").parse().expect("good"), one.clone());
+            assert!(!words.has_forgotten(0), "said once");
             let roll = Roll {
                 through: Height(2),
                 revoked: None,
@@ -171,6 +181,7 @@ pub(crate) mod tests {
             };
             assert_eq!(words.hear(0, roll, 2, &Standing::default()), None);
             assert!(words.said[0].devices.len() <= DEVICES_MAX);
+            assert_eq!(words.has_forgotten(0), batch % 2 == 1, "every other batch is too much");
         }
     }
 
