@@ -9,6 +9,10 @@ use std::{
 };
 
 use redb::Database;
+use rustix::{
+    fs::{CWD, RenameFlags, renameat_with},
+    io::Errno,
+};
 
 use super::{Error, damage::reading_back, seal::Sealer, store::Store};
 
@@ -38,15 +42,49 @@ fn make(path: &Path, create: impl FnOnce(&Path) -> Result<Store, Error>) -> Resu
         _ => {}
     }
     drop(create(&unfinished)?);
-    // Unlike a renaming, this never replaces what another process has made meanwhile.
-    match fs::hard_link(&unfinished, path) {
+    match named(&unfinished, path, &[rename, link]) {
+        // What another process has made meanwhile is not replaced.
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(failed(error)),
         _ => {}
     }
-    fs::remove_file(&unfinished).map_err(failed)?;
+    match fs::remove_file(&unfinished) {
+        // A renaming leaves none.
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+        _ => {}
+    }
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
     let folder = File::open(folder.unwrap_or_else(|| Path::new("."))).map_err(failed)?;
     folder.sync_all().map_err(failed)
+}
+
+/// A way to give a finished file its name that never replaces a file of that name.
+type Way = fn(&Path, &Path) -> io::Result<()>;
+
+/// Gives the file its name by the first way that its file system has: FAT knows no links, a network's may know links alone.
+fn named(unfinished: &Path, path: &Path, ways: &[Way]) -> io::Result<()> {
+    let mut failure = io::Error::from(io::ErrorKind::Unsupported);
+    for way in ways {
+        match way(unfinished, path) {
+            Err(error) if is_unknown(&error) => failure = error,
+            outcome => return outcome,
+        }
+    }
+    Err(io::Error::new(io::ErrorKind::Unsupported, failure))
+}
+
+/// Whether a file system does not know what it was asked for. FAT calls a link `EPERM`, others an unknown flag `EINVAL`.
+fn is_unknown(error: &io::Error) -> bool {
+    [Errno::PERM, Errno::INVAL, Errno::NOSYS, Errno::OPNOTSUPP]
+        .iter()
+        .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
+}
+
+fn rename(unfinished: &Path, path: &Path) -> io::Result<()> {
+    Ok(renameat_with(CWD, unfinished, CWD, path, RenameFlags::NOREPLACE)?)
+}
+
+fn link(unfinished: &Path, path: &Path) -> io::Result<()> {
+    fs::hard_link(unfinished, path)
 }
 
 const fn failed(error: io::Error) -> Error {
@@ -67,6 +105,9 @@ fn explained(error: Error, path: &Path) -> Error {
         }
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "its disk is full. Make room and start again",
         io::ErrorKind::PermissionDenied => "this user may not. Make data_dir and what is in it this user's own",
+        io::ErrorKind::Unsupported => {
+            "its file system cannot name a file without replacing another. Put data_dir on a disk of this machine"
+        }
         _ => return error,
     };
     let file = path.display().to_string();
@@ -131,11 +172,45 @@ mod tests {
     }
 
     #[test]
+    fn a_file_is_named_by_what_its_file_system_knows_and_never_replaces_another() {
+        let lacking: [Way; 3] = [
+            |_, _| Err(Errno::PERM.into()),
+            |_, _| Err(Errno::INVAL.into()),
+            |_, _| Err(Errno::OPNOTSUPP.into()),
+        ];
+        let all: [Way; 2] = [rename, link];
+        for way in all {
+            let folder = tempfile::tempdir().expect("temporary folder");
+            let at = |name: &str| folder.path().join(name);
+            for lack in lacking {
+                fs::write(at("new"), b"new").expect("writes");
+                named(&at("new"), &at("named"), &[lack, way]).expect("named");
+                assert_eq!(fs::read(at("named")).expect("reads"), b"new");
+                fs::write(at("other"), b"other").expect("writes");
+                let taken = named(&at("other"), &at("named"), &[lack, way]).expect_err("taken");
+                assert_eq!(taken.kind(), io::ErrorKind::AlreadyExists);
+                assert_eq!(fs::read(at("named")).expect("reads"), b"new");
+                fs::remove_file(at("named")).expect("is there");
+            }
+            let full: Way = |_, _| Err(Errno::NOSPC.into());
+            fs::write(at("new"), b"new").expect("writes");
+            let refused = named(&at("new"), &at("named"), &[full, way]).expect_err("full");
+            assert_eq!(refused.kind(), io::ErrorKind::StorageFull, "said, not gone around");
+            let refused = named(&at("new"), &at("named"), &lacking).expect_err("no way");
+            assert_eq!(
+                (refused.kind(), at("named").exists()),
+                (io::ErrorKind::Unsupported, false)
+            );
+        }
+    }
+
+    #[test]
     fn what_the_disk_refuses_is_said_with_what_to_do() {
         for (kind, part) in [
             (io::ErrorKind::ReadOnlyFilesystem, "read-only"),
             (io::ErrorKind::StorageFull, "full"),
             (io::ErrorKind::PermissionDenied, "may not"),
+            (io::ErrorKind::Unsupported, "file system"),
         ] {
             let said = explained(failed(kind.into()), Path::new("outbox.redb")).to_string();
             assert!(said.contains(part) && said.contains("nothing was changed"), "{said}");
