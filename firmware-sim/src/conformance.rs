@@ -16,15 +16,12 @@ use record::{
     observation::{LAG_FLAG_MS, Observation, SKEW_FLAG_MS},
     reading::{READING_BYTES_MAX, Reading, Reason, Refusal, SignedReading, TimeQuality},
     signature::PublicKey,
-    topic::{Channel, Topic},
+    topic::{Channel, STATE_BYTES_MAX, Topic},
 };
 
 pub(crate) use capture::line as captured_line;
 pub use capture::{Captured, NotCaptured};
 use numbers::{Numbers, Place};
-
-/// A state message has at most so many bytes.
-const STATE_BYTES_MAX: usize = 4_096;
 
 /// Something to say about a message.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -29,6 +29,7 @@ use std::fmt;
 use record::{
     decimal::Decimal,
     reading::{Measured, MeasurementState},
+    topic::Channel,
 };
 use serde::{Deserialize, Serialize};
 
@@ -121,11 +122,12 @@ impl Stream {
     /// The last level of the topic.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Reading => "reading",
-            Self::Wave => "wave",
-            Self::Event => "event",
-        }
+        let channel = match self {
+            Self::Reading => Channel::Reading,
+            Self::Wave => Channel::Wave,
+            Self::Event => Channel::Event,
+        };
+        channel.as_str()
     }
 
     /// The stream whose topics end so, if there is one.

@@ -5,6 +5,9 @@ use crate::{
     reading::{Reason, Refusal},
 };
 
+/// A device's state message, at most, in bytes.
+pub const STATE_BYTES_MAX: usize = 4_096;
+
 /// What a topic under a device is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Channel {

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use record::{
     ids::{DeviceId, ReadingId},
     reading::{Reason as Cause, Refusal},
-    topic::{Channel, Topic},
+    topic::{Channel, STATE_BYTES_MAX, Topic},
 };
 use rmqtt::{
     codec::{
@@ -44,8 +44,7 @@ use crate::{
 
 /// The sink answers within this time or the message is not taken: while it is awaited the client gets no PINGRESP either.
 const TAKE_TIMEOUT: Duration = Duration::from_secs(2);
-/// A device's state message, at most.
-const STATE_BYTES_MAX: usize = 4_096;
+
 /// The broker's questions, answered from users and sink.
 #[derive(Clone)]
 pub(super) struct Hooks {
