@@ -627,7 +627,17 @@ mod tests {
             PubAckReason::NotAuthorized,
             "nor does somebody else carry its readings in"
         );
-        assert_eq!(house.quarantined("revoked").await, 1);
+        let state = "vitalfog/v1/home-1/oximeter-1/state";
+        assert_eq!(
+            house.publish("home", state, br#"{"online":true}"#).await,
+            PubAckReason::NotAuthorized,
+            "nor its state"
+        );
+        assert_eq!(
+            house.quarantined("revoked").await,
+            1,
+            "the reading; a state is kept nowhere"
+        );
         assert!(
             others.try_recv().is_err_and(|e| e == mpsc::error::TryRecvError::Empty),
             "the others stay"

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use ledger::device::ended;
 use record::{
     ids::{DeviceId, ReadingId},
     reading::{Reason as Cause, Refusal},
@@ -233,8 +234,7 @@ impl Hooks {
         let verdict = match (&sent.rights, sent.topic) {
             (Some(rights), Ok(topic)) if rights.may_publish(&topic) => {
                 if topic.channel == Channel::State && publish.payload.len() <= STATE_BYTES_MAX {
-                    self.presence.stated(&topic.device, &publish.payload);
-                    return Ok(Taken::Durable);
+                    return Ok(self.state(topic.device, &publish.payload));
                 }
                 let (reading, verdict) = self.intake.receive(&publish.topic, &publish.payload).await;
                 return Ok(match verdict? {
@@ -266,6 +266,21 @@ impl Hooks {
             }
         };
         Ok(verdict)
+    }
+
+    /// What a device says of itself. Of one that is out nothing is believed, and it hears why; nothing of it is kept either: a
+    /// state has no signature, and says nothing that somebody would look for in the quarantine.
+    fn state(&self, device: DeviceId, message: &[u8]) -> Taken {
+        if self.intake.directory().is_out(&device) {
+            let refusal = ended(&device);
+            return Taken::Refused {
+                device: Some(device),
+                reading: None,
+                refusal,
+            };
+        }
+        self.presence.stated(&device, message);
+        Taken::Durable
     }
 
     /// Publishes the reason on the device's error topic, for whoever listens there.
