@@ -1,19 +1,15 @@
 //! A network of one node, for tests: the door and all rooms are real; one validator's votes stand in for the engine.
 
-use std::{
-    net::SocketAddr,
-    path::Path,
-    sync::{Arc, OnceLock},
-    time::Duration,
-};
+#[cfg(test)]
+mod rooms;
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use jsonwebtoken::{Algorithm, EncodingKey, Header as TokenHeader};
 use ledger::{
     admission::MatchedSubmission,
-    block::{Block, FinalizedBlock},
     genesis::{Genesis, Organization, Role, Validator},
     policy::ValidityPolicy,
-    proof::{Finalization, Vote, vote_message},
     transaction::{Action, Author, DeviceEnrolment, GatewayEnrolment, Transaction},
 };
 use record::{
@@ -27,27 +23,15 @@ use record::{
 };
 use reqwest::{Client, RequestBuilder, Response};
 use serde_json::{Value as Json, json};
-use tokio::{net::TcpListener, sync::watch};
+use tokio::net::TcpListener;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{
-    Config, Context, Rooms,
+    Config, Context,
     caller::Peer,
     tls::{Identity, tests::Authority},
 };
-use crate::{
-    chain::{self, Chain},
-    disclosure::Disclosure,
-    index::{self, Index, tests::gap_report},
-    intake::{self, Intake},
-    keyring::{Holding, Keyring, Passphrase},
-    mempool::{self, Mempool},
-    projection::Projection,
-    query::{self, Query},
-    recovery::{self, Incidents, Recovery},
-    telemetry::{self, Telemetry},
-    vault::{self, Vault},
-};
+use crate::{index::tests::gap_report, keyring::Holding};
 
 /// A network of one node: hospital-a keeps the patient, insurer-b is a member without a grant.
 pub(super) struct Clinic {
@@ -87,12 +71,6 @@ fn anybody(identity: &Identity) -> Client {
         .expect("a client")
 }
 
-fn telemetry() -> Telemetry {
-    static ONCE: OnceLock<Telemetry> = OnceLock::new();
-    ONCE.get_or_init(|| Telemetry::start(&telemetry::Config::default()).expect("once in this process"))
-        .clone()
-}
-
 fn now_ms() -> i64 {
     jiff::Timestamp::now().as_millisecond()
 }
@@ -122,43 +100,6 @@ fn founded(key: &SigningKey, tls: Digest) -> Genesis {
     }
 }
 
-/// The engine's stand-in: whatever waits becomes the next block, with the one validator's vote.
-async fn finalize(chain: Chain, mempool: Mempool, genesis: Genesis, key: SigningKey) {
-    loop {
-        mempool.wait_for_work().await;
-        let (ids, transactions): (Vec<_>, Vec<_>) = mempool
-            .pick(0, 100)
-            .into_iter()
-            .map(|queued| (queued.id, queued.transaction))
-            .unzip();
-        let head = chain.head();
-        let mut block = Block {
-            header: Block::genesis(&genesis).header,
-            transactions,
-        };
-        block.header.height = head.height.next();
-        block.header.parent = head.digest;
-        block.header.timestamp_ms = head.timestamp_ms.max(u64::try_from(now_ms()).expect("after 1970")) + 1;
-        block.header.transactions_root = block.transactions_root();
-        let (header, digest) = genesis.policy.mine(block.header);
-        block.header = header;
-        let vote = Vote {
-            validator: key.public(),
-            signature: key.sign_raw(&vote_message(&block.header)),
-        };
-        let finalization = Some(Finalization { votes: vec![vote] });
-        chain
-            .append(FinalizedBlock {
-                block,
-                digest,
-                finalization,
-            })
-            .await
-            .expect("appends");
-        mempool.remove(&ids);
-    }
-}
-
 fn holding() -> Holding {
     let (secret, key) = SubjectSecret::generate(Category::Vitals, 1).expect("random numbers");
     let patient = Patient {
@@ -171,56 +112,6 @@ fn holding() -> Holding {
     Holding { key, secret, patient }
 }
 
-/// The rooms behind the door, with the tasks that move readings through them.
-async fn rooms(dir: &Path, genesis: &Genesis, key: &SigningKey, (peers, holding): (Client, Holding)) -> Rooms {
-    let passphrase = Passphrase::new("correct horse battery".to_owned().into()).expect("long enough");
-    let keyring = Keyring::create(&dir.join("keyring.sealed"), &passphrase, vec![holding]).expect("creates");
-    let chain = Chain::open(&chain::Config::default(), dir, genesis).expect("opens");
-    let peers_client = peers.clone();
-    let vault = Vault::open(&vault::Config::default(), dir, peers).await.expect("opens");
-    let index = Index::open(&index::Config::default(), dir).await.expect("opens");
-    let mempool = Mempool::new(&mempool::Config::default());
-    let projection = Projection::new(chain.clone(), vault.clone(), index.clone(), keyring.clone());
-    tokio::spawn(projection.clone().run());
-    let looked_after = recovery::Rooms {
-        chain: chain.clone(),
-        vault: vault.clone(),
-        projection,
-    };
-    let recovery = Recovery::new(
-        recovery::Config::default(),
-        key.clone(),
-        looked_after,
-        (peers_client, &[]),
-        Incidents::open(dir).expect("opens"),
-    );
-    tokio::spawn(finalize(chain.clone(), mempool.clone(), genesis.clone(), key.clone()));
-    let intake = intake::Config::default();
-    let intake = Intake::new(&intake, key.clone(), chain.clone(), mempool.clone(), vault.clone());
-    let query = query::Config::default();
-    let rooms = query::Rooms {
-        states: chain.states(),
-        vault: vault.clone(),
-        index: index.clone(),
-        keyring,
-    };
-    let query = Query::new(&query, genesis.organizations[0].id.clone(), rooms);
-    let consensus_runs = watch::channel(true).1;
-    let disclosure = Disclosure::new(chain.clone(), vault.clone());
-    Rooms {
-        chain,
-        mempool,
-        vault,
-        index,
-        intake,
-        query,
-        disclosure,
-        recovery,
-        telemetry: telemetry(),
-        consensus_runs,
-    }
-}
-
 impl Clinic {
     pub(super) async fn open() -> Self {
         let dir = tempfile::tempdir().expect("a folder");
@@ -229,7 +120,7 @@ impl Clinic {
         let genesis = founded(&key, Peer::identity(&identity.chain[0]).expect("parses"));
         let holding = holding();
         let (patient, subject_key) = (holding.patient.id, holding.key.clone());
-        let rooms = rooms(dir.path(), &genesis, &key, (client(&identity), holding)).await;
+        let rooms = rooms::open(dir.path(), &genesis, &key, (client(&identity), holding)).await;
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("bound");
         let config = Config {
