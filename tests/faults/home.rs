@@ -25,6 +25,8 @@ use crate::publisher::Device;
 
 /// What is waited for comes within this time, or never.
 pub(crate) const EVENTUALLY: Duration = Duration::from_secs(60);
+/// Lines of a log that a failure shows.
+const LAST_LINES: usize = 20;
 /// The pause between two looks.
 pub(crate) const PAUSE: Duration = Duration::from_millis(10);
 
@@ -187,6 +189,13 @@ impl Gateway {
 
     pub(crate) fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// The end of the log.
+    pub(crate) fn last_words(&self) -> String {
+        let log = self.log();
+        let lines: Vec<_> = log.lines().collect();
+        lines[lines.len().saturating_sub(LAST_LINES)..].join("\n")
     }
 
     /// How many lines of the log have it.

@@ -61,7 +61,7 @@ pub(crate) fn at_any_moment() -> Run {
         publishing.join().expect("no device was refused");
     });
     let gateway = home.start();
-    publish(&home, &mut devices, 3);
+    publish(&home, &gateway, &mut devices, 3);
     home.until("all of it is forgotten", |status| status["spooled_bundles"] == 0);
     each_once(&home, &fog, &devices);
     let (acknowledged, repeated) = (total(&devices), fog.repeated());
@@ -82,7 +82,7 @@ pub(crate) fn ten_thousand_spooled() -> Run {
         .set("GATEWAY_UPLINK__BACKLOG_AFTER_MS", 1);
     let mut devices: Vec<_> = (0..DEVICES).map(|index| home.device(index)).collect();
     let gateway = home.start();
-    publish(&home, &mut devices, 250);
+    publish(&home, &gateway, &mut devices, 250);
     home.until("all are spooled", |status| status["spooled_readings"] == 10_000);
     gateway.kill();
     let gateway = home.start();

@@ -21,7 +21,7 @@ pub(crate) fn by_hand() -> Run {
     let home = Home::found(3);
     let mut devices: Vec<_> = (0..3).map(|index| home.device(index)).collect();
     let gateway = home.start();
-    publish(&home, &mut devices, 4);
+    publish(&home, &gateway, &mut devices, 4);
     let (is_done, said) = home.run(&["spool", "list"]);
     assert!(!is_done && said.contains("stop it first"), "{said}");
     gateway.stop();
@@ -83,7 +83,7 @@ pub(crate) fn damaged() -> Run {
     let home = Home::found(1);
     let mut devices = vec![home.device(0)];
     let gateway = home.start();
-    publish(&home, &mut devices, 3);
+    publish(&home, &gateway, &mut devices, 3);
     gateway.stop();
     let (_, listed) = home.run(&["spool", "list"]);
     let first = listed.split('\t').next().expect("a bundle");
