@@ -28,8 +28,6 @@ use crate::{
 const WAIT_MS: u64 = 25_000;
 /// A node that does not connect within this time is asked again later.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// A connection that is silent is tried after this time, and given up after it once more.
-const KEEP_ALIVE: Duration = Duration::from_secs(5);
 /// What a question may take beyond its waiting time.
 const ANSWER_GRACE: Duration = Duration::from_secs(10);
 /// A node is asked so often at most: one that says something new each time does not keep the gateway busy.
@@ -65,16 +63,7 @@ pub struct Following {
 /// # Errors
 /// It cannot be made of this TLS.
 pub fn client(tls: rustls::ClientConfig) -> Result<Client, uplink::Error> {
-    let client = Client::builder()
-        .tls_backend_preconfigured(tls)
-        .https_only(true)
-        .no_proxy()
-        .redirect(reqwest::redirect::Policy::none())
-        .connect_timeout(CONNECT_TIMEOUT)
-        .http2_keep_alive_interval(KEEP_ALIVE)
-        .http2_keep_alive_timeout(KEEP_ALIVE)
-        .build()?;
-    Ok(client)
+    Ok(uplink::client(tls, CONNECT_TIMEOUT)?)
 }
 
 impl Following {
@@ -209,17 +198,11 @@ impl Question {
         let url = self.node.join(&path).ok()?;
         let question = self.client.get(url);
         let question = question.timeout(Duration::from_millis(WAIT_MS) + ANSWER_GRACE);
-        let mut answer = question.send().await.ok()?;
+        let answer = question.send().await.ok()?;
         if answer.status() != StatusCode::OK {
             return None;
         }
-        let mut body = Vec::new();
-        while let Some(chunk) = answer.chunk().await.ok()? {
-            if body.len() + chunk.len() > ROLL_BYTES_MAX {
-                return None;
-            }
-            body.extend_from_slice(&chunk);
-        }
+        let body = uplink::body(answer, ROLL_BYTES_MAX).await?;
         serde_json::from_slice(&body).ok()
     }
 }

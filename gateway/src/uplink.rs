@@ -35,7 +35,7 @@ use tokio::{
 use self::{flight::Flight, lanes::Lanes, node::Nodes, traffic::Traffic};
 use crate::{outbox::Outbox, tls};
 
-pub(crate) use self::node::growing;
+pub(crate) use self::node::{body, client, growing};
 pub use self::{node::NodeState, voters::Voters};
 
 /// The fog nodes and how patient the gateway is.

@@ -21,6 +21,8 @@ const ADMISSION_BYTES_MAX: usize = 16_384;
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(30);
 /// The question for the committees may take this long.
 const VALIDATORS_TIMEOUT: Duration = Duration::from_secs(10);
+/// A connection that is silent is tried after this time, and given up after it once more.
+const KEEP_ALIVE: Duration = Duration::from_secs(5);
 /// What a receipt question may take beyond its waiting time.
 const RECEIPT_GRACE: Duration = Duration::from_secs(5);
 
@@ -105,17 +107,22 @@ pub(super) fn base(text: &str) -> Option<Url> {
     })
 }
 
+/// A client of fog nodes, which asks nobody else, wherever it is sent.
+pub(crate) fn client(tls: rustls::ClientConfig, connect_timeout: Duration) -> Result<Client, reqwest::Error> {
+    Client::builder()
+        .tls_backend_preconfigured(tls)
+        .https_only(true)
+        .no_proxy()
+        .redirect(reqwest::redirect::Policy::none())
+        .connect_timeout(connect_timeout)
+        .http2_keep_alive_interval(KEEP_ALIVE)
+        .http2_keep_alive_timeout(KEEP_ALIVE)
+        .build()
+}
+
 impl Nodes {
     pub(super) fn connect(config: &Config, tls: rustls::ClientConfig) -> Result<Self, reqwest::Error> {
-        let client = Client::builder()
-            .tls_backend_preconfigured(tls)
-            .https_only(true)
-            .no_proxy()
-            .redirect(reqwest::redirect::Policy::none())
-            .connect_timeout(Duration::from_millis(config.connect_timeout_ms))
-            .http2_keep_alive_interval(Duration::from_secs(5))
-            .http2_keep_alive_timeout(Duration::from_secs(5))
-            .build()?;
+        let client = client(tls, Duration::from_millis(config.connect_timeout_ms))?;
         let patience = Patience {
             submit: Duration::from_millis(config.submit_timeout_ms),
             receipt_wait_ms: config.receipt_wait_ms,
@@ -228,7 +235,7 @@ impl Node {
             .header(header::CONTENT_TYPE, MEDIA_TYPE)
             .body(submission);
         match request.send().await {
-            Ok(response) if response.status() == StatusCode::ACCEPTED => body(response, ADMISSION_BYTES_MAX).await,
+            Ok(response) if response.status() == StatusCode::ACCEPTED => done(response, ADMISSION_BYTES_MAX).await,
             Ok(response) => refusal(response).await,
             Err(error) => unreachable_node(self, &error),
         }
@@ -241,7 +248,7 @@ impl Node {
             .request(Method::GET, &format!("/api/v1/receipts/{bundle}?wait_ms={wait_ms}"))
             .timeout(Duration::from_millis(wait_ms) + RECEIPT_GRACE);
         match request.send().await {
-            Ok(response) if response.status() == StatusCode::OK => body(response, RECEIPT_BYTES_MAX).await,
+            Ok(response) if response.status() == StatusCode::OK => done(response, RECEIPT_BYTES_MAX).await,
             Ok(response) if response.status() == StatusCode::ACCEPTED => Reply::Waiting,
             Ok(response) => match refusal(response).await {
                 // The bytes were admitted: a node that refuses the question has forgotten, or is confused.
@@ -259,10 +266,7 @@ impl Node {
         if response.status() != StatusCode::OK {
             return None;
         }
-        match body(response, HANDOVERS_BYTES_MAX).await {
-            Reply::Done(text) => Some(text),
-            _ => None,
-        }
+        body(response, HANDOVERS_BYTES_MAX).await
     }
 
     fn request(&self, method: Method, path: &str) -> RequestBuilder {
@@ -290,11 +294,8 @@ async fn refusal(response: Response) -> Reply {
         | StatusCode::PAYLOAD_TOO_LARGE
         | StatusCode::UNSUPPORTED_MEDIA_TYPE
         | StatusCode::UNPROCESSABLE_ENTITY => {
-            let text = match body(response, REASON_BYTES_MAX).await {
-                Reply::Done(text) => String::from_utf8_lossy(&text).into_owned(),
-                _ => String::new(),
-            };
-            Reply::Refused(format!("{status} {text}"))
+            let text = body(response, REASON_BYTES_MAX).await.unwrap_or_default();
+            Reply::Refused(format!("{status} {}", String::from_utf8_lossy(&text)))
         }
         // Not enrolled yet, key not announced yet, bundle unknown here: true now, perhaps not in a moment.
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::NOT_FOUND | StatusCode::CONFLICT => {
@@ -304,14 +305,19 @@ async fn refusal(response: Response) -> Reply {
     }
 }
 
-/// The body, if it is not larger than it may be.
-async fn body(mut response: Response, bytes_max: usize) -> Reply {
+/// The body, if all of it comes and it is not larger than it may be.
+pub(crate) async fn body(mut response: Response, bytes_max: usize) -> Option<Vec<u8>> {
     let mut body = Vec::new();
-    loop {
-        match response.chunk().await {
-            Ok(Some(chunk)) if body.len() + chunk.len() <= bytes_max => body.extend_from_slice(&chunk),
-            Ok(None) => return Reply::Done(body),
-            Ok(Some(_)) | Err(_) => return Reply::Failed(None),
+    while let Some(chunk) = response.chunk().await.ok()? {
+        if body.len() + chunk.len() > bytes_max {
+            return None;
         }
+        body.extend_from_slice(&chunk);
     }
+    Some(body)
+}
+
+/// The same as what a node has done.
+async fn done(response: Response, bytes_max: usize) -> Reply {
+    body(response, bytes_max).await.map_or(Reply::Failed(None), Reply::Done)
 }
