@@ -21,6 +21,7 @@ mod seal;
 mod sequence;
 mod shelf;
 mod space;
+mod spooled;
 mod steady;
 mod store;
 mod stored;

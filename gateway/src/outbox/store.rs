@@ -17,6 +17,7 @@ use super::{
     refused::Refused,
     seal::Sealer,
     sequence::{self, Stream},
+    spooled::Spooled,
 };
 
 /// Place in the queue -> [`Ticket`].
@@ -101,8 +102,7 @@ pub(super) struct Loaded {
     pub(super) quarantined: Vec<(u64, Kept)>,
     pub(super) counters: Counters,
     pub(super) newest: Newest,
-    /// Bundles, readings and bytes that are not final.
-    pub(super) spooled: (u64, u64, u64),
+    pub(super) spooled: Spooled,
     pub(super) refused: Vec<Refused>,
 }
 
@@ -200,12 +200,9 @@ impl Store {
             let (key, digest) = row?;
             digests.push((key.value(), Digest::from_bytes(digest.value())));
         }
-        let mut spooled = (0, 0, 0);
+        let mut spooled = Spooled::default();
         for row in read.open_table(QUEUE)?.iter()? {
-            let ticket: Ticket = decoded(row?.1.value())?;
-            spooled.0 += 1;
-            spooled.1 += u64::from(ticket.readings);
-            spooled.2 += ticket.bytes;
+            spooled.add(&decoded(row?.1.value())?);
         }
         let about = read.open_table(ABOUT)?;
         Ok(Loaded {

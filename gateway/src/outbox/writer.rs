@@ -16,9 +16,10 @@ use record::{
 };
 use tokio::sync::watch;
 
+use self::release::Notes;
 use super::{
-    Answer, Config, Counters, Durable, Error, Final, Measurement, NotTaken, QuarantineConfig, Rejected, Report,
-    Request, Shortage, Urgency, Verdict, Why,
+    Answer, Config, Counters, Durable, Error, Measurement, NotTaken, QuarantineConfig, Rejected, Report, Request,
+    Shortage, Urgency, Verdict,
     batch::{Batch, Group, Pending, Times, chunks, equivocation},
     damage::abort,
     latency::Durations,
@@ -28,6 +29,7 @@ use super::{
     seal::Sealer,
     sequence::{Place, Sequences},
     space::Space,
+    spooled::Spooled,
     steady::Steady,
     store::{Changes, Newest, Store, Ticket},
 };
@@ -56,8 +58,8 @@ pub(super) struct Writer {
     quarantine: Quarantine,
     counters: Counters,
     newest: Newest,
-    notes: (Vec<Final>, Vec<(u64, Why)>),
-    spooled: (u64, u64, u64),
+    notes: Notes,
+    spooled: Spooled,
     aside: Aside,
     times: HashMap<u64, Vec<Times>>,
     timed: usize,
@@ -87,7 +89,7 @@ impl Writer {
             quarantine: Quarantine::of(quarantine, loaded.quarantined),
             counters: loaded.counters,
             newest: loaded.newest,
-            notes: (Vec::new(), Vec::new()),
+            notes: Notes::default(),
             spooled: loaded.spooled,
             aside: Aside::of(loaded.refused),
             times: HashMap::new(),
@@ -228,28 +230,28 @@ impl Writer {
     }
 
     fn full(&mut self, more_bytes: u64) -> Option<Shortage> {
-        self.space.refuses(self.spooled.2 + self.aside.bytes(), more_bytes)
+        self.space.refuses(self.spooled.bytes + self.aside.bytes(), more_bytes)
     }
 
     fn takes(&mut self, urgency: Urgency, more_bytes: u64) -> bool {
-        let bytes = self.spooled.2 + self.aside.bytes() + more_bytes;
+        let bytes = self.spooled.bytes + self.aside.bytes() + more_bytes;
         self.full(more_bytes).is_none() || (urgency == Urgency::Alarm && self.space.bears_an_alarm(bytes))
     }
 
     fn has_notes(&self) -> bool {
-        self.notes.0.len() + self.notes.1.len() > 0
+        self.notes.finals.len() + self.notes.refused.len() > 0
     }
 
     /// Keeps notes back while the disk is so full that a commit might fail: nobody waits for them.
     fn hold_notes(&mut self, batch: &mut Batch) {
-        self.notes.0.append(&mut batch.finals);
-        self.notes.1.append(&mut batch.refused);
+        self.notes.finals.append(&mut batch.finals);
+        self.notes.refused.append(&mut batch.refused);
         if batch.writes() || (self.has_notes() && self.space.bears_a_commit()) {
-            mem::swap(&mut batch.finals, &mut self.notes.0);
-            mem::swap(&mut batch.refused, &mut self.notes.1);
+            mem::swap(&mut batch.finals, &mut self.notes.finals);
+            mem::swap(&mut batch.refused, &mut self.notes.refused);
         }
-        self.notes.0.truncate(NOTES_MAX);
-        self.notes.1.truncate(NOTES_MAX);
+        self.notes.finals.truncate(NOTES_MAX);
+        self.notes.refused.truncate(NOTES_MAX);
     }
 
     /// Seals, commits, and answers.
@@ -295,8 +297,8 @@ impl Writer {
         self.announce
             .send_if_modified(|newest| mem::replace(newest, self.newest) != self.newest);
         metrics::histogram!("gateway_outbox_commit_seconds").record(started.elapsed());
-        metrics::gauge!("gateway_outbox_spooled_bundles").set(self.spooled.0 as f64);
-        metrics::gauge!("gateway_outbox_spooled_bytes").set(self.spooled.2 as f64);
+        metrics::gauge!("gateway_outbox_spooled_bundles").set(self.spooled.bundles as f64);
+        metrics::gauge!("gateway_outbox_spooled_bytes").set(self.spooled.bytes as f64);
         metrics::counter!("gateway_outbox_readings_total").increment(batch.readings as u64);
     }
 
@@ -338,9 +340,7 @@ impl Writer {
                     sealed_ms: Some(now),
                     urgency,
                 };
-                self.spooled.0 += 1;
-                self.spooled.1 += u64::from(ticket.readings);
-                self.spooled.2 += ticket.bytes;
+                self.spooled.add(&ticket);
                 self.counters.acknowledged += u64::from(ticket.readings);
                 changes.spooled.push((ticket, sealed.submission));
                 timed.push((order, times));
@@ -372,9 +372,9 @@ impl Writer {
         Report {
             full: self.full(0),
             counters: self.counters.clone(),
-            spooled_bundles: self.spooled.0,
-            spooled_readings: self.spooled.1,
-            spooled_bytes: self.spooled.2,
+            spooled_bundles: self.spooled.bundles,
+            spooled_readings: self.spooled.readings,
+            spooled_bytes: self.spooled.bytes,
             refused_bytes: self.aside.bytes(),
             refused: self.aside.recent(),
             quarantined: Summary {

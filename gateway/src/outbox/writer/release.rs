@@ -11,6 +11,13 @@ use super::{
     TIMED_MAX, Writer,
 };
 
+/// What the uplink has found out about bundles, as far as it is not written yet.
+#[derive(Debug, Default)]
+pub(super) struct Notes {
+    pub(super) finals: Vec<Final>,
+    pub(super) refused: Vec<(u64, Why)>,
+}
+
 impl Writer {
     pub(super) fn release(
         &mut self,
@@ -67,9 +74,7 @@ impl Writer {
             return false;
         }
         changes.gone.push(ticket.order);
-        self.spooled.0 -= 1;
-        self.spooled.1 -= u64::from(ticket.readings);
-        self.spooled.2 -= ticket.bytes;
+        self.spooled.remove(ticket);
         true
     }
 
