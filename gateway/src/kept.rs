@@ -65,10 +65,18 @@ pub fn replace(path: &Path, value: &impl Serialize) -> Result<(), Error> {
         file.write_all(&text)?;
         file.sync_all()?;
         fs::rename(&beside, path)?;
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-        File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
+        sync_name(path)
     };
     written().map_err(disk)
+}
+
+/// Makes a file's name durable: a folder forgets names that were not synced, whatever was synced in the file.
+///
+/// # Errors
+/// The folder cannot be opened or synced.
+pub fn sync_name(path: &Path) -> io::Result<()> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
 }
 
 #[cfg(test)]

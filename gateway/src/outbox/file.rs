@@ -1,12 +1,6 @@
 //! The spool's file: it comes into being whole or not at all, and one that cannot be opened says what to change.
 
-use std::{
-    fs::{self, File},
-    io,
-    ops::Deref,
-    path::Path,
-    sync::Arc,
-};
+use std::{fs, io, ops::Deref, path::Path, sync::Arc};
 
 use redb::Database;
 use rustix::{
@@ -15,6 +9,7 @@ use rustix::{
 };
 
 use super::{Error, damage::reading_back, seal::Sealer, store::Store};
+use crate::kept::sync_name;
 
 impl Store {
     /// Opens the file for one gateway on one network, or makes it.
@@ -34,7 +29,7 @@ impl Store {
 }
 
 /// Makes the file under another name first: if the power fails before it is whole, it is not there, and the next start makes
-/// it anew. Its name is durable on return: a folder forgets names that were not synced, whatever was synced in the file.
+/// it anew. Its name is durable on return.
 fn make(path: &Path, create: impl FnOnce(&Path) -> Result<Store, Error>) -> Result<(), Error> {
     let unfinished = path.with_extension("redb.unfinished");
     match fs::remove_file(&unfinished) {
@@ -52,9 +47,7 @@ fn make(path: &Path, create: impl FnOnce(&Path) -> Result<Store, Error>) -> Resu
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
         _ => {}
     }
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-    let folder = File::open(folder.unwrap_or_else(|| Path::new("."))).map_err(failed)?;
-    folder.sync_all().map_err(failed)
+    sync_name(path).map_err(failed)
 }
 
 /// A way to give a finished file its name that never replaces a file of that name.
