@@ -51,7 +51,7 @@ pub enum Error {
     /// Not the JSON list we expect.
     #[error("is not a JSON list of enrolments: {0}")]
     Malformed(#[from] serde_json::Error),
-    /// A device twice, a subject key of the wrong size, or too many devices.
+    /// A device twice, a subject key that nothing can be sealed to, or too many devices.
     #[error("{0}")]
     Contradiction(String),
 }

@@ -39,7 +39,7 @@ pub enum Error {
     /// Its lists cannot be read.
     #[error(transparent)]
     Directory(#[from] directory::Error),
-    /// What it knows of the chain cannot be read, or asked for.
+    /// What it knows of the chain cannot be read.
     #[error("what the chain says of the devices: {0}; without the file it is learned again")]
     Standing(#[from] kept::Error),
     /// Its status cannot be shown.

@@ -198,7 +198,7 @@ impl Hooks {
         }
         let taken = tokio::time::timeout(TAKE_TIMEOUT, self.take(sent, publish)).await;
         match taken {
-            Ok(Ok(Taken::Durable)) => PublishAclResult::allow(),
+            Ok(Ok(Taken::Accepted)) => PublishAclResult::allow(),
             Ok(Ok(Taken::Refused {
                 device,
                 reading,
@@ -240,7 +240,7 @@ impl Hooks {
                 return Ok(match verdict? {
                     Verdict::Spooled(_) | Verdict::Duplicate(_) => {
                         self.presence.heard(&topic.device);
-                        Taken::Durable
+                        Taken::Accepted
                     }
                     Verdict::Quarantined(_, refusal) => Taken::Refused {
                         device: Some(topic.device),
@@ -280,7 +280,7 @@ impl Hooks {
             };
         }
         self.presence.stated(&device, message);
-        Taken::Durable
+        Taken::Accepted
     }
 
     /// Publishes the reason on the device's error topic, for whoever listens there.
@@ -348,7 +348,8 @@ impl Sent {
 
 /// What became of a message that may be acknowledged.
 enum Taken {
-    Durable,
+    /// A reading that is durable, or a state.
+    Accepted,
     Refused {
         device: Option<DeviceId>,
         reading: Option<ReadingId>,
