@@ -38,11 +38,11 @@ fn done(sandbox: &Sandbox, arguments: &[&str]) -> String {
     printed
 }
 
-/// The subject key of the first device, in a file.
-fn subject(sandbox: &Sandbox, gateway: &Path) -> PathBuf {
+/// The subject key of the first device, in a file for this newcomer.
+fn subject(sandbox: &Sandbox, gateway: &Path, name: &str) -> PathBuf {
     let list = fs::read_to_string(gateway.with_file_name("enrolment.json")).expect("the gateway's list");
     let list: Json = serde_json::from_str(&list).expect("JSON");
-    let file = sandbox.scratch().join("subject.json");
+    let file = sandbox.scratch().join(format!("subject-{name}.json"));
     fs::write(&file, list[0]["subject"].to_string()).expect("written");
     file
 }
@@ -71,29 +71,26 @@ struct Newcomer {
     reading: Reading,
 }
 
-const NAME: &str = "newcomer-1";
-const TOPIC: &str = "vitalfog/v1/home-1/newcomer-1/reading";
-
 impl Newcomer {
-    fn invited() -> Self {
+    fn invited(name: &str) -> Self {
         let (sandbox, visitor) = (calm(), calm().visitor());
         let report = &visitor.report;
         let (gateway, node) = (config_of(&report.gateway.process), config_of(&report.nodes[0].process));
-        let subject = subject(sandbox, &gateway);
+        let subject = subject(sandbox, &gateway, name);
         let configs = [gateway, node].map(|path| path.to_string_lossy().into_owned());
         let order = [
             "gateway",
             "claim",
             "new",
             "--device",
-            NAME,
+            name,
             "--config",
             &configs[0],
             "--subject",
         ];
         let printed = done(sandbox, &[&order[..], &[&subject.to_string_lossy()]].concat());
         let device = DeviceReport {
-            id: NAME.parse().expect("good"),
+            id: name.parse().expect("good"),
             ..report.devices[0].clone()
         };
         Self {
@@ -128,7 +125,43 @@ impl Newcomer {
     /// Publishes a reading as its own user.
     async fn publish(&self, seq: u64) -> Result<String, String> {
         let message = self.numbered(seq).sign(&self.key).as_bytes().to_vec();
-        by_hand::publish_as(&self.visitor.report, (NAME, b"test".to_vec()), TOPIC, message).await
+        let user = (self.name(), b"test".to_vec());
+        by_hand::publish_as(&self.visitor.report, user, &self.topic(), message).await
+    }
+
+    fn name(&self) -> &str {
+        self.reading.device.as_str()
+    }
+
+    fn topic(&self) -> String {
+        format!("vitalfog/v1/home-1/{}/reading", self.name())
+    }
+
+    /// Presents its key until the gateway knows the code.
+    async fn claims(&self) {
+        eventually("the gateway to know the code", async || {
+            let answer = self.present(&self.key).await;
+            answer.ok().filter(|answer| answer.contains("Success"))
+        })
+        .await;
+    }
+
+    /// What its gateway asks the operator for, of this device alone, in a file.
+    fn requests(&self) -> String {
+        let order = ["gateway", "claim", "requests", "--config", &self.configs.0];
+        let mut all: Vec<Json> = serde_json::from_str(&done(calm(), &order)).expect("JSON");
+        all.retain(|request| request["device"] == self.name());
+        let file = calm().scratch().join(format!("requests-{}.json", self.name()));
+        fs::write(&file, Json::from(all).to_string()).expect("written");
+        file.to_string_lossy().into_owned()
+    }
+
+    /// Waits until the hospital is answered with a reading.
+    async fn serves(&self, seq: u64) {
+        eventually("the reading to be served once its key is on the chain", async || {
+            self.is_served(seq).await.then_some(())
+        })
+        .await;
     }
 
     /// What the operator decides.
@@ -156,12 +189,8 @@ impl Newcomer {
 
 #[tokio::test]
 async fn a_device_comes_by_a_code_and_goes_by_a_revocation() {
-    let newcomer = Newcomer::invited();
-    eventually("the gateway to know the code", async || {
-        let answer = newcomer.present(&newcomer.key).await;
-        answer.ok().filter(|answer| answer.contains("Success"))
-    })
-    .await;
+    let newcomer = Newcomer::invited("newcomer-1");
+    newcomer.claims().await;
     let thief = newcomer.present(&SigningKey::random()).await.expect("an answer");
     assert!(thief.contains("claim-used"), "{thief}");
     let answer = newcomer.publish(1).await;
@@ -170,23 +199,17 @@ async fn a_device_comes_by_a_code_and_goes_by_a_revocation() {
         "{answer:?}"
     );
 
-    let requests = calm().scratch().join("requests.json");
-    let order = ["gateway", "claim", "requests", "--config", &newcomer.configs.0];
-    fs::write(&requests, done(calm(), &order)).expect("written");
-    let approved = newcomer.decide(&["approve", &requests.to_string_lossy()]);
+    let approved = newcomer.decide(&["approve", &newcomer.requests()]);
     assert!(approved.contains("enrol-device"), "{approved}");
-    eventually("the reading to be served once its device is on the chain", async || {
-        newcomer.is_served(1).await.then_some(())
-    })
-    .await;
+    newcomer.serves(1).await;
 
-    newcomer.decide(&["revoke-device", NAME]);
+    newcomer.decide(&["revoke-device", newcomer.name()]);
     let since = Instant::now();
     let mut seq = 1;
     let refused = loop {
         seq += 1;
         let message = newcomer.numbered(seq).sign(&newcomer.key).as_bytes().to_vec();
-        let answer = by_hand::publish(&newcomer.visitor.report, TOPIC, message).await;
+        let answer = by_hand::publish(&newcomer.visitor.report, &newcomer.topic(), message).await;
         let answer = answer.expect("the home's own user is connected");
         if !answer.contains("Success") {
             break answer;
@@ -198,4 +221,35 @@ async fn a_device_comes_by_a_code_and_goes_by_a_revocation() {
     let again = newcomer.publish(seq + 1).await;
     assert!(again.is_err(), "it does not come in again: {again:?}");
     assert!(newcomer.is_served(1).await, "what it measured before stays");
+}
+
+#[tokio::test]
+async fn what_a_device_measured_with_each_key_it_came_with_is_served_once_all_are_approved() {
+    let first = Newcomer::invited("newcomer-2");
+    first.claims().await;
+    let measured = first.publish(1).await;
+    assert!(
+        measured.as_ref().is_ok_and(|answer| answer.contains("Success")),
+        "{measured:?}"
+    );
+    // It was reset before anybody approved it, and came by another code with another key.
+    let second = Newcomer::invited("newcomer-2");
+    second.claims().await;
+    let measured = second.publish(1).await;
+    assert!(
+        measured.as_ref().is_ok_and(|answer| answer.contains("Success")),
+        "{measured:?}"
+    );
+    let requests = second.requests();
+    let said = second.decide(&["approve", &requests]);
+    assert_eq!(said.matches("MORE THAN ONE KEY").count(), 2, "{said}");
+    let said = second.decide(&["approve", "--rotate", &requests]);
+    let kinds: Vec<_> = said.lines().filter_map(|line| line.split(' ').nth(1)).collect();
+    assert_eq!(kinds, ["enrol-device", "rotate-device"], "{said}");
+    for newcomer in [&first, &second] {
+        newcomer.serves(1).await;
+    }
+    second.decide(&["revoke-device", second.name()]);
+    let said = second.decide(&["approve", "--rotate", &requests]);
+    assert_eq!(said.matches("is REVOKED").count(), 2, "{said}");
 }
