@@ -46,7 +46,7 @@ pub struct Life {
     pub last_end: Option<String>,
     /// How often it broke down: ended by itself with a failure. A process that somebody killed did not.
     pub breakdowns: u64,
-    /// How it broke down the last time.
+    /// How it broke down the last time, and the last line of its log: the log may be gone when somebody asks.
     pub last_breakdown: Option<String>,
     /// It will not be started again: its configuration is wrong, it cannot be executed, or it was stopped.
     pub over: bool,
@@ -226,12 +226,17 @@ impl Supervisor {
     }
 
     fn ended(&self, how: String, broke_down: bool, over: bool) {
+        let breakdown = broke_down.then(|| {
+            let log = self.program.log_tail();
+            let last_word = log.lines().rev().find(|line| !line.trim().is_empty());
+            last_word.map_or_else(|| how.clone(), |word| format!("{how}: {word}"))
+        });
         self.life.send_modify(|life| {
             life.pid = None;
             life.over = over;
-            if broke_down {
+            if let Some(breakdown) = breakdown {
                 life.breakdowns += 1;
-                life.last_breakdown = Some(how.clone());
+                life.last_breakdown = Some(breakdown);
             }
             life.last_end = Some(how);
         });
@@ -392,7 +397,7 @@ mod tests {
         for (script, how) in [
             ("kill -ABRT $$", "signal: 6"),
             ("kill -SEGV $$", "signal: 11"),
-            ("exit 3", "exit status: 3"),
+            ("echo 'why it does' >&2; exit 3", "exit status: 3: why it does"),
         ] {
             let script = format!("test -e up && exec sleep 60; touch up; {script}");
             let script = format!("cd {} && {script}", dir.path().display());
