@@ -72,7 +72,7 @@ pub(super) enum Edge {
     Approve {
         /// What `gateway claim requests` printed there, JSON.
         file: PathBuf,
-        /// A device that is enrolled with another key gets the one that is asked for.
+        /// A device that is enrolled with another key gets the one that is asked for; one that asks with several gets them in turn.
         #[arg(long)]
         rotate: bool,
         /// With --rotate: what the old key signed counts beside the new one for so many days; 0 if it may be in wrong hands.
