@@ -4,6 +4,8 @@
 //! Whoever has the printed secret can present a key once, so it is kept as a hash, it ends soon, and what was presented counts
 //! on the chain only when the operator approves it.
 
+mod requests;
+
 use std::{
     collections::BTreeMap,
     fmt, fs, io,
@@ -12,7 +14,7 @@ use std::{
 };
 
 use aws_lc_rs::{constant_time::verify_slices_are_equal, digest};
-use ledger::{possession::Possession, transaction::DeviceEnrolment};
+use ledger::possession::Possession;
 use record::{
     bundle::SubjectKey,
     ids::{DeviceId, GatewayId, NetworkId},
@@ -20,7 +22,7 @@ use record::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{kept, outbox::can_seal_to, standing::Standing};
+use crate::{kept, outbox::can_seal_to};
 
 /// The folder in the data folder.
 const FOLDER: &str = "claims";
@@ -344,41 +346,6 @@ impl Claims {
         self.of_device(device)
             .is_some_and(|(_, used)| is_digest_of(&used.password_sha256, password))
     }
-
-    /// What the operator is asked to approve: by device, every key that was presented after the last one that the chain has, in
-    /// the order in which they are to follow each other. What was measured with an earlier one was taken, and is readable only
-    /// when that key comes on the chain before its successor. A key that was presented again stands where it was presented last.
-    #[must_use]
-    pub fn requests(&self, gateway: &GatewayId, standing: &Standing) -> Vec<DeviceEnrolment> {
-        let mut presented: BTreeMap<&DeviceId, Vec<&Used>> = BTreeMap::new();
-        for claim in self.all.values() {
-            if let Some(used) = &claim.used {
-                presented.entry(&claim.device).or_default().push(used);
-            }
-        }
-        let mut requests = Vec::new();
-        for (device, mut keys) in presented {
-            // The one that counts here is the last, also beside others of the same millisecond.
-            let last = self.of_device(device).map(|(_, used)| used.key);
-            keys.sort_by_key(|used| (used.at_ms, Some(used.key) == last));
-            let registered = standing.devices.get(device);
-            let is_registered = |used: &&Used| {
-                registered.is_some_and(|device| device.keys().iter().any(|period| period.key == used.key))
-            };
-            // Whoever has been passed over stays out: to follow a later key, it would have to take its place.
-            let passed = keys.iter().rposition(is_registered).map_or(0, |nth| nth + 1);
-            let asked = &keys[passed..];
-            let again = |nth: usize| asked[nth + 1..].iter().any(|later| later.key == asked[nth].key);
-            let once = (0..asked.len()).filter(|nth| !again(*nth));
-            requests.extend(once.map(|nth| DeviceEnrolment {
-                device: device.clone(),
-                key: asked[nth].key,
-                gateway: gateway.clone(),
-                proof: asked[nth].proof,
-            }));
-        }
-        requests
-    }
 }
 
 /// A claim's file, if there is one. Its subject key is tried here: sealing to it later has no way to fail.
@@ -433,6 +400,7 @@ impl fmt::Debug for Invitation {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use crate::standing::Standing;
     use record::{canonical::Digest, signature::SigningKey};
 
     pub(crate) fn presented(network: &NetworkId, device: &DeviceId, key: &SigningKey, password: &str) -> Vec<u8> {
@@ -486,47 +454,6 @@ pub(crate) mod tests {
         assert!(
             left.claim(&late.id).is_none() && left.claim(&claim.id).is_some(),
             "swept"
-        );
-    }
-
-    #[test]
-    fn every_key_that_was_presented_is_asked_for_until_the_chain_has_a_later_one() {
-        let folder = tempfile::tempdir().expect("temporary folder");
-        let (network, home) = (NetworkId(Digest::ZERO), "home-1".parse().expect("good"));
-        let cuff = crate::standing::tests::cuff();
-        let keys = [1, 2, 3].map(|_| SigningKey::random());
-        let present = |key: &SigningKey, at_ms| {
-            let (claim, _) = Claims::make(folder.path(), (cuff.clone(), None), (at_ms, 500)).expect("makes");
-            let text = presented(&network, &cuff, key, "pw");
-            Claims::burn(folder.path(), &claim.id, (&network, &home), (&text, at_ms)).expect("in time");
-        };
-        let asked = |standing: &Standing| {
-            let claims = Claims::load(folder.path()).expect("reads");
-            let requests = claims.requests(&home, standing);
-            assert!(requests.iter().all(|request| request.is_proven(&network)));
-            requests.iter().map(|request| request.key).collect::<Vec<_>>()
-        };
-        let [first, second, third] = keys.each_ref().map(SigningKey::public);
-        let nobody = Standing::default();
-        present(&keys[0], 1_000);
-        present(&keys[1], 2_000);
-        assert_eq!(asked(&nobody), [first, second]);
-        present(&keys[0], 3_000);
-        assert_eq!(asked(&nobody), [second, first], "it has its first key again");
-        present(&keys[2], 4_000);
-        assert_eq!(asked(&nobody), [second, first, third]);
-        let has = |key| Standing {
-            revoked: None,
-            devices: [(cuff.clone(), crate::standing::tests::device(key, None))].into(),
-        };
-        assert_eq!(asked(&has(&second)), [first, third]);
-        assert_eq!(asked(&has(&first)), [third], "the one that was passed over stays out");
-        assert_eq!(asked(&has(&third)), []);
-        let strange = SigningKey::random().public();
-        assert_eq!(
-            asked(&has(&strange)),
-            [second, first, third],
-            "listed before it was claimed"
         );
     }
 
