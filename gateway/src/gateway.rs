@@ -56,7 +56,7 @@ pub struct Gateway {
     outbox: Outbox,
     mqtt: Mqtt,
     uplink: Uplink,
-    /// What learns of changes of the devices.
+    /// What learns of changes of the devices, and what asks them for readings.
     learning: JoinSet<()>,
     http: JoinHandle<()>,
 }
@@ -100,7 +100,9 @@ impl Gateway {
             directory: directory.clone(),
             folder: config.data_dir.clone(),
         };
+        let (asking, asker) = mqtt.asking(&config.mqtt, (&intake, outbox.clone()), presence.clone());
         let mut learning = JoinSet::new();
+        learning.spawn(asking);
         learning.spawn(files.run());
         learning.spawn(following.run());
         let sources = Sources {
@@ -109,6 +111,7 @@ impl Gateway {
             connected: mqtt.connected(),
             intake,
             presence,
+            asker,
             outbox: outbox.clone(),
             uplink: uplink.view(),
             metrics,
@@ -128,7 +131,7 @@ impl Gateway {
         tokio::select! {
             () = self.mqtt.ended() => Error::Ended("mqtt"),
             ended = self.uplink.ended() => ended.map_or_else(Error::from, |()| Error::Ended("the outbox")),
-            _ = self.learning.join_next() => Error::Ended("the directory"),
+            _ = self.learning.join_next() => Error::Ended("what looks after the devices"),
             _ = &mut self.http => Error::Ended("http"),
         }
     }

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use record::{
     bundle::Entry,
-    ids::{DeviceId, GatewayId, ReadingId},
+    clock::Coincidence,
+    ids::{BootId, DeviceId, GatewayId, ReadingId},
     observation::Observation,
     reading::{Reading, Reason, Refusal, SignedReading, TimeQuality},
     topic::{Channel, Topic},
@@ -14,7 +15,7 @@ use record::{
 use crate::{
     directory::Directory,
     enrolment::Enrolments,
-    outbox::{Measurement, NotTaken, Outbox, Rejected, Urgency, Verdict, now_ms},
+    outbox::{CounterState, Measurement, NotTaken, Outbox, Rejected, Urgency, Verdict, Way, now_ms},
 };
 
 /// What was measured this long before it came was stored by its device, and does not go before what is measured now.
@@ -122,6 +123,22 @@ impl Intake {
             channel: Channel::Reading,
         };
         self.keep(genuine, topic, message, received_ms).await
+    }
+
+    /// A device says, unsigned, what stands on its tick counter now.
+    pub fn stated(&self, device: &DeviceId, (boot, up_ms): (BootId, u64), way: Way) {
+        if self.knows(device) {
+            let pair = Coincidence {
+                gateway_ms: now_ms(),
+                up_ms,
+            };
+            self.parts.outbox.state(CounterState {
+                device: device.clone(),
+                boot,
+                pair,
+                way,
+            });
+        }
     }
 
     async fn keep(

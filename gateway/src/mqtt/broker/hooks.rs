@@ -6,7 +6,6 @@ mod reasons;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bytes::Bytes;
 use record::{
     ids::{DeviceId, ReadingId},
     reading::{Reason as Cause, Refusal},
@@ -19,10 +18,10 @@ use rmqtt::{
     },
     context::ServerContext,
     hook::{Handler, HookResult, Parameter, ReturnType, Type},
-    session::{Session, SessionState},
+    session::Session,
     types::{
-        AuthResult, ClientId, CodecPublish, ConnectInfo, From as Origin, FromType, Id, LastWill, Publish,
-        PublishAclResult, QoS, Reason, Subscribe, SubscribeReturn,
+        AuthResult, ClientId, ConnectInfo, FromType, Id, LastWill, Publish, PublishAclResult, Reason, Subscribe,
+        SubscribeReturn,
     },
 };
 
@@ -34,12 +33,16 @@ use super::{
     quota::Quota,
     rate::Rates,
     rights::Rights,
+    voice,
 };
 use crate::{
     claim::ClaimId,
     intake::Intake,
-    mqtt::{notice::Notice, presence::Presence},
-    outbox::{NotTaken, Verdict},
+    mqtt::{
+        notice::Notice,
+        presence::{Arrival, Presence},
+    },
+    outbox::{NotTaken, Verdict, Way},
 };
 
 /// The sink answers within this time or the message is not taken: while it is awaited the client gets no PINGRESP either.
@@ -234,7 +237,10 @@ impl Hooks {
         let verdict = match (&sent.rights, sent.topic) {
             (Some(rights), Ok(topic)) if rights.may_publish(&topic) => {
                 if topic.channel == Channel::State && publish.payload.len() <= STATE_BYTES_MAX {
-                    self.presence.stated(&topic.device, &publish.payload);
+                    // Who speaks for others may have held it back.
+                    let is_own = rights.device().is_some();
+                    let fresh = Arrival::Fresh(if is_own { Way::Direct } else { Way::Relayed });
+                    self.presence.stated(&topic.device, &publish.payload, fresh);
                     return Ok(Taken::Durable);
                 }
                 let (reading, verdict) = self.intake.receive(&publish.topic, &publish.payload).await;
@@ -282,26 +288,13 @@ impl Hooks {
 
     /// Publishes something as the gateway.
     async fn say(&self, session: &Session, topic: String, text: String) {
-        let message = CodecPublish {
-            dup: false,
-            retain: false,
-            qos: QoS::AtLeastOnce,
-            topic: topic.into(),
-            packet_id: None,
-            payload: Bytes::from(text),
-            properties: Some(Default::default()),
-        };
-        let message = Publish::from(message).create_time(crate::outbox::now_ms());
-        let origin = Origin::from_system(session.id.clone());
-        if let Err(error) = SessionState::forwards(&self.context, origin, message, false, None).await {
-            tracing::debug!(%error, "an answer could not be published");
-        }
+        voice::say(&self.context, session.id.clone(), (topic, text), None).await;
     }
 
     /// A will is published: a device has gone without saying goodbye.
     fn departed(&self, will: &Publish) {
         if let Ok(Topic { device, .. }) = Topic::parse(self.intake.gateway(), &will.topic) {
-            self.presence.stated(&device, &will.payload);
+            self.presence.stated(&device, &will.payload, Arrival::Kept);
         }
     }
 
