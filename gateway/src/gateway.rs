@@ -12,6 +12,7 @@ use crate::{
     config::Prepared,
     directory::{self, Directory, Files, Places},
     follow::{self, Following},
+    homeassistant::{self, Export},
     http::{self, Sources},
     intake::Intake,
     kept,
@@ -33,6 +34,9 @@ pub enum Error {
     /// Devices cannot reach it.
     #[error(transparent)]
     Mqtt(#[from] mqtt::Error),
+    /// It cannot show values in the home.
+    #[error(transparent)]
+    Shown(#[from] homeassistant::Unusable),
     /// It cannot reach the fog.
     #[error(transparent)]
     Uplink(#[from] uplink::Error),
@@ -73,6 +77,7 @@ impl Gateway {
             enrolments,
             mqtt,
             network,
+            homeassistant: home,
         } = prepared;
         make_folder(&config.data_dir)?;
         let listen = config.http.listen;
@@ -87,7 +92,12 @@ impl Gateway {
             network: founded,
         };
         let files = Files::open(directory.clone(), places).await?;
-        let intake = Intake::with(config.gateway.clone(), directory.clone(), outbox.clone());
+        let shown = config.homeassistant.as_ref().zip(home.as_ref());
+        let newest = shown.map(|(config, _)| config.newest());
+        let intake = Intake::shown(
+            Intake::with(config.gateway.clone(), directory.clone(), outbox.clone()),
+            newest.clone(),
+        );
         let presence = Presence::of(intake.clone(), config.mqtt.silent_after());
         let mqtt = Mqtt::start(mqtt, intake.clone(), presence.clone()).await?;
         let client = follow::client(network.tls().clone())?;
@@ -103,6 +113,10 @@ impl Gateway {
         let (asking, asker) = mqtt.asking(&config.mqtt, (&intake, outbox.clone()), presence.clone());
         let mut learning = JoinSet::new();
         learning.spawn(asking);
+        if let (Some(shown), Some(newest)) = (shown, newest) {
+            let known = (directory.clone(), presence.clone());
+            learning.spawn(Export::of(shown, &config.gateway, newest, known)?.run());
+        }
         learning.spawn(files.run());
         learning.spawn(following.run());
         let sources = Sources {

@@ -15,6 +15,7 @@ use record::{
 use crate::{
     directory::Directory,
     enrolment::Enrolments,
+    newest::Newest,
     outbox::{CounterState, Measurement, NotTaken, Outbox, Rejected, Urgency, Verdict, Way, now_ms},
 };
 
@@ -32,6 +33,8 @@ struct Parts {
     gateway: GatewayId,
     directory: Directory,
     outbox: Outbox,
+    /// What is shown in the home, if something is.
+    newest: Option<Newest>,
 }
 
 /// A message whose signature is its device's, and what it says.
@@ -39,6 +42,9 @@ struct Genuine {
     measurement: Measurement,
     reading: Reading,
 }
+
+/// Why it is not believed, and its place in the sequence, if that counts.
+type Unbelieved = (Refusal, Option<Box<Measurement>>);
 
 impl Intake {
     /// The sink of a gateway that knows its devices from a list alone.
@@ -56,8 +62,21 @@ impl Intake {
                 gateway,
                 directory,
                 outbox,
+                newest: None,
             }),
         }
+    }
+
+    /// The same sink, which also tells who shows values what has become durable.
+    #[must_use]
+    pub fn shown(self, newest: Option<Newest>) -> Self {
+        let parts = Parts {
+            gateway: self.parts.gateway.clone(),
+            directory: self.parts.directory.clone(),
+            outbox: self.parts.outbox.clone(),
+            newest,
+        };
+        Self { parts: Arc::new(parts) }
     }
 
     /// Which device measures whom.
@@ -149,7 +168,13 @@ impl Intake {
         received_ms: i64,
     ) -> Result<Verdict, NotTaken> {
         match genuine.believed(&topic, received_ms) {
-            Ok(measurement) => self.parts.outbox.append(measurement).await,
+            Ok((measurement, observations)) => {
+                let verdict = self.parts.outbox.append(measurement).await;
+                if let (Ok(Verdict::Spooled(_)), Some(newest)) = (&verdict, &self.parts.newest) {
+                    newest.take(&observations);
+                }
+                verdict
+            }
             Err((refusal, measurement)) => {
                 let rejected = rejected(Some(topic.device), refusal, message, received_ms);
                 self.parts
@@ -215,7 +240,7 @@ impl Intake {
 impl Genuine {
     /// The measurement, if it came under its device's topic and says something a body and a sensor can produce. One that
     /// does not keeps its place in the sequence, unless it was published by somebody else.
-    fn believed(self, topic: &Topic, received_ms: i64) -> Result<Measurement, (Refusal, Option<Box<Measurement>>)> {
+    fn believed(self, topic: &Topic, received_ms: i64) -> Result<(Measurement, Vec<Observation>), Unbelieved> {
         if !topic.channel.carries_readings() || topic.device != self.reading.device {
             let detail = format!(
                 "a reading of {} came under the topic of {}",
@@ -224,10 +249,13 @@ impl Genuine {
             return Err((Refusal::new(Reason::WrongTopic, detail), None));
         }
         match Observation::of(&self.reading, received_ms) {
-            Ok(_observations) => Ok(Measurement {
-                urgency: urgency(topic.channel, self.measurement.wall_ms, received_ms),
-                ..self.measurement
-            }),
+            Ok(observations) => {
+                let measurement = Measurement {
+                    urgency: urgency(topic.channel, self.measurement.wall_ms, received_ms),
+                    ..self.measurement
+                };
+                Ok((measurement, observations))
+            }
             Err(refusal) => Err((refusal, Some(Box::new(self.measurement)))),
         }
     }
