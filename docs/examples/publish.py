@@ -3,7 +3,8 @@
 
 publish.py HOST PORT CA_FILE USER PASSWORD_FILE GATEWAY DEVICE KEY_FILE BOOT SEQ CELSIUS
 Prints what the gateway answered; exits 0 if it has the reading, 1 if it refused it, 75 if it is to be sent again.
-A real device keeps BOOT and SEQ in flash, and the message until it is answered (docs/DEVICES.md).
+A real device keeps BOOT and SEQ in flash, and the message until it is answered; it says `up_ms` on `state` when it connects, and
+obeys `cmd`, as docs/bridges/homeassistant.py does (docs/DEVICES.md).
 """
 
 import base64

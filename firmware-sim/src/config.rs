@@ -48,6 +48,8 @@ pub struct Config {
     pub cadence_ms: u64,
     /// Unacknowledged readings that a device keeps; what finds no room leaves a gap in its numbers.
     pub journal_readings_max: usize,
+    /// How long a device keeps what was acknowledged, for a gateway that asks for it, in seconds; 1,000 readings at most.
+    pub keep_acknowledged_s: u64,
     /// Write every message to `capture.ndjson` when it is sent first.
     pub capture: bool,
     /// A capture whose messages the devices publish again, each under its own topic, when they start.
@@ -70,6 +72,7 @@ impl Default for Config {
             speed: 1.0,
             cadence_ms: 1_000,
             journal_readings_max: 600,
+            keep_acknowledged_s: 0,
             capture: false,
             replay: None,
             mqtt: device::Config::default(),
@@ -167,6 +170,7 @@ impl Config {
             captures: self.capture,
             data_dir: self.data_dir.clone(),
             readings_max: self.journal_readings_max,
+            keep_acknowledged: Duration::from_secs(self.keep_acknowledged_s),
             answer_timeout: Duration::from_millis(self.mqtt.answer_timeout_ms),
         })
     }

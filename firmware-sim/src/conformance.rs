@@ -6,13 +6,14 @@
 
 mod capture;
 mod numbers;
+mod resend;
 mod signature;
 
 use std::{collections::HashMap, fmt};
 
 use record::{
     canonical::{Digest, Domain},
-    ids::{DeviceId, GatewayId, ReadingId},
+    ids::{BootId, DeviceId, GatewayId, ReadingId},
     observation::{LAG_FLAG_MS, Observation, SKEW_FLAG_MS},
     reading::{READING_BYTES_MAX, Reading, Reason, Refusal, SignedReading, TimeQuality},
     signature::PublicKey,
@@ -22,6 +23,7 @@ use record::{
 pub(crate) use capture::line as captured_line;
 pub use capture::{Captured, NotCaptured};
 use numbers::{Numbers, Place};
+use resend::Asked;
 
 /// Something to say about a message.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,6 +74,7 @@ pub struct Judge {
     gateway: GatewayId,
     keys: HashMap<DeviceId, PublicKey>,
     numbers: Numbers,
+    asked: Asked,
 }
 
 impl Judge {
@@ -82,6 +85,7 @@ impl Judge {
             gateway,
             keys,
             numbers: Numbers::new(from_the_start),
+            asked: Asked::default(),
         }
     }
 
@@ -95,11 +99,19 @@ impl Judge {
         };
         match topic.channel {
             Channel::Reading | Channel::Wave | Channel::Event => self.reading(&topic, message),
-            Channel::State => state(message),
-            Channel::Ack | Channel::Command => Verdict {
-                what: format!("{}: from the gateway", topic.channel.as_str()),
-                findings: Vec::new(),
-            },
+            Channel::State => {
+                self.asked.state(&topic.device, &message.payload);
+                state(message)
+            }
+            Channel::Ack | Channel::Command => {
+                if topic.channel == Channel::Command {
+                    self.asked.command(&topic.device, &message.payload);
+                }
+                Verdict {
+                    what: format!("{}: from the gateway", topic.channel.as_str()),
+                    findings: Vec::new(),
+                }
+            }
             Channel::Error => Verdict {
                 what: format!("the gateway refuses a message of {}", topic.device),
                 findings: Vec::new(),
@@ -122,7 +134,8 @@ impl Judge {
                  it is acknowledged; a hospital is told of each number that is missing"
             )
         };
-        self.numbers.missing().map(|gap| fault("gap", sentence(gap))).collect()
+        let gaps = self.numbers.missing().map(|gap| fault("gap", sentence(gap)));
+        gaps.chain(self.asked.unanswered().into_iter().map(silent)).collect()
     }
 
     fn reading(&mut self, topic: &Topic, message: &Captured) -> Verdict {
@@ -144,6 +157,7 @@ impl Judge {
         findings.extend(clock(&reading, received_ms));
         let (id, digest) = (reading.id(), Digest::of(Domain::READING, &[&message.payload]));
         let place = self.numbers.record(&id, digest, reading.up_ms);
+        self.asked.came(&id);
         findings.extend(sequence(&id, place));
         let again = if place == Place::Repeated { ", sent again" } else { "" };
         Verdict {
@@ -190,6 +204,18 @@ impl Judge {
         };
         fault(refusal.reason.as_str(), sentence)
     }
+}
+
+/// The device was asked for numbers, and has neither sent them nor said that it does not have them.
+fn silent(((device, boot), (count, first)): ((&DeviceId, BootId), (usize, u64))) -> Finding {
+    fault(
+        "resend",
+        format!(
+            "{device}, boot {boot}: the gateway asked for {count} numbers, {first} first, that were neither sent nor said to be \
+             lost. Subscribe to cmd, send what is kept byte for byte, and name the rest on state: \
+             \"lost\": {{\"boot\": .., \"ranges\": [[first, last]]}}"
+        ),
+    )
 }
 
 /// How it was published.
@@ -266,6 +292,15 @@ fn state(message: &Captured) -> Verdict {
         ));
     }
     let said: Result<serde_json::Value, _> = serde_json::from_slice(&message.payload);
+    let is_whole =
+        |said: &serde_json::Value| said["up_ms"].is_null() || (said["up_ms"].is_u64() && said["boot"].is_string());
+    if said.as_ref().is_ok_and(|said| !is_whole(said)) {
+        findings.push(advice(
+            "state",
+            "up_ms is a whole number of milliseconds since this boot, and needs boot beside it; without both a device that has no \
+             clock gets no times by it",
+        ));
+    }
     let is_said = said.is_ok_and(|said| said["online"].is_boolean());
     if !is_said && !message.payload.is_empty() {
         findings.push(advice(

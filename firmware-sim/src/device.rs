@@ -1,6 +1,7 @@
 //! One home device: it measures by its own clock, signs, numbers without gaps, and sends until the broker has answered.
 
 mod account;
+mod asked;
 mod backoff;
 mod boot;
 mod habits;
@@ -8,6 +9,7 @@ mod journal;
 mod link;
 mod measurement;
 mod note;
+mod outcome;
 mod receipt;
 mod waiting;
 
@@ -30,10 +32,10 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{conformance, fault::Fault, signal::Signal};
-use account::{missing_line, refused_line};
+use crate::{conformance, signal::Signal};
+use asked::{Ranges, Shelf};
 use backoff::Backoff;
-use journal::{Class, Entry, Journal};
+use journal::Journal;
 use link::{Answer, Event, Link, Loss, Name};
 use receipt::Questions;
 
@@ -46,6 +48,8 @@ pub use receipt::Receipt;
 
 /// "Not authorized": the gateway does not believe that the message is the device's, and so not its number either.
 const NOT_BELIEVED: u8 = 0x87;
+/// How often a device says that it is there, and what stands on its tick counter.
+const STATE_EVERY: Duration = Duration::from_secs(240);
 
 /// How the devices reach their gateway's broker.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -107,6 +111,8 @@ pub(crate) struct Home {
     pub(crate) data_dir: PathBuf,
     /// Room in each journal.
     pub(crate) readings_max: usize,
+    /// How long a device keeps what was acknowledged.
+    pub(crate) keep_acknowledged: Duration,
     pub(crate) answer_timeout: Duration,
 }
 
@@ -122,6 +128,9 @@ struct Device {
     started: (Instant, Duration),
     seq: u64,
     journal: Journal,
+    shelf: Shelf,
+    /// What the gateway has asked for and the device does not have, still to be said.
+    lost: Option<(BootId, Ranges)>,
     questions: Questions,
     backoff: Backoff,
     /// Set while the gateway has asked for patience.
@@ -157,6 +166,7 @@ pub(crate) async fn run(
         gateway: &device.home.gateway,
         device: &device.id,
         boot: device.boot,
+        started: device.started,
     };
     let link = Link::new(&device.home.broker, &name, &credentials);
     device.live(link, period, stop).await;
@@ -171,11 +181,13 @@ impl Device {
             key,
             mut signal,
             period,
-            habits,
+            mut habits,
             credentials,
         } = parts;
         let device = Self {
             journal: Journal::new(home.readings_max),
+            shelf: Shelf::keeping(home.keep_acknowledged),
+            lost: None,
             questions: Questions::every(home.answer_timeout),
             boot: boot::start(&home.data_dir, &id)?,
             seq: habits.skip_stored(&mut *signal),
@@ -201,6 +213,7 @@ impl Device {
         let first = time::Instant::now() + period.mul_f64(rand::random());
         let mut clock = time::interval_at(first, period);
         clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut restate = time::interval_at(time::Instant::now() + STATE_EVERY, STATE_EVERY);
         let mut measuring = true;
         while measuring || !self.journal.is_empty() {
             tokio::select! {
@@ -212,6 +225,10 @@ impl Device {
                 event = link.next() => self.follow(event).await,
                 () = until(self.resume_at) => self.resume_at = None,
                 () = until(self.question_at()), if self.connected => self.question(),
+                _ = restate.tick(), if self.connected => link.say_that_it_is_there(),
+            }
+            if let Some((boot, ranges)) = self.lost.take() {
+                link.say_lost(boot, &ranges);
             }
             self.mind_silence(&mut link).await;
             if measuring {
@@ -220,6 +237,7 @@ impl Device {
             self.send(&mut link).await;
         }
         self.forget_stored().await;
+        self.forget_unsent().await;
         link.close().await;
         self.disconnected().await;
     }
@@ -251,6 +269,7 @@ impl Device {
             }
             Event::Durable(progress) => self.durable(&progress).await,
             Event::Refused(refusal) => self.told(&refusal).await,
+            Event::Asked(resend) => self.asked(&resend),
             Event::Answered(ticket, Answer::Refused(code)) if self.home.broker.receipt == Receipt::Puback => {
                 if let Some(entry) = self.journal.settle(ticket) {
                     self.refused(entry, code).await;
@@ -275,58 +294,6 @@ impl Device {
         if self.resume_at.is_none() {
             self.resume_at = Some(time::Instant::now() + self.backoff.failed());
         }
-    }
-
-    async fn taken(&mut self, entry: Entry) {
-        if entry.class == Class::Replay {
-            return self.note(Note::Replayed { is_unexpected: false }).await;
-        }
-        if entry.fault == Some(Fault::Replay) {
-            let again = Entry::new(
-                (entry.seq, entry.stream, Class::Replay),
-                entry.payload.clone(),
-                String::new(),
-                None,
-            );
-            // Without room there is no replay: what is measured now goes first.
-            let _no_room = self.journal.keep(again);
-        }
-        let waited = entry.waited();
-        let is_unexpected = entry.fault.is_some_and(Fault::must_be_refused);
-        let line = entry.line;
-        self.note(Note::Acknowledged {
-            line,
-            waited,
-            profile: self.habits.profile.clone(),
-            is_unexpected,
-        })
-        .await;
-    }
-
-    async fn refused(&self, entry: Entry, code: u8) {
-        if entry.class == Class::Replay {
-            return self.note(Note::Replayed { is_unexpected: true }).await;
-        }
-        let (seq, is_expected) = (entry.seq, entry.fault.is_some_and(Fault::must_be_refused));
-        if is_expected {
-            tracing::debug!(device = %self.id, boot = %self.boot, seq, code, "a reading is refused, as it should be");
-        } else {
-            tracing::warn!(device = %self.id, boot = %self.boot, seq, code, "a reading is refused");
-        }
-        if code == NOT_BELIEVED || entry.fault == Some(Fault::Giant) {
-            self.miss((seq, seq), "not-believed").await;
-        }
-        let line = refused_line((&self.id, self.boot, seq), code, is_expected);
-        self.note(Note::Refused {
-            line,
-            is_unexpected: !is_expected,
-        })
-        .await;
-    }
-
-    async fn miss(&self, range: (u64, u64), why: &str) {
-        self.note(Note::Missing(missing_line((&self.id, self.boot), range, why)))
-            .await;
     }
 
     /// Gives up a connection on which an answer is overdue.
@@ -386,7 +353,7 @@ async fn until(moment: Option<time::Instant>) {
 
 #[cfg(test)]
 mod tests {
-    use super::{account::acknowledged_line, *};
+    use super::{account::acknowledged_line, journal::Class, *};
     use crate::{
         fault,
         signal::{Library, Message, Stream},
@@ -418,6 +385,7 @@ mod tests {
             captures: true,
             data_dir,
             readings_max: 10,
+            keep_acknowledged: Duration::ZERO,
             answer_timeout: Duration::from_secs(1),
         };
         let (notes, inbox) = mpsc::channel(1_000);
@@ -437,6 +405,8 @@ mod tests {
             boot: BootId { counter: 1, random: 1 },
             started: (Instant::now(), Duration::ZERO),
             seq: 0,
+            shelf: Shelf::keeping(Duration::ZERO),
+            lost: None,
             journal: Journal::new(10),
             questions: Questions::every(Duration::from_secs(1)),
             backoff: Backoff::default(),
@@ -702,5 +672,55 @@ mod tests {
             notes.contains(r#"\"from\":6,"#) && notes.contains(r#"\"to\":24"#),
             "{notes}"
         );
+    }
+
+    #[tokio::test]
+    async fn what_the_gateway_asks_for_is_sent_and_what_is_lost_is_said() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (key, faults) = (SigningKey::random(), fault::Config::default());
+        let (mut device, _notes) = device(&key, &faults, folder.path().to_owned());
+        device.shelf = Shelf::keeping(Duration::from_secs(3_600));
+        let message = |seq: u64| {
+            let message = Message {
+                stream: Stream::Reading,
+                observations: Vec::new(),
+            };
+            (seq, message)
+        };
+        for (seq, message) in (1..=6).map(message) {
+            device.seq = seq;
+            let reading = device.reading(seq, Duration::from_secs(seq), &message);
+            let entry = device.signed(reading, (Stream::Reading, Class::Live), None);
+            match seq {
+                // Acknowledged, forgotten, dropped, waiting.
+                1 => device.keep_acknowledged(&entry).await,
+                2 => device.forget_to_send(entry).await,
+                3 | 4 => {}
+                _ => device.journal.keep(entry).expect("room"),
+            }
+        }
+        let boot = device.boot;
+        let ask = |text: &str| {
+            let text = text.replace("BOOT", &boot.to_string());
+            serde_json::from_str::<asked::Command>(&text).expect("JSON").resend
+        };
+        device.asked(&ask(
+            r#"{"resend":{"boot":"BOOT","ranges":[[1,5],[7,18446744073709551615]]}}"#,
+        ));
+        assert_eq!(device.lost.take(), Some((boot, vec![(3, 4)])));
+        let sent: Vec<_> = std::iter::from_fn(|| device.journal.send(9)).collect();
+        assert_eq!(
+            sent.len(),
+            4,
+            "5 and 6, that waited, 2, that was forgotten, and 1, that was acknowledged"
+        );
+        device.asked(&ask(
+            r#"{"resend":{"boot":"9-00000000000000ff","ranges":[[1,5],[4,2]]}}"#,
+        ));
+        let other = BootId {
+            counter: 9,
+            random: 255,
+        };
+        assert_eq!(device.lost.take(), Some((other, vec![(1, 5)])));
     }
 }

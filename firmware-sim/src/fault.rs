@@ -2,7 +2,8 @@
 //!
 //! | fault | what the gateway must do |
 //! | --- | --- |
-//! | `drops` | report the number as missing |
+//! | `drops` | report the number as missing, and ask for it in vain |
+//! | `forgets` | ask for the number, and take it |
 //! | `repeats`, `replays`, `reorder` | acknowledge, and keep one |
 //! | `wrong_clock` | acknowledge, and mark the time |
 //! | `wrong_unit` | refuse (0x99), and not miss the number |
@@ -28,6 +29,8 @@ const WRONG_UNIT: &str = "[cub]";
 pub struct Config {
     /// Measured and numbered but never sent: a gap.
     pub drops: f64,
+    /// Measured, numbered, kept, and not sent before the gateway asks for it.
+    pub forgets: f64,
     /// Sent twice, byte for byte.
     pub repeats: f64,
     /// Sent once more after it was acknowledged, byte for byte.
@@ -50,6 +53,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             drops: 0.0,
+            forgets: 0.0,
             repeats: 0.0,
             replays: 0.0,
             reorder: 0.0,
@@ -66,6 +70,7 @@ impl Default for Config {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
     Drop,
+    Forget,
     Repeat,
     Replay,
     Reorder,
@@ -104,6 +109,7 @@ impl Config {
     pub(crate) fn faults(&self) -> Result<Faults, BadFractions> {
         let fractions = [
             (self.drops, Fault::Drop),
+            (self.forgets, Fault::Forget),
             (self.repeats, Fault::Repeat),
             (self.replays, Fault::Replay),
             (self.reorder, Fault::Reorder),
@@ -160,7 +166,7 @@ pub(crate) fn sign(mut reading: Reading, key: &SigningKey, fault: Option<Fault>)
             giant.resize(READING_BYTES_MAX + 1, b' ');
             return giant;
         }
-        Some(Fault::Drop | Fault::Repeat | Fault::Replay | Fault::Reorder) | None => {}
+        Some(Fault::Drop | Fault::Forget | Fault::Repeat | Fault::Replay | Fault::Reorder) | None => {}
     }
     bytes(&reading.sign(key))
 }

@@ -12,6 +12,7 @@ use std::{
 };
 
 use clap::{Parser, Subcommand};
+use record::ids::DeviceId;
 use rustix::{
     fs::Mode,
     process::{Resource, Rlimit, getrlimit, setrlimit, umask},
@@ -63,14 +64,13 @@ enum Command {
         #[arg(long)]
         config: PathBuf,
     },
-    /// Hands readings that are missing to the running gateway: messages as devices signed them, each a line of a file.
+    /// Gets readings that are missing to the running gateway: from a file, or by asking their device now.
     Resync {
         /// The gateway's configuration, TOML.
         #[arg(long)]
         config: PathBuf,
-        /// The file: each line is a message in its JSON form, or the base64 of its bytes.
-        #[arg(long)]
-        from: PathBuf,
+        #[command(flatten)]
+        source: Source,
     },
     /// Shows what is not final yet, or carries it away; the gateway must be stopped.
     #[command(subcommand)]
@@ -89,6 +89,18 @@ enum Command {
     /// Shows bundles that were set aside, or gives them back to the queue; the gateway must be stopped.
     #[command(subcommand)]
     Refused(spool::Refused),
+}
+
+/// Where readings that are missing are.
+#[derive(Debug, clap::Args)]
+#[group(required = true, multiple = false)]
+struct Source {
+    /// The file: each line is a message as its device signed it, in its JSON form, or the base64 of its bytes.
+    #[arg(long)]
+    from: Option<PathBuf>,
+    /// The device that is asked.
+    #[arg(long)]
+    device: Option<DeviceId>,
 }
 
 /// Runs a command line; its first word is the program's name.
@@ -118,7 +130,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
         Command::Assign(assign) => beside(&assign.config.clone(), |prepared| assign.run(prepared)),
         Command::Assignments { config } => beside(&config, home::assignments),
-        Command::Resync { config, from } => resync(&config, &from),
+        Command::Resync { config, source } => resync(&config, source),
         Command::Spool(command) => command.run(),
         Command::Refused(command) => command.run(),
     }
@@ -142,15 +154,27 @@ fn beside(config: &Path, work: impl FnOnce(&Prepared) -> Result<String, String>)
     }
 }
 
-/// Says what became of the readings in a file.
-fn resync(config: &Path, file: &Path) -> ExitCode {
+/// Says what became of the readings in a file, or what a device was asked for.
+fn resync(config: &Path, source: Source) -> ExitCode {
     let gateway = match Config::load(config) {
         Ok(config) => config.http.listen,
         Err(faults) => return refuse(&faults),
     };
-    let handed_in = runtime().map_err(resync::Error::File);
-    match handed_in.and_then(|runtime| runtime.block_on(resync::hand_in(gateway, file))) {
-        Ok(tally) => match writeln!(std::io::stdout(), "{}", resync::summary(&tally)) {
+    let got = runtime().map_err(resync::Error::File).and_then(|runtime| {
+        runtime.block_on(async {
+            match (source.from, source.device) {
+                (Some(file), _) => resync::hand_in(gateway, &file)
+                    .await
+                    .map(|tally| resync::summary(&tally)),
+                (None, device) => {
+                    let device = device.expect("one of both is required");
+                    resync::ask(gateway, device).await.map(|asked| resync::asked(&asked))
+                }
+            }
+        })
+    });
+    match got {
+        Ok(said) => match writeln!(std::io::stdout(), "{said}") {
             Ok(()) => ExitCode::SUCCESS,
             Err(_unprinted) => ExitCode::from(FAILED),
         },

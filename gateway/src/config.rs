@@ -12,7 +12,7 @@ use toml::{Table, Value};
 
 use crate::{
     enrolment::{self, Enrolments},
-    http, mqtt,
+    homeassistant, http, mqtt,
     outbox::{self, QuarantineConfig, Sealer, can_seal_to},
     secret, telemetry, uplink,
 };
@@ -43,6 +43,9 @@ pub struct Config {
     pub quarantine: QuarantineConfig,
     /// The fog nodes.
     pub uplink: uplink::Config,
+    /// Home Assistant in the home; absent: nothing is shown anywhere.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub homeassistant: Option<homeassistant::Config>,
     /// Health, metrics and status.
     pub http: http::Config,
     /// Logs.
@@ -61,6 +64,7 @@ impl Default for Config {
             outbox: outbox::Config::default(),
             quarantine: QuarantineConfig::default(),
             uplink: uplink::Config::default(),
+            homeassistant: None,
             http: http::Config::default(),
             telemetry: telemetry::Config::default(),
         }
@@ -80,6 +84,8 @@ pub struct Prepared {
     pub mqtt: mqtt::Prepared,
     /// The nodes and their validators.
     pub network: uplink::Network,
+    /// How values are shown in the home, if they are.
+    pub homeassistant: Option<homeassistant::Access>,
 }
 
 /// All that is wrong with a configuration.
@@ -145,6 +151,8 @@ impl Config {
         let enrolments = Enrolments::load(&self.enrolment).map_err(|e| vec![format!("enrolment.file {file}: {e}")]);
         let enrolments = noted(&mut faults, enrolments);
         let mqtt = noted(&mut faults, self.mqtt.prepare());
+        let shown = self.homeassistant.as_ref().map(homeassistant::Config::prepare);
+        let homeassistant = noted(&mut faults, shown.transpose()).flatten();
         let network = genesis
             .as_ref()
             .and_then(|genesis| noted(&mut faults, self.uplink.prepare(genesis)));
@@ -164,6 +172,7 @@ impl Config {
                     enrolments,
                     mqtt,
                     network,
+                    homeassistant,
                 })
             }
             _ => Err(Faults(faults)),

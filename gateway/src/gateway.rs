@@ -12,6 +12,7 @@ use crate::{
     config::Prepared,
     directory::{self, Directory, Files, Places},
     follow::{self, Following},
+    homeassistant::{self, Export},
     http::{self, Sources},
     intake::Intake,
     kept,
@@ -33,6 +34,9 @@ pub enum Error {
     /// Devices cannot reach it.
     #[error(transparent)]
     Mqtt(#[from] mqtt::Error),
+    /// It cannot show values in the home.
+    #[error(transparent)]
+    Shown(#[from] homeassistant::Unusable),
     /// It cannot reach the fog.
     #[error(transparent)]
     Uplink(#[from] uplink::Error),
@@ -56,7 +60,7 @@ pub struct Gateway {
     outbox: Outbox,
     mqtt: Mqtt,
     uplink: Uplink,
-    /// What learns of changes of the devices.
+    /// What learns of changes of the devices, and what asks them for readings.
     learning: JoinSet<()>,
     http: JoinHandle<()>,
 }
@@ -73,6 +77,7 @@ impl Gateway {
             enrolments,
             mqtt,
             network,
+            homeassistant: home,
         } = prepared;
         make_folder(&config.data_dir)?;
         let listen = config.http.listen;
@@ -87,7 +92,12 @@ impl Gateway {
             network: founded,
         };
         let files = Files::open(directory.clone(), places).await?;
-        let intake = Intake::with(config.gateway.clone(), directory.clone(), outbox.clone());
+        let shown = config.homeassistant.as_ref().zip(home.as_ref());
+        let newest = shown.map(|(config, _)| config.newest());
+        let intake = Intake::shown(
+            Intake::with(config.gateway.clone(), directory.clone(), outbox.clone()),
+            newest.clone(),
+        );
         let presence = Presence::of(intake.clone(), config.mqtt.silent_after());
         let mqtt = Mqtt::start(mqtt, intake.clone(), presence.clone()).await?;
         let client = follow::client(network.tls().clone())?;
@@ -100,7 +110,13 @@ impl Gateway {
             directory: directory.clone(),
             folder: config.data_dir.clone(),
         };
+        let (asking, asker) = mqtt.asking(&config.mqtt, (&intake, outbox.clone()), presence.clone());
         let mut learning = JoinSet::new();
+        learning.spawn(asking);
+        if let (Some(shown), Some(newest)) = (shown, newest) {
+            let known = (directory.clone(), presence.clone());
+            learning.spawn(Export::of(shown, &config.gateway, newest, known)?.run());
+        }
         learning.spawn(files.run());
         learning.spawn(following.run());
         let sources = Sources {
@@ -109,6 +125,7 @@ impl Gateway {
             connected: mqtt.connected(),
             intake,
             presence,
+            asker,
             outbox: outbox.clone(),
             uplink: uplink.view(),
             metrics,
@@ -128,7 +145,7 @@ impl Gateway {
         tokio::select! {
             () = self.mqtt.ended() => Error::Ended("mqtt"),
             ended = self.uplink.ended() => ended.map_or_else(Error::from, |()| Error::Ended("the outbox")),
-            _ = self.learning.join_next() => Error::Ended("the directory"),
+            _ = self.learning.join_next() => Error::Ended("what looks after the devices"),
             _ = &mut self.http => Error::Ended("http"),
         }
     }

@@ -1,5 +1,7 @@
-//! What the gateway shows of itself on loopback: `/healthz`, `/metrics`, `/status`; and the one door to it, for readings from a file.
+//! What the gateway shows of itself on loopback: `/healthz`, `/metrics`, `/status`; and two doors to it: for readings from a
+//! file, and to have a device asked.
 
+pub mod resend;
 pub mod resync;
 
 use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
@@ -24,6 +26,7 @@ use crate::{
     mqtt::{
         Connected,
         presence::{Presence, Silence},
+        resend::Asker,
         subscriber::LinkState,
     },
     outbox::{Gap, Outbox, Percentiles, Refused, Report, Shortage, Summary},
@@ -68,6 +71,8 @@ pub struct Sources {
     pub intake: Intake,
     /// Who is silent.
     pub presence: Presence,
+    /// Who asks devices for what is missing.
+    pub asker: Asker,
     /// Counters, spool, quarantine, gaps.
     pub outbox: Outbox,
     /// Bundles under way and the nodes.
@@ -151,6 +156,9 @@ impl Sources {
     async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
         if request.method() == Method::POST && request.uri().path() == resync::PATH {
             return resync::answer(&self.intake, request).await;
+        }
+        if request.method() == Method::POST && request.uri().path() == resend::PATH {
+            return resend::answer(&self.asker, request).await;
         }
         if request.method() != Method::GET && request.method() != Method::HEAD {
             return response(StatusCode::METHOD_NOT_ALLOWED, "text/plain", "only GET and HEAD\n");

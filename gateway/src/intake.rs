@@ -5,7 +5,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use record::{
     bundle::Entry,
-    ids::{DeviceId, GatewayId, ReadingId},
+    clock::Coincidence,
+    ids::{BootId, DeviceId, GatewayId, ReadingId},
     observation::Observation,
     reading::{Reading, Reason, Refusal, SignedReading, TimeQuality},
     topic::{Channel, Topic},
@@ -14,7 +15,8 @@ use record::{
 use crate::{
     directory::Directory,
     enrolment::Enrolments,
-    outbox::{Measurement, NotTaken, Outbox, Rejected, Urgency, Verdict, now_ms},
+    newest::Newest,
+    outbox::{CounterState, Measurement, NotTaken, Outbox, Rejected, Urgency, Verdict, Way, now_ms},
 };
 
 /// What was measured this long before it came was stored by its device, and does not go before what is measured now.
@@ -31,6 +33,8 @@ struct Parts {
     gateway: GatewayId,
     directory: Directory,
     outbox: Outbox,
+    /// What is shown in the home, if something is.
+    newest: Option<Newest>,
 }
 
 /// A message whose signature is its device's, and what it says.
@@ -38,6 +42,9 @@ struct Genuine {
     measurement: Measurement,
     reading: Reading,
 }
+
+/// Why it is not believed, and its place in the sequence, if that counts.
+type Unbelieved = (Refusal, Option<Box<Measurement>>);
 
 impl Intake {
     /// The sink of a gateway that knows its devices from a list alone.
@@ -55,8 +62,21 @@ impl Intake {
                 gateway,
                 directory,
                 outbox,
+                newest: None,
             }),
         }
+    }
+
+    /// The same sink, which also tells who shows values what has become durable.
+    #[must_use]
+    pub fn shown(self, newest: Option<Newest>) -> Self {
+        let parts = Parts {
+            gateway: self.parts.gateway.clone(),
+            directory: self.parts.directory.clone(),
+            outbox: self.parts.outbox.clone(),
+            newest,
+        };
+        Self { parts: Arc::new(parts) }
     }
 
     /// Which device measures whom.
@@ -124,6 +144,22 @@ impl Intake {
         self.keep(genuine, topic, message, received_ms).await
     }
 
+    /// A device says, unsigned, what stands on its tick counter now.
+    pub fn stated(&self, device: &DeviceId, (boot, up_ms): (BootId, u64), way: Way) {
+        if self.knows(device) {
+            let pair = Coincidence {
+                gateway_ms: now_ms(),
+                up_ms,
+            };
+            self.parts.outbox.state(CounterState {
+                device: device.clone(),
+                boot,
+                pair,
+                way,
+            });
+        }
+    }
+
     async fn keep(
         &self,
         genuine: Genuine,
@@ -132,7 +168,13 @@ impl Intake {
         received_ms: i64,
     ) -> Result<Verdict, NotTaken> {
         match genuine.believed(&topic, received_ms) {
-            Ok(measurement) => self.parts.outbox.append(measurement).await,
+            Ok((measurement, observations)) => {
+                let verdict = self.parts.outbox.append(measurement).await;
+                if let (Ok(Verdict::Spooled(_)), Some(newest)) = (&verdict, &self.parts.newest) {
+                    newest.take(&observations);
+                }
+                verdict
+            }
             Err((refusal, measurement)) => {
                 let rejected = rejected(Some(topic.device), refusal, message, received_ms);
                 self.parts
@@ -198,7 +240,7 @@ impl Intake {
 impl Genuine {
     /// The measurement, if it came under its device's topic and says something a body and a sensor can produce. One that
     /// does not keeps its place in the sequence, unless it was published by somebody else.
-    fn believed(self, topic: &Topic, received_ms: i64) -> Result<Measurement, (Refusal, Option<Box<Measurement>>)> {
+    fn believed(self, topic: &Topic, received_ms: i64) -> Result<(Measurement, Vec<Observation>), Unbelieved> {
         if !topic.channel.carries_readings() || topic.device != self.reading.device {
             let detail = format!(
                 "a reading of {} came under the topic of {}",
@@ -207,10 +249,13 @@ impl Genuine {
             return Err((Refusal::new(Reason::WrongTopic, detail), None));
         }
         match Observation::of(&self.reading, received_ms) {
-            Ok(_observations) => Ok(Measurement {
-                urgency: urgency(topic.channel, self.measurement.wall_ms, received_ms),
-                ..self.measurement
-            }),
+            Ok(observations) => {
+                let measurement = Measurement {
+                    urgency: urgency(topic.channel, self.measurement.wall_ms, received_ms),
+                    ..self.measurement
+                };
+                Ok((measurement, observations))
+            }
             Err(refusal) => Err((refusal, Some(Box::new(self.measurement)))),
         }
     }

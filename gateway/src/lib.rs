@@ -11,6 +11,8 @@
 //! 4. [`uplink`] submits the sealed bundle to fog nodes until it holds a receipt it has verified itself; only then the
 //!    outbox forgets it.
 //!
+//! What is durable may also be shown in its home, if the home wishes: [`newest`] holds it, [`homeassistant`] shows it.
+//!
 //! [`gateway`] composes the rooms, [`config`] describes them, [`http`] shows them, [`telemetry`] carries logs and metrics,
 //! [`secret`] reads keys and passwords, [`kept`] writes small files that must last, [`command`] is the process,
 //! [`resync`] what hands it readings from a file.
@@ -24,9 +26,13 @@ pub mod gateway;
 
 pub mod http;
 
+pub mod homeassistant;
+
 pub mod mqtt;
 
 pub mod intake;
+
+pub mod newest;
 
 pub mod follow;
 pub mod uplink;

@@ -3,6 +3,7 @@
 pub mod broker;
 mod notice;
 pub mod presence;
+pub mod resend;
 pub mod subscriber;
 
 use std::{net::SocketAddr, time::Duration};
@@ -12,9 +13,10 @@ use serde::{Deserialize, Serialize};
 use self::{
     broker::Broker,
     presence::Presence,
+    resend::{Asker, Asking, Voice},
     subscriber::{LinkState, Subscriber},
 };
-use crate::intake::Intake;
+use crate::{intake::Intake, outbox::Outbox};
 
 /// Which of the two.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,6 +38,8 @@ pub struct Config {
     pub driver: Driver,
     /// A device that sends no reading for this long is shown as silent, in seconds.
     pub silent_after_s: u64,
+    /// Numbers that are missing for this long are asked for, of a device that is there, in seconds; 0: by hand alone.
+    pub resend_after_s: u64,
     /// The embedded broker.
     pub broker: broker::Config,
     /// The client of an outside broker.
@@ -47,6 +51,7 @@ impl Default for Config {
         Self {
             driver: Driver::default(),
             silent_after_s: 900,
+            resend_after_s: 10,
             broker: broker::Config::default(),
             subscriber: subscriber::Config::default(),
         }
@@ -129,6 +134,26 @@ impl Mqtt {
                 Ok(Self::External(Subscriber::start(config, access, (intake, presence))?))
             }
         }
+    }
+
+    /// What asks devices for numbers that are missing, and who has it ask by hand.
+    pub fn asking(
+        &self,
+        config: &Config,
+        (intake, outbox): (&Intake, Outbox),
+        presence: Presence,
+    ) -> (impl Future<Output = ()> + use<>, Asker) {
+        let asking = Asking {
+            gateway: intake.gateway().clone(),
+            outbox,
+            presence,
+            voice: match self {
+                Self::Embedded(broker) => Voice::Embedded(broker.sessions()),
+                Self::External(subscriber) => Voice::External(subscriber.caller()),
+            },
+            after: (config.resend_after_s > 0).then(|| Duration::from_secs(config.resend_after_s)),
+        };
+        asking.start()
     }
 
     /// Who is connected.

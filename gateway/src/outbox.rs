@@ -17,6 +17,7 @@ mod latency;
 mod quarantine;
 mod refused;
 mod report;
+mod request;
 mod seal;
 mod sequence;
 mod shelf;
@@ -49,11 +50,13 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{oneshot, watch};
 
 pub use self::{
+    clock::Way,
     damage::is_reading_back,
     latency::Percentiles,
     quarantine::{Config as QuarantineConfig, Shown, Summary},
     refused::{Refused, Why},
     report::{Counters, Report},
+    request::CounterState,
     seal::{Sealer, can_seal_to},
     sequence::{BOOTS_MAX, DIGESTS_MAX, GAPS_MAX, Gap, Progress, STREAMS_MAX},
     shelf::{ExportError, Exported, Inspected, Shelf},
@@ -64,6 +67,7 @@ pub use self::{
 };
 use self::{
     damage::reading_back,
+    request::{Answer, Request},
     store::{Reader, Store},
     writer::Writer,
 };
@@ -226,19 +230,6 @@ pub struct Final {
     pub receipt: VerifiedReceipt,
     /// When it was verified, in milliseconds since 1970.
     pub verified_ms: i64,
-}
-
-type Answer = oneshot::Sender<Result<Verdict, NotTaken>>;
-
-/// What the writer is asked.
-#[derive(Debug)]
-enum Request {
-    Append(Box<Measurement>, Answer),
-    Quarantine(Box<Rejected>, Answer),
-    Forget(Vec<Final>),
-    SetAside { order: u64, why: Why },
-    Report(oneshot::Sender<Report>),
-    Stop(oneshot::Sender<()>),
 }
 
 /// The handle to the outbox.

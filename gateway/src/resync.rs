@@ -1,4 +1,5 @@
-//! `gateway resync`: hands a file of readings to the running gateway, part by part, and says what became of them.
+//! `gateway resync`: hands a file of readings to the running gateway, part by part, and says what became of them; or has it ask
+//! a device for what is missing.
 
 use std::{
     fmt::Write as _,
@@ -11,7 +12,12 @@ use std::{
 
 use reqwest::{Client, StatusCode, header::CONTENT_TYPE};
 
-use crate::http::resync::{LINE_BYTES_MAX, MEDIA_TYPE, PART_BYTES_MAX, PATH, Tally};
+use record::ids::DeviceId;
+
+use crate::http::{
+    resend::{self, Asked, Question},
+    resync::{LINE_BYTES_MAX, MEDIA_TYPE, PART_BYTES_MAX, PATH, Tally},
+};
 
 /// A part must be taken within this time.
 const PART_TIMEOUT: Duration = Duration::from_secs(60);
@@ -55,14 +61,41 @@ pub(crate) fn summary(tally: &Tally) -> String {
     text
 }
 
+/// Has the gateway ask a device.
+pub(crate) async fn ask(gateway: SocketAddr, device: DeviceId) -> Result<Asked, Error> {
+    let unreachable = |error| Error::Gateway(gateway, error);
+    let question = serde_json::to_vec(&Question { device }).expect("plain fields");
+    let request = client(gateway)?
+        .post(format!("http://{gateway}{}", resend::PATH))
+        .header(CONTENT_TYPE, resend::MEDIA_TYPE)
+        .body(question);
+    let answer = request.send().await.map_err(unreachable)?;
+    match answer.status() {
+        StatusCode::OK => answer.json().await.map_err(unreachable),
+        status => Err(Error::Refused(gateway, status)),
+    }
+}
+
+/// One line that says what a device was asked for.
+pub(crate) fn asked(asked: &Asked) -> String {
+    let ranges = || asked.asked.iter().flat_map(|resend| &resend.ranges);
+    if ranges().next().is_none() {
+        return "nothing is missing of this device".to_owned();
+    }
+    let numbers: u64 = ranges().map(|(from, to)| to - from + 1).sum();
+    let starts = asked.asked.len();
+    format!("asked for {numbers} numbers of {starts} starts; what comes closes its gap, see /status")
+}
+
+fn client(gateway: SocketAddr) -> Result<Client, Error> {
+    let client = Client::builder().no_proxy().timeout(PART_TIMEOUT).build();
+    client.map_err(|error| Error::Gateway(gateway, error))
+}
+
 /// Hands in every line of a file.
 pub(crate) async fn hand_in(gateway: SocketAddr, file: &Path) -> Result<Tally, Error> {
     let unreachable = |error| Error::Gateway(gateway, error);
-    let client = Client::builder()
-        .no_proxy()
-        .timeout(PART_TIMEOUT)
-        .build()
-        .map_err(unreachable)?;
+    let client = client(gateway)?;
     let mut lines = Lines {
         file: BufReader::new(File::open(file)?),
         number: 0,
@@ -151,6 +184,17 @@ mod tests {
         assert_eq!(sizes.iter().sum::<usize>(), 100);
         std::fs::write(&path, vec![b'a'; LINE_BYTES_MAX + 3]).expect("written");
         assert!(matches!(read(&path).fill(&mut Vec::new()), Err(Error::Line(1))));
+    }
+
+    #[test]
+    fn what_was_asked_is_counted() {
+        let none = Asked { asked: Vec::new() };
+        assert_eq!(asked(&none), "nothing is missing of this device");
+        let two: Asked = serde_json::from_str(
+            r#"{"asked":[{"boot":"7-0000000000000001","ranges":[[4,5],[9,9]]},{"boot":"8-0000000000000001","ranges":[[1,1]]}]}"#,
+        )
+        .expect("JSON");
+        assert!(asked(&two).starts_with("asked for 4 numbers of 2 starts"));
     }
 
     #[test]

@@ -7,9 +7,11 @@ nobody switched on. At the end the sandbox checks every promise: what was acknow
 Where the brokers differ, the difference is written down in the test and in docs/OPERATIONS.md.
 """
 
+import datetime
 import json
 import os
 import pathlib
+import re
 import shutil
 import signal
 import socket
@@ -25,6 +27,7 @@ import warnings
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "faults"))
 import sandbox  # noqa: E402
 from device import PATIENCE_S, Device, Refused, topic_of  # noqa: E402
+from homeassistant import OWN, HomeAssistant  # noqa: E402
 from sandbox import Sandbox, eventually  # noqa: E402
 
 FLEET = 7
@@ -293,6 +296,173 @@ class Brokers:
         if self.is_mosquitto:
             eventually("all", PATIENCE_S, lambda: device.progress()["upto_seq"] == 6 and "missing" not in device.progress())
 
+    # --- the gateway asks for what is missing
+
+    def what_is_missing_is_asked_for_until_it_comes(self):
+        device = self.device("scale-3")
+        device.subscribe(topic_of(device.device, "cmd"))
+        other = self.device("thermometer-3")
+        other.subscribe(topic_of(device.device, "cmd"))
+        messages = {n: device.message(f"6{n}.5", seq=n) for n in range(1, 6)}
+        self.assertIn(device.publish(json.dumps({"online": True, "boot": device.boot, "up_ms": 5_000}), channel="state"), (0, 0x10))
+        # Two get lost on the way, and the device does not know.
+        for n in (1, 2, 5):
+            self.assertIn(device.publish(messages[n]), (0, 0x10))
+
+        def asked():
+            return [said["resend"]["ranges"] for said in device.told("cmd") if said["resend"]["boot"] == device.boot]
+
+        def missing():
+            return next((gap["missing"] for gap in self.status()["gaps"] if gap["boot"] == device.boot), None)
+
+        eventually("the question", PATIENCE_S, lambda: asked() == [[[3, 4]]])
+        self.assertIn(device.publish(messages[4]), (0, 0x10))
+        lost = {"online": True, "boot": device.boot, "up_ms": 9_000, "lost": {"boot": device.boot, "ranges": [[3, 3]]}}
+        self.assertIn(device.publish(json.dumps(lost), channel="state"), (0, 0x10))
+        eventually("one number", PATIENCE_S, lambda: missing() == [[3, 3]])
+        # What nobody has signed closes no gap; by hand it is asked for all the same.
+        config = pathlib.Path(self.sandbox.report["gateway"]["data_dir"]).parent / "config.toml"
+        command = [sandbox.PROGRAM, "gateway", "resync", "--config", config, "--device"]
+        by_hand = subprocess.run([*command, "scale-3"], capture_output=True, timeout=60, text=True)
+        self.assertTrue(by_hand.stdout.startswith("asked for 1 numbers of 1 starts; "), by_hand.stdout + by_hand.stderr)
+        eventually("the question by hand", PATIENCE_S, lambda: asked()[-1] == [[3, 3]])
+        self.assertEqual(len(asked()), 2, "what is lost is not asked for again by itself")
+        self.assertIn(device.publish(messages[3]), (0, 0x10))
+        eventually("no gap", PATIENCE_S, lambda: missing() is None)
+        type(self).by_hand += 5
+        nothing = subprocess.run([*command, "scale-3"], capture_output=True, timeout=60, text=True)
+        self.assertEqual((nothing.returncode, nothing.stdout), (0, "nothing is missing of this device\n"))
+        self.assertEqual([topic for topic, *_ in other.heard if topic.endswith("/cmd")], [], "a device hears its own alone")
+
+    # --- a device that only counts ticks connects for the first time
+
+    def what_was_measured_before_the_first_connection_has_its_time(self):
+        device = self.device("scale-2")
+        booted_s, old_ms = time.time() - 7_200, 60_000
+
+        def publish(up_ms):
+            text = device.reading("29463-7", "81.5", "kg", up_ms=up_ms, time_quality="relative")
+            self.believed(device, device.signed(re.sub(r'"wall": \d+, ', "", text)))
+            return device.seq
+
+        def tell():
+            """Says what stands on its counter, then sends what it had stored; through an outside broker something live goes between."""
+            up_ms = lambda: int((time.time() - booted_s) * 1_000)
+            state = {"online": True, "boot": device.boot, "up_ms": up_ms()}
+            self.assertIn(device.publish(json.dumps(state), channel="state"), (0, 0x10))
+            if self.is_mosquitto:
+                time.sleep(3)
+                publish(up_ms())
+            seq = publish(old_ms)
+            name = f"{device.device['id']}/{device.boot}/{seq}"
+            return eventually("it is served", PATIENCE_S, lambda: self.of_patient(device.device["id"], "29463-7").get(name))
+
+        # On a busy machine a message may wait, and proves nothing then.
+        deadline = time.monotonic() + 2 * PATIENCE_S
+        one = tell()
+        while '"valueCode": "corrected"' not in json.dumps(one["extension"]):
+            self.assertLess(time.monotonic(), deadline, one["extension"])
+            one = tell()
+        measured = datetime.datetime.fromisoformat(one["effectiveDateTime"].replace("Z", "+00:00")).timestamp()
+        self.assertLess(abs(measured - booted_s - old_ms / 1_000), 20, one["effectiveDateTime"])
+
+    # --- Home Assistant
+
+    def home_assistant_shows_what_the_home_wishes_and_nothing_else(self):
+        home = HomeAssistant()
+        self.addCleanup(home.close)
+        self.addCleanup(self.configure, "homeassistant", "")
+        section = "\n".join([f'address = "127.0.0.1:{home.port}"', f'ca = "{home.ca}"', 'user = "vitalfog"',
+                             f'password_file = "{home.folder}/vitalfog.password"', "devices = {}\n"])
+        self.configure("homeassistant", section.format('["thermometer-2", "nobody-yet"]'))
+        device, other = self.device("thermometer-2", will=(topic_of({"id": "thermometer-2"}, "state"), json.dumps({"online": False}))), self.device("scale-2")
+        self.assertIn(device.publish(json.dumps({"online": True}), channel="state"), (0, 0x10))
+        self.believed(other, other.message("88.88"))
+        self.believed(device, device.message("36.70"))
+        of = "thermometer-2_8310-5"
+        eventually("the value", PATIENCE_S, lambda: home.shown(of).get("value") == "36.70")
+        sensor = home.sensors()[of]
+        self.assertEqual((sensor["device_class"], sensor["unit_of_measurement"], sensor["state_topic"]), ("temperature", "°C", f"{OWN}{of}/state"))
+        available = [one["topic"] for one in sensor["availability"]]
+        eventually("it is there", PATIENCE_S, lambda: [home.last(topic) for topic in available] == ["online", "online"])
+        # An older one that comes later, and one that is not believed, change nothing.
+        self.believed(device, device.message("36.90", seq=3))
+        eventually("the newer value", PATIENCE_S, lambda: home.shown(of).get("value") == "36.90")
+        self.believed(device, device.message("36.81", seq=2))
+        device.publish(device.message("366", seq=4))
+        # Home Assistant has started anew, and is told all again.
+        told = len(home.heard)
+        home.say("homeassistant/status", "online")
+        eventually("told again", PATIENCE_S, lambda: {f"{OWN}{of}/config", f"{OWN}{of}/state"} <= {topic for topic, _ in home.heard[told:]})
+        self.assertEqual(home.shown(of)["value"], "36.90")
+        device.vanish()
+        eventually("it is gone", PATIENCE_S, lambda: home.last(available[1]) == "offline")
+        told = len(home.heard)
+        self.kill("gateway")
+        eventually("the gateway's will", PATIENCE_S, lambda: (available[0], "offline") in home.heard[told:])
+        eventually("the gateway is back", PATIENCE_S, lambda: home.last(available[0]) == "online")
+        # Only what is wished is ever there.
+        self.assertEqual({topic for topic, _ in home.heard if "thermometer-2" not in topic} - {"homeassistant/status"},
+                         {f"{OWN}availability", "homeassistant/vitalfog_home-1/echo"})
+        self.assertEqual(set(home.sensors()), {of})
+        # Wished no more, also by a gateway that was started since: it is taken away.
+        self.configure("homeassistant", section.format("[]"))
+        eventually("taken away", PATIENCE_S, lambda: not home.sensors() and not home.shown(of) and not home.last(available[1]))
+        self.assertEqual(home.last(available[0]), "online")
+        log = pathlib.Path(self.sandbox.report["gateway"]["log"]).read_text()
+        for value in ("36.70", "36.81", "36.90", "88.88", "thermometer-2_8310-5"):
+            self.assertNotIn(value, log)
+
+    def what_home_assistant_has_comes_in_by_a_bridge_with_a_key_of_its_own(self):
+        home = HomeAssistant()
+        self.addCleanup(home.close)
+        entry, broker = self.device("thermometer-3"), urllib.parse.urlsplit(self.sandbox.report["gateway"]["mqtt"])
+        entry.close()
+        name, topic = entry.device["id"], "statestream/sensor/ear_thermometer/state"
+        config = home.folder / "bridge.json"
+        config.write_text(json.dumps({
+            "gateway": "home-1", "device": name, "key_file": entry.device["key_file"], "journal": str(home.folder / "bridge.sqlite"),
+            "from": {"host": "127.0.0.1", "port": home.port, "ca": str(home.ca), "user": "bridge", "password_file": str(home.folder / "bridge.password")},
+            "to": {"host": broker.hostname, "port": broker.port, "ca": self.sandbox.report["gateway"]["ca_file"], "user": name,
+                   "certificate": entry.device["certificate_file"], "private_key": entry.device["private_key_file"],
+                   "receipt": "ack" if self.is_mosquitto else "puback"},
+            "entities": {topic: {"code": "8310-5", "unit": "Cel"}},
+        }))
+        # What stood there before was measured nobody knows when.
+        home.say(topic, "35.01", retain=True)
+        program = pathlib.Path(__file__).parents[2] / "docs/bridges/homeassistant.py"
+        for value in ("36.61", "37.20"):
+            bridge = subprocess.Popen([sys.executable, program, config], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+            try:
+                self.assertEqual(bridge.stdout.readline(), b"listening to 1 topics\n")
+                home.say(topic, "unavailable")
+                home.say(topic, value)
+                served = eventually(f"{value} at the hospital", PATIENCE_S, lambda: self.served(name, value))
+            finally:
+                bridge.kill()
+                said = bridge.communicate()[1]
+            self.assertEqual(said, b"", "nothing is refused")
+            starts = {one["identifier"][0]["value"].split("/")[1].split("-")[0] for one in served}
+        self.assertEqual(starts, {"1", "2"}, "each start has a number of its own")
+        values = [one["valueQuantity"]["value"] for one in served]
+        type(self).by_hand += len(values)
+        self.assertEqual(set(values), {36.61, 37.2}, "neither what was retained nor what is no value")
+
+    def served(self, device, value):
+        """What the hospital has of the bridge's starts, once it has this value."""
+        # Devices that are worked by hand start with 9.
+        all_of_it = self.of_patient(device, "8310-5").items()
+        of_bridge = [one for name, one in all_of_it if name.startswith((f"{device}/1-", f"{device}/2-"))]
+        return of_bridge if float(value) in [one["valueQuantity"]["value"] for one in of_bridge] else None
+
+    def of_patient(self, device, code):
+        """What the hospital has of a sign of the person that a device measures, by the name of the reading."""
+        hospital = self.sandbox.report["hospital"]
+        patient = next(d["patient"] for d in self.sandbox.report["devices"] if d["id"] == device)
+        _, body = self.sandbox.fetch(f"{hospital['fhir']}/Observation?patient={patient}&code={code}&_count=100", token=hospital["token"])
+        found = [entry["resource"] for entry in json.loads(body).get("entry", [])]
+        return {one["identifier"][0]["value"]: one for one in found if "identifier" in one}
+
     # --- T2, F3, session resume: the gateway is killed
 
     def a_replay_after_a_restart_is_known(self):
@@ -516,12 +686,16 @@ TESTS = [
     "whoever_listens_to_everything_hears_nothing_of_others",
     "hostile_payloads_are_kept_apart_with_their_reason",
     "what_comes_twice_or_out_of_order_counts_once",
+    "what_is_missing_is_asked_for_until_it_comes",
+    "what_was_measured_before_the_first_connection_has_its_time",
     "a_session_is_resumed",
     "mosquitto_clients_speak_with_it",
     "the_npm_client_speaks_with_it",
     "a_replay_after_a_restart_is_known",
     "a_full_spool_takes_nothing_and_loses_nothing",
     "a_device_that_vanishes_is_known_to_be_gone",
+    "home_assistant_shows_what_the_home_wishes_and_nothing_else",
+    "what_home_assistant_has_comes_in_by_a_bridge_with_a_key_of_its_own",
     "a_silent_device_is_shown",
     "a_broker_that_forgets_everything_loses_nothing",
     "every_promise_held",

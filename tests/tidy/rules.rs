@@ -33,7 +33,14 @@ const DOORS: [&[&str]; 12] = [
 const FENCES: [(&str, &[&str]); 5] = [
     ("commonware_*", &["fog-node/src/consensus"]),
     ("sqlx", &["fog-node/src/index"]),
-    ("rumqttc", &["gateway/src/mqtt", "firmware-sim/src/device"]),
+    (
+        "rumqttc",
+        &[
+            "gateway/src/mqtt",
+            "gateway/src/homeassistant",
+            "firmware-sim/src/device",
+        ],
+    ),
     ("rmqtt", &["gateway/src/mqtt"]),
     ("warp", &["fog-node/src/http"]),
 ];

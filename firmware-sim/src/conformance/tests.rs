@@ -211,6 +211,55 @@ fn state_is_json_and_the_gateways_own_topics_are_left_alone() {
     assert_eq!(judged("error", b"whatever"), []);
 }
 
+#[test]
+fn who_is_asked_sends_or_says_that_it_is_lost() {
+    let key = SigningKey::random();
+    let mut judge = judge(&key, &[]);
+    let mut say = |channel: &str, payload: &[u8]| {
+        let topic = format!("vitalfog/v1/home-1/scale-1/{channel}");
+        judge.judge(&message(&topic, payload)).findings
+    };
+    for seq in [1, 6] {
+        say("reading", reading(seq).sign(&key).as_bytes());
+    }
+    let boot = reading(1).boot;
+    let asked = format!(r#"{{"resend":{{"boot":"{boot}","ranges":[[2,4],[5,5]]}}}}"#);
+    assert_eq!(say("cmd", asked.as_bytes()), []);
+    assert_eq!(say("cmd", b"a command of a later version"), []);
+    say("reading", reading(3).sign(&key).as_bytes());
+    let lost = format!(r#"{{"online":true,"boot":"{boot}","up_ms":9000,"lost":{{"boot":"{boot}","ranges":[[5,5]]}}}}"#);
+    assert_eq!(say("state", lost.as_bytes()), []);
+    let found: Vec<_> = judge
+        .missing()
+        .into_iter()
+        .filter(|found| found.rule == "resend")
+        .collect();
+    assert_eq!(found.len(), 1);
+    assert!(
+        found[0].is_fault && found[0].sentence.contains("for 2 numbers, 2 first"),
+        "{}",
+        found[0]
+    );
+}
+
+#[test]
+fn a_counter_without_its_boot_is_worth_nothing() {
+    let key = SigningKey::random();
+    let judged = |payload: &[u8]| {
+        let verdict = judge(&key, &[]).judge(&message("vitalfog/v1/home-1/scale-1/state", payload));
+        rules(&verdict)
+    };
+    assert_eq!(
+        judged(br#"{"online":true,"boot":"7-0000000000000001","up_ms":5}"#),
+        [""; 0]
+    );
+    assert_eq!(judged(br#"{"online":true,"up_ms":5}"#), ["state"]);
+    assert_eq!(
+        judged(br#"{"online":true,"boot":"7-0000000000000001","up_ms":"5"}"#),
+        ["state"]
+    );
+}
+
 /// The codes and units of the schemas, as words of their text.
 fn quoted(text: &str, from: &str, to: &str) -> Vec<String> {
     let (_, rest) = text.split_once(from).expect("it begins there");

@@ -48,6 +48,8 @@ pub(crate) struct Stored {
     /// Steps that are already in the journal.
     taken: u64,
     seq: u64,
+    /// The last number; known when the device starts.
+    upto: u64,
 }
 
 /// A stored message, when it was measured.
@@ -68,7 +70,13 @@ impl Stored {
             period,
             taken: 0,
             seq: 0,
+            upto: 0,
         }
+    }
+
+    /// Whether a number is still to be sent.
+    pub(crate) fn has(&self, seq: u64) -> bool {
+        (self.seq + 1..=self.upto).contains(&seq)
     }
 
     /// How long the device had been running when it got a connection.
@@ -96,9 +104,10 @@ fn span(period: Duration, steps: u64) -> Duration {
 
 impl Habits {
     /// Moves the device's own signal behind what is stored, and returns how many messages that is.
-    pub(crate) fn skip_stored(&self, signal: &mut dyn Signal) -> u64 {
-        let steps = self.stored.as_ref().map_or(0, |stored| stored.steps);
-        (0..steps).map(|_| signal.step().len() as u64).sum()
+    pub(crate) fn skip_stored(&mut self, signal: &mut dyn Signal) -> u64 {
+        let Some(stored) = &mut self.stored else { return 0 };
+        stored.upto = (0..stored.steps).map(|_| signal.step().len() as u64).sum();
+        stored.upto
     }
 
     /// What it says of its clock: the wall time and how good it is.
@@ -129,6 +138,8 @@ mod tests {
         };
         let mut live = open();
         let skipped = habits.skip_stored(&mut *live);
+        let has = |seq| habits.stored.as_ref().is_some_and(|stored| stored.has(seq));
+        assert!(has(1) && has(skipped) && !has(skipped + 1));
         let stored = habits.stored.as_mut().expect("just put there");
         let mut remembered: Vec<_> = std::iter::repeat_with(|| stored.step()).take(25).flatten().collect();
         assert_eq!(remembered.len() as u64, skipped);

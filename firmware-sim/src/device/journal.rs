@@ -222,6 +222,14 @@ impl Journal {
         oldest.is_some_and(|entry| entry.handed.take().is_some())
     }
 
+    /// Whether a number is here; if the broker has it, it is sent again.
+    pub(crate) fn send_again(&mut self, seq: u64) -> bool {
+        let mut found = self.entries.iter_mut().filter(|entry| entry.seq == seq).peekable();
+        let is_here = found.peek().is_some();
+        found.for_each(|entry| entry.handed = None);
+        is_here
+    }
+
     /// The gateway has what the broker took at this moment, and a broker keeps the order: what it took before, and the gateway
     /// does not have, is lost, and is sent again.
     pub(crate) fn lost(&mut self, before: Instant) {

@@ -4,7 +4,11 @@
 //! device's journal, not the MQTT library, knows what has to be sent again; a broker's half-remembered session would only
 //! refuse the packet ids of a device that has restarted.
 
-use std::{pin::Pin, sync::Arc, time::Duration};
+use std::{
+    pin::Pin,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use futures::{
@@ -24,6 +28,7 @@ use rumqttc::{
 use tokio::{sync::Semaphore, time};
 
 use super::{
+    asked::{Command, Ranges, Resend},
     backoff::Backoff,
     receipt::{Progress, Receipt, Refusal},
 };
@@ -36,8 +41,8 @@ const SCHEMA_VERSION: &str = "schema-version";
 const RECEIVE_MAX: u16 = 8;
 /// A device takes no larger packet from the broker.
 const PACKET_BYTES_MAX: u32 = 16_384;
-/// Requests besides readings that wait for the client, at most: two states and a subscription.
-const ASIDE_MAX: usize = 3;
+/// Requests besides readings that wait for the client, at most: states and a subscription.
+const ASIDE_MAX: usize = 5;
 /// At the end the broker has so long to take the goodbye.
 const GOODBYE: Duration = Duration::from_secs(1);
 
@@ -70,6 +75,8 @@ pub(crate) struct Name<'a> {
     pub(crate) gateway: &'a GatewayId,
     pub(crate) device: &'a DeviceId,
     pub(crate) boot: BootId,
+    /// A moment, and what stood on its tick counter then.
+    pub(crate) started: (Instant, Duration),
 }
 
 /// What a link reports.
@@ -85,6 +92,8 @@ pub(crate) enum Event {
     Durable(Progress),
     /// The gateway says what it refuses.
     Refused(Refusal),
+    /// The gateway asks for what it misses.
+    Asked(Resend),
 }
 
 /// Why a connection is lost.
@@ -188,6 +197,7 @@ pub(crate) struct Link {
     session: Session,
     topics: String,
     boot: BootId,
+    started: (Instant, Duration),
     receipt: Receipt,
 }
 
@@ -208,7 +218,7 @@ impl Link {
             .set_network_options(network)
             .set_last_will(LastWill::new(
                 format!("{topics}/state"),
-                state(name.boot, false),
+                gone(name.boot),
                 QoS::AtLeastOnce,
                 true,
                 None,
@@ -230,6 +240,7 @@ impl Link {
             session,
             topics,
             boot: name.boot,
+            started: name.started,
             receipt: broker.receipt,
         }
     }
@@ -262,7 +273,7 @@ impl Link {
                     if !ack.return_codes.iter().all(granted) {
                         tracing::warn!(
                             topics = self.topics,
-                            "the broker does not let the device read ack and error"
+                            "the broker does not let the device hear the gateway"
                         );
                     }
                 }
@@ -281,23 +292,44 @@ impl Link {
 
     /// Says that it is there, and asks to hear what the gateway says to it.
     fn introduce(&self) {
-        self.publish_state(true);
-        if self.receipt == Receipt::Ack {
-            let filters = ["ack", "error"]
-                .map(|channel| SubscribeFilter::new(format!("{}/{channel}", self.topics), QoS::AtLeastOnce));
-            // A connection that takes no subscription brings no receipt; the silence is noticed, and it is made anew.
-            let _full = self.session.client.try_subscribe_many(filters);
-        }
-    }
-
-    fn publish_state(&self, online: bool) {
-        let options = PublishOptions::at_least_once().retain(true);
-        let topic = format!("{}/state", self.topics);
-        // Nothing depends on it: the next connection says it again.
+        self.say_that_it_is_there();
+        let channels: &[_] = match self.receipt {
+            Receipt::Puback => &["cmd"],
+            Receipt::Ack => &["ack", "error", "cmd"],
+        };
+        let filter = |channel| SubscribeFilter::new(format!("{}/{channel}", self.topics), QoS::AtLeastOnce);
+        // A connection that takes no subscription brings no receipt; the silence is noticed, and it is made anew.
         let _full = self
             .session
             .client
-            .try_publish(topic, state(self.boot, online), options);
+            .try_subscribe_many(channels.iter().map(filter).collect::<Vec<_>>());
+    }
+
+    /// Says that it is there, and what stands on its tick counter now: the gateway reads its own clock beside it.
+    pub(crate) fn say_that_it_is_there(&self) {
+        self.publish_state(serde_json::json!({"online": true, "boot": self.boot, "up_ms": self.up_ms()}).to_string());
+    }
+
+    /// Says which numbers of a start it does not have.
+    pub(crate) fn say_lost(&self, boot: BootId, ranges: &Ranges) {
+        let lost = serde_json::json!({"boot": boot, "ranges": ranges});
+        let state = serde_json::json!({"online": true, "boot": self.boot, "up_ms": self.up_ms(), "lost": lost});
+        self.publish_state(state.to_string());
+    }
+
+    fn up_ms(&self) -> u64 {
+        let (at, stood) = self.started;
+        // Six hundred million years fit.
+        (stood + at.elapsed()).as_millis() as u64
+    }
+
+    fn publish_state(&self, state: String) {
+        let options = PublishOptions::at_least_once().retain(true);
+        // Nothing depends on it: the next one says it again.
+        let _full = self
+            .session
+            .client
+            .try_publish(format!("{}/state", self.topics), state, options);
     }
 
     /// What the gateway says to this device; anything else is not for it.
@@ -305,6 +337,9 @@ impl Link {
         match topic.strip_prefix(self.topics.as_bytes())? {
             b"/ack" => serde_json::from_slice(message).ok().map(Event::Durable),
             b"/error" => serde_json::from_slice(message).ok().map(Event::Refused),
+            b"/cmd" => serde_json::from_slice(message)
+                .ok()
+                .map(|command: Command| Event::Asked(command.resend)),
             _ => None,
         }
     }
@@ -339,7 +374,7 @@ impl Link {
     /// Says goodbye, so that the broker does not take the end for a failure.
     pub(crate) async fn close(mut self) {
         if self.session.connected {
-            self.publish_state(false);
+            self.publish_state(gone(self.boot));
         }
         if self.session.connected && self.session.client.try_disconnect().is_ok() {
             let drained = async { while let Some(Ok(_)) = self.session.packets.next().await {} };
@@ -349,9 +384,9 @@ impl Link {
     }
 }
 
-/// What the state topic says.
-fn state(boot: BootId, online: bool) -> String {
-    serde_json::json!({ "online": online, "boot": boot }).to_string()
+/// What the state topic says when it is not there, by itself or as its will.
+fn gone(boot: BootId) -> String {
+    serde_json::json!({ "online": false, "boot": boot }).to_string()
 }
 
 #[cfg(test)]

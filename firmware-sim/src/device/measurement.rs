@@ -39,11 +39,10 @@ impl Device {
             };
             let (started, before) = self.started;
             let reading = self.reading(self.seq, before + started.elapsed(), &message);
-            if self
-                .journal
-                .keep(self.signed(reading, (message.stream, class), fault))
-                .is_err()
-            {
+            let entry = self.signed(reading, (message.stream, class), fault);
+            if fault == Some(Fault::Forget) {
+                self.forget_to_send(entry).await;
+            } else if self.journal.keep(entry).is_err() {
                 self.leave_out("no-room").await;
             }
         }

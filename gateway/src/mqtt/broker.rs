@@ -14,6 +14,7 @@ mod quota;
 mod rate;
 mod retained;
 mod rights;
+mod voice;
 
 use std::{
     fmt, fs,

@@ -6,13 +6,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-use record::ids::DeviceId;
+use record::ids::{BootId, DeviceId};
 use serde::{Deserialize, Serialize};
 
-use crate::intake::Intake;
+use crate::{intake::Intake, outbox::Way};
 
 /// Silent devices that are shown by name, at most.
 const SHOWN_MAX: usize = 100;
+/// Starts of a device of which it is remembered what the device does not have any more, at most.
+const LOST_BOOTS_MAX: usize = 8;
+/// Ranges of one start that a device may say it does not have, at most.
+pub(super) const LOST_RANGES_MAX: usize = 64;
 
 /// What is remembered of every enrolled device. It lives in memory: after a start, silence is counted from the start.
 #[derive(Clone, Debug)]
@@ -24,16 +28,54 @@ pub struct Presence {
     sightings: Arc<Mutex<HashMap<DeviceId, Sighting>>>,
 }
 
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Sighting {
     reading_at: Option<Instant>,
     is_online: Option<bool>,
+    /// How often it has connected.
+    connections: u64,
+    /// What it says it does not have, by start, what was said last in the end.
+    lost: Vec<(BootId, Vec<(u64, u64)>)>,
 }
 
-/// What a device says of itself; other fields are its own affair.
+/// How a state came to the gateway.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Arrival {
+    /// Its device said it just now.
+    Fresh(Way),
+    /// A broker had kept it, or says it in the device's place: it says nothing of this moment.
+    Kept,
+}
+
+/// What a device says of itself; other fields are its own affair, and what is wrong in one does not spoil the others.
 #[derive(Deserialize)]
 struct State {
     online: bool,
+    #[serde(default)]
+    boot: serde_json::Value,
+    #[serde(default)]
+    up_ms: serde_json::Value,
+    #[serde(default)]
+    lost: serde_json::Value,
+}
+
+/// Numbers that a device was asked for and does not have.
+#[derive(Deserialize)]
+struct Lost {
+    boot: BootId,
+    ranges: Vec<(u64, u64)>,
+}
+
+impl State {
+    /// What stood on the counter of this start when it was said.
+    fn counter(&self) -> Option<(BootId, u64)> {
+        let boot = BootId::deserialize(&self.boot).ok()?;
+        Some((boot, self.up_ms.as_u64()?))
+    }
+
+    fn lost(&self) -> Option<Lost> {
+        Lost::deserialize(&self.lost).ok()
+    }
 }
 
 /// A device of which no reading has come for too long.
@@ -77,10 +119,44 @@ impl Presence {
     }
 
     /// A message on the device's state topic; one that is not understood changes nothing.
-    pub(super) fn stated(&self, device: &DeviceId, message: &[u8]) {
-        if let Ok(State { online }) = serde_json::from_slice(message) {
-            self.note(device, |sighting| sighting.is_online = Some(online));
+    pub(super) fn stated(&self, device: &DeviceId, message: &[u8], arrival: Arrival) {
+        let Ok(state) = serde_json::from_slice::<State>(message) else {
+            return;
+        };
+        if let (Arrival::Fresh(way), true, Some((boot, up_ms))) = (arrival, state.online, state.counter()) {
+            self.intake.stated(device, (boot, up_ms), way);
         }
+        self.note(device, |sighting| {
+            sighting.is_online = Some(state.online);
+            sighting.connections += u64::from(state.online && arrival != Arrival::Kept);
+            if let Some(lost) = state.lost() {
+                sighting.lose(lost);
+            }
+        });
+    }
+
+    /// Whether a device can be asked something: it has not said goodbye, and was there lately.
+    #[must_use]
+    pub fn is_there(&self, device: &DeviceId) -> bool {
+        let sightings = self.lock();
+        let Some(sighting) = sightings.get(device) else {
+            return false;
+        };
+        let is_heard = sighting.reading_at.is_some_and(|at| at.elapsed() < self.silent_after);
+        sighting.is_online.unwrap_or(is_heard)
+    }
+
+    /// How often a device has connected since the gateway was started, and what it says it has not of one of its starts.
+    pub(super) fn said_of(&self, device: &DeviceId, boot: BootId) -> (u64, Vec<(u64, u64)>) {
+        let sightings = self.lock();
+        let Some(sighting) = sightings.get(device) else {
+            return (0, Vec::new());
+        };
+        let lost = sighting.lost.iter().find(|(of, _)| *of == boot);
+        (
+            sighting.connections,
+            lost.map(|(_, ranges)| ranges.clone()).unwrap_or_default(),
+        )
     }
 
     /// Who is silent now.
@@ -90,7 +166,7 @@ impl Presence {
         let sightings = self.lock();
         let mut silence = Silence::default();
         for device in devices {
-            let sighting = sightings.get(&device).copied().unwrap_or_default();
+            let sighting = sightings.get(&device).cloned().unwrap_or_default();
             silence.online += usize::from(sighting.is_online == Some(true));
             let silent = sighting.reading_at.unwrap_or(self.started).elapsed();
             if silent >= self.silent_after {
@@ -122,10 +198,68 @@ impl Presence {
     }
 }
 
+impl Sighting {
+    /// Remembers what it does not have, of a few starts, in bounded space: who says more is asked again.
+    fn lose(&mut self, mut lost: Lost) {
+        lost.ranges.retain(|(from, to)| (1..=*to).contains(from));
+        let before = self.lost.iter().position(|(of, _)| *of == lost.boot);
+        let mut ranges = before.map(|at| self.lost.remove(at).1).unwrap_or_default();
+        for range in lost.ranges {
+            if !ranges.contains(&range) {
+                ranges.push(range);
+            }
+        }
+        ranges.drain(..ranges.len().saturating_sub(LOST_RANGES_MAX));
+        self.lost.push((lost.boot, ranges));
+        if self.lost.len() > LOST_BOOTS_MAX {
+            self.lost.remove(0);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::outbox::tests::Home;
+
+    const FRESH: Arrival = Arrival::Fresh(Way::Direct);
+
+    #[tokio::test]
+    async fn what_a_device_says_it_has_lost_is_remembered_in_bounded_space() {
+        let home = Home::open();
+        let presence = Presence::of(home.intake.clone(), Duration::from_secs(60));
+        let device: DeviceId = "oximeter-1".parse().expect("good");
+        assert!(!presence.is_there(&device));
+        let say = |boot: u32, ranges: &str| {
+            let text = format!(r#"{{"online":true,"lost":{{"boot":"{boot}-0000000000000001","ranges":{ranges}}}}}"#);
+            presence.stated(&device, text.as_bytes(), FRESH);
+        };
+        let boot = |counter| BootId { counter, random: 1 };
+        say(7, "[[4,5],[9,9],[3,2],[0,1]]");
+        say(7, "[[4,5],[11,12]]");
+        assert_eq!(presence.said_of(&device, boot(7)), (2, vec![(4, 5), (9, 9), (11, 12)]));
+        // What is not understood spoils nothing else.
+        presence.stated(&device, br#"{"online":true,"boot":7,"up_ms":-1,"lost":[1]}"#, FRESH);
+        assert!(presence.is_there(&device));
+        for counter in 100..200 {
+            say(counter, "[[1,1]]");
+        }
+        for seq in 1..1_000 {
+            say(500, &format!("[[{seq},{seq}]]"));
+        }
+        assert_eq!(presence.said_of(&device, boot(7)).1, []);
+        assert_eq!(presence.said_of(&device, boot(500)).1.len(), LOST_RANGES_MAX);
+        assert_eq!(presence.lock()[&device].lost.len(), LOST_BOOTS_MAX);
+        let before = presence.said_of(&device, boot(500)).0;
+        presence.stated(&device, br#"{"online":true}"#, Arrival::Kept);
+        assert_eq!(
+            presence.said_of(&device, boot(500)).0,
+            before,
+            "a kept state is no connection"
+        );
+        presence.stated(&device, br#"{"online":false}"#, Arrival::Kept);
+        assert!(!presence.is_there(&device));
+    }
 
     #[tokio::test]
     async fn who_sends_nothing_is_silent_whatever_its_state_says() {
@@ -137,16 +271,16 @@ mod tests {
             Silence::default(),
             "silence is counted from the start"
         );
-        presence.stated(&oximeter, br#"{"online":true,"battery":40}"#);
-        presence.stated(&nobody, br#"{"online":true}"#);
+        presence.stated(&oximeter, br#"{"online":true,"battery":40}"#, FRESH);
+        presence.stated(&nobody, br#"{"online":true}"#, FRESH);
         tokio::time::sleep(Duration::from_millis(250)).await;
         let silent = presence.silence();
         assert_eq!((silent.devices, silent.online), (home.intake.devices().len(), 1));
         let shown = silent.longest.iter().find(|silent| silent.device == oximeter);
         assert_eq!(shown.and_then(|silent| silent.online), Some(true));
         presence.heard(&oximeter);
-        presence.stated(&oximeter, br#"{"online":false}"#);
-        presence.stated(&oximeter, b"not a state");
+        presence.stated(&oximeter, br#"{"online":false}"#, FRESH);
+        presence.stated(&oximeter, b"not a state", FRESH);
         let silent = presence.silence();
         assert_eq!((silent.devices, silent.online), (home.intake.devices().len() - 1, 0));
         assert!(silent.longest.iter().all(|silent| silent.device != oximeter));

@@ -1,6 +1,7 @@
 //! The client of an outside broker: manual acknowledgements, a session that outlives restarts, and the application's own
 //! cumulative acknowledgement, because a PUBACK from such a broker is no receipt.
 
+mod caller;
 mod dialer;
 mod session;
 mod taker;
@@ -17,6 +18,7 @@ use tokio::{
     task::JoinHandle,
 };
 
+pub use self::caller::Caller;
 use self::{
     dialer::{Dialer, State},
     session::{NothingUnderWay, OUTGOING_MAX},
@@ -207,6 +209,7 @@ impl Link {
 pub struct Subscriber {
     task: JoinHandle<()>,
     link: watch::Receiver<State>,
+    caller: Caller,
 }
 
 impl Subscriber {
@@ -223,12 +226,17 @@ impl Subscriber {
             sender,
             state,
         };
+        let caller = Caller(client.clone());
         let taker = Taker::of(client, intake, presence, link.clone());
         let limit = usize::from(config.receive_max.get());
         let task = tokio::spawn(async move {
             tokio::join!(dialer.run(events), taker.run(messages, limit));
         });
-        Ok(Self { task, link })
+        Ok(Self { task, link, caller })
+    }
+
+    pub(super) fn caller(&self) -> Caller {
+        self.caller.clone()
     }
 
     pub(super) fn link(&self) -> Link {

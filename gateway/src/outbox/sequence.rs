@@ -1,5 +1,7 @@
 //! Which sequence numbers of each start of a device were taken: duplicates, equivocations and gaps, in bounded space.
 
+mod clocks;
+
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     mem,
@@ -8,13 +10,12 @@ use std::{
 use record::{
     bundle::SubjectKey,
     canonical::Digest,
-    clock::Coincidence,
     gaps::{Missing, REPORT_RANGES_MAX, Range, Start},
     ids::{BootId, DeviceId, ReadingId},
 };
 use serde::{Deserialize, Serialize};
 
-use super::{Measurement, clock::Clock};
+use super::clock::{Clock, Stated};
 
 /// Digests kept for each start of a device. A repetition older than these counts as a duplicate without comparison.
 pub const DIGESTS_MAX: usize = 256;
@@ -107,6 +108,8 @@ pub(super) struct Sequences {
     by_use: BTreeSet<(u64, u64)>,
     /// The same for the starts of each device.
     of_device: HashMap<DeviceId, BTreeSet<(u64, u64)>>,
+    /// What devices said of their counters when they connected, of their present start; in memory alone.
+    stated: HashMap<DeviceId, (BootId, Stated)>,
     next: u64,
     clock: u64,
     touched: BTreeSet<u64>,
@@ -238,29 +241,6 @@ impl Sequences {
         self.touched.insert(number);
     }
 
-    /// What a reading that was just remembered is timed with, if its device has no wall clock.
-    pub(super) fn clock(&mut self, measurement: &Measurement) -> Option<Coincidence> {
-        let now = Coincidence {
-            gateway_ms: measurement.entry.received_ms,
-            up_ms: measurement.ticks_ms?,
-        };
-        let number = *self
-            .numbers
-            .get(&(measurement.id.device.clone(), measurement.id.boot))?;
-        let (stream, _) = self.streams.get_mut(&number)?;
-        stream.clock = Clock::after(stream.clock, now);
-        stream.clock.and_then(Clock::pair)
-    }
-
-    /// Forgets what tick counters were read against, since the gateway's clock is another now.
-    pub(super) fn forget_clocks(&mut self) {
-        for (number, (stream, _)) in &mut self.streams {
-            if stream.clock.take().is_some() {
-                self.touched.insert(*number);
-            }
-        }
-    }
-
     /// How far the reading's start has come.
     pub(super) fn progress(&self, id: &ReadingId) -> Option<Progress> {
         let (stream, _) = self.stream(id)?;
@@ -279,15 +259,18 @@ impl Sequences {
             .streams
             .values()
             .filter(|(stream, _)| !stream.missing.is_empty())
-            .map(|(s, _)| Gap {
-                device: s.device.clone(),
-                boot: s.boot,
-                missing: s.missing.clone(),
-            })
+            .map(|(stream, _)| stream.gap())
             .collect();
         gaps.sort_by(|a, b| (&a.device, a.boot).cmp(&(&b.device, b.boot)));
         gaps.truncate(limit);
         gaps
+    }
+
+    /// What is missing of the `limit` starts with gaps that were used last, those first.
+    pub(super) fn recent_gaps(&self, limit: usize) -> Vec<Gap> {
+        let streams = self.by_use.iter().rev().filter_map(|(_, n)| self.streams.get(n));
+        let open = streams.map(|(stream, _)| stream).filter(|s| !s.missing.is_empty());
+        open.take(limit).map(Stream::gap).collect()
     }
 
     /// What changed since the last call.
@@ -366,6 +349,14 @@ impl Sequences {
 }
 
 impl Stream {
+    fn gap(&self) -> Gap {
+        Gap {
+            device: self.device.clone(),
+            boot: self.boot,
+            missing: self.missing.clone(),
+        }
+    }
+
     fn is_missing(&self, seq: u64) -> bool {
         self.missing.iter().any(|(from, to)| (*from..=*to).contains(&seq))
     }

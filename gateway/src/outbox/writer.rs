@@ -1,6 +1,7 @@
 //! The one thread that owns the outbox: collects, seals, commits, and only then answers.
 
 mod release;
+mod telling;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -18,14 +19,14 @@ use tokio::sync::watch;
 
 use self::release::Notes;
 use super::{
-    Answer, Config, Counters, Durable, Error, Measurement, NotTaken, QuarantineConfig, Rejected, Report, Request,
-    Shortage, Urgency, Verdict,
+    Config, Counters, Durable, Error, Measurement, NotTaken, QuarantineConfig, Rejected, Shortage, Urgency, Verdict,
     batch::{Batch, Group, Pending, Times, chunks, equivocation},
     damage::abort,
     latency::Durations,
     now_ms,
-    quarantine::{Kept, Quarantine, Summary},
+    quarantine::{Kept, Quarantine},
     refused::Aside,
+    request::{Answer, Request},
     seal::Sealer,
     sequence::{Place, Sequences},
     space::Space,
@@ -45,8 +46,6 @@ const TIMED_MAX: usize = 50_000;
 const NOTES_MAX: usize = 4_096;
 /// While notes wait for the disk it is looked at this often.
 const NOTES_RETRY: Duration = Duration::from_secs(1);
-/// Starts of devices with gaps that the status shows.
-const GAPS_SHOWN_MAX: usize = 1_000;
 
 /// The outbox's state.
 #[derive(Debug)]
@@ -80,12 +79,14 @@ impl Writer {
     ) -> Result<Self, Error> {
         let loaded = store.load()?;
         announce.send_replace(loaded.newest);
+        let mut sequences = Sequences::of(loaded.streams, loaded.digests);
+        sequences.forget_clocks_after(now_ms());
         Ok(Self {
             store,
             space: Space::of(folder, config.disk_reserve_bytes, config.bytes_max),
             config,
             sealer,
-            sequences: Sequences::of(loaded.streams, loaded.digests),
+            sequences,
             quarantine: Quarantine::of(quarantine, loaded.quarantined),
             counters: loaded.counters,
             newest: loaded.newest,
@@ -151,10 +152,10 @@ impl Writer {
             Request::Forget(finals) => batch.finals.extend(finals),
             Request::SetAside { order, why } => batch.refused.push((order, why)),
             Request::Stop(done) => batch.stop = Some(done),
-            Request::Report(answer) => {
-                // Whoever asked may have given up waiting.
-                let _unheard = answer.send(self.report());
-            }
+            Request::State(state) => self.hear(*state),
+            // Whoever asked may have given up waiting.
+            Request::Report(answer) => drop(answer.send(self.report())),
+            Request::Gaps(answer) => drop(answer.send(self.recent_gaps())),
         }
     }
 
@@ -180,10 +181,8 @@ impl Writer {
                 }
                 batch.watch_gaps(&self.sequences, &measurement);
                 self.sequences.record(&measurement.id, digest);
-                if self.steady.was_set(Instant::now(), now_ms()) {
-                    self.sequences.forget_clocks();
-                }
-                measurement.entry.clock = self.sequences.clock(&measurement);
+                let has_waited = self.has_waited(measurement.entry.received_ms);
+                measurement.entry.clock = self.sequences.clock(&measurement, has_waited);
                 batch.bytes += bytes;
                 batch.answers.push((answer, Pending::Spooled(measurement.id.clone())));
                 batch.add(measurement);
@@ -365,26 +364,6 @@ impl Writer {
             let (number, gone) = self.quarantine.add(&kept);
             changes.quarantined.push((number, kept));
             changes.released.extend(gone);
-        }
-    }
-
-    fn report(&mut self) -> Report {
-        Report {
-            full: self.full(0),
-            counters: self.counters.clone(),
-            spooled_bundles: self.spooled.bundles,
-            spooled_readings: self.spooled.readings,
-            spooled_bytes: self.spooled.bytes,
-            refused_bytes: self.aside.bytes(),
-            refused: self.aside.recent(),
-            quarantined: Summary {
-                total: self.counters.quarantined.values().sum(),
-                by_reason: self.counters.quarantined.clone(),
-                recent: self.quarantine.recent(),
-            },
-            gaps: self.sequences.gaps(GAPS_SHOWN_MAX),
-            publish_to_final: self.publish_to_final.percentiles(),
-            received_to_final: self.received_to_final.percentiles(),
         }
     }
 }

@@ -6,7 +6,6 @@ mod reasons;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bytes::Bytes;
 use ledger::device::ended;
 use record::{
     ids::{DeviceId, ReadingId},
@@ -20,10 +19,10 @@ use rmqtt::{
     },
     context::ServerContext,
     hook::{Handler, HookResult, Parameter, ReturnType, Type},
-    session::{Session, SessionState},
+    session::Session,
     types::{
-        AuthResult, ClientId, CodecPublish, ConnectInfo, From as Origin, FromType, Id, LastWill, Publish,
-        PublishAclResult, QoS, Reason, Subscribe, SubscribeReturn,
+        AuthResult, ClientId, ConnectInfo, FromType, Id, LastWill, Publish, PublishAclResult, Reason, Subscribe,
+        SubscribeReturn,
     },
 };
 
@@ -35,12 +34,16 @@ use super::{
     quota::Quota,
     rate::Rates,
     rights::Rights,
+    voice,
 };
 use crate::{
     claim::ClaimId,
     intake::Intake,
-    mqtt::{notice::Notice, presence::Presence},
-    outbox::{NotTaken, Verdict},
+    mqtt::{
+        notice::Notice,
+        presence::{Arrival, Presence},
+    },
+    outbox::{NotTaken, Verdict, Way},
 };
 
 /// The sink answers within this time or the message is not taken: while it is awaited the client gets no PINGRESP either.
@@ -234,7 +237,9 @@ impl Hooks {
         let verdict = match (&sent.rights, sent.topic) {
             (Some(rights), Ok(topic)) if rights.may_publish(&topic) => {
                 if topic.channel == Channel::State && publish.payload.len() <= STATE_BYTES_MAX {
-                    return Ok(self.state(topic.device, &publish.payload));
+                    // Who speaks for others may have held it back.
+                    let way = if rights.device().is_some() { Way::Direct } else { Way::Relayed };
+                    return Ok(self.state(topic.device, &publish.payload, way));
                 }
                 let (reading, verdict) = self.intake.receive(&publish.topic, &publish.payload).await;
                 return Ok(match verdict? {
@@ -270,7 +275,7 @@ impl Hooks {
 
     /// What a device says of itself. Of one that is out nothing is believed, and it hears why; nothing of it is kept either: a
     /// state has no signature, and says nothing that somebody would look for in the quarantine.
-    fn state(&self, device: DeviceId, message: &[u8]) -> Taken {
+    fn state(&self, device: DeviceId, message: &[u8], way: Way) -> Taken {
         if self.intake.directory().is_out(&device) {
             let refusal = ended(&device);
             return Taken::Refused {
@@ -279,7 +284,7 @@ impl Hooks {
                 refusal,
             };
         }
-        self.presence.stated(&device, message);
+        self.presence.stated(&device, message, Arrival::Fresh(way));
         Taken::Accepted
     }
 
@@ -296,26 +301,13 @@ impl Hooks {
 
     /// Publishes something as the gateway.
     async fn say(&self, session: &Session, topic: String, text: String) {
-        let message = CodecPublish {
-            dup: false,
-            retain: false,
-            qos: QoS::AtLeastOnce,
-            topic: topic.into(),
-            packet_id: None,
-            payload: Bytes::from(text),
-            properties: Some(Default::default()),
-        };
-        let message = Publish::from(message).create_time(crate::outbox::now_ms());
-        let origin = Origin::from_system(session.id.clone());
-        if let Err(error) = SessionState::forwards(&self.context, origin, message, false, None).await {
-            tracing::debug!(%error, "an answer could not be published");
-        }
+        voice::say(&self.context, session.id.clone(), (topic, text), None).await;
     }
 
     /// A will is published: a device has gone without saying goodbye.
     fn departed(&self, will: &Publish) {
         if let Ok(Topic { device, .. }) = Topic::parse(self.intake.gateway(), &will.topic) {
-            self.presence.stated(&device, &will.payload);
+            self.presence.stated(&device, &will.payload, Arrival::Kept);
         }
     }
 

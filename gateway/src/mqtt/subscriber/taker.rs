@@ -20,8 +20,11 @@ use tokio::{
 use super::{PAUSE, dialer::State, jittered};
 use crate::{
     intake::Intake,
-    mqtt::{notice::Notice, presence::Presence},
-    outbox::{NotTaken, Progress, Verdict},
+    mqtt::{
+        notice::Notice,
+        presence::{Arrival, Presence},
+    },
+    outbox::{NotTaken, Progress, Verdict, Way},
 };
 
 /// How often cumulative acknowledgements are published; several readings of a device share one. They go with QoS 0, so that
@@ -94,7 +97,14 @@ impl Taker {
             return;
         };
         let durable = match taken.verdict {
-            None => return self.presence.stated(&device, &taken.message.payload),
+            None => {
+                let arrival = if taken.message.retain {
+                    Arrival::Kept
+                } else {
+                    Arrival::Fresh(Way::Relayed)
+                };
+                return self.presence.stated(&device, &taken.message.payload, arrival);
+            }
             Some(Verdict::Spooled(durable) | Verdict::Duplicate(durable)) => {
                 self.presence.heard(&device);
                 durable
