@@ -189,6 +189,7 @@ impl Intake {
                 wall_ms,
                 ticks_ms,
                 urgency: Urgency::Live,
+                is_wave: false,
             },
             reading,
         })
@@ -209,6 +210,7 @@ impl Genuine {
         match Observation::of(&self.reading, received_ms) {
             Ok(_observations) => Ok(Measurement {
                 urgency: urgency(topic.channel, self.measurement.wall_ms, received_ms),
+                is_wave: topic.channel == Channel::Wave,
                 ..self.measurement
             }),
             Err(refusal) => Err((refusal, Some(Box::new(self.measurement)))),

@@ -143,6 +143,7 @@ mod tests {
                 wall_ms: None,
                 ticks_ms: Some(pair.up_ms),
                 urgency: Urgency::Live,
+                is_wave: false,
             };
             assert!(matches!(home.outbox.append(measurement).await, Ok(Verdict::Spooled(_))));
         };
@@ -202,6 +203,7 @@ mod tests {
                 wall_ms: None,
                 ticks_ms: Some(now.up_ms),
                 urgency: Urgency::Live,
+                is_wave: false,
             };
             all.clock(&measurement).is_some()
         };

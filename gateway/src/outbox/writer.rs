@@ -1,6 +1,7 @@
 //! The one thread that owns the outbox: collects, seals, commits, and only then answers.
 
 mod release;
+mod room;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -65,6 +66,8 @@ pub(super) struct Writer {
     received_to_final: Durations,
     space: Space,
     steady: Steady,
+    /// Verdicts that were given since the start.
+    answered: u64,
     announce: watch::Sender<Newest>,
 }
 
@@ -80,7 +83,7 @@ impl Writer {
         announce.send_replace(loaded.newest);
         Ok(Self {
             store,
-            space: Space::of(folder, config.disk_reserve_bytes, config.bytes_max),
+            space: Space::of(folder, config.marks()),
             config,
             sealer,
             sequences: Sequences::of(loaded.streams, loaded.digests),
@@ -95,6 +98,7 @@ impl Writer {
             publish_to_final: Durations::default(),
             received_to_final: Durations::default(),
             steady: Steady::since(Instant::now(), now_ms()),
+            answered: 0,
             announce,
         })
     }
@@ -173,7 +177,7 @@ impl Writer {
             }
             Place::New => {
                 let bytes = measurement.entry.reading.as_bytes().len() as u64 + OVERHEAD_BYTES;
-                if !self.takes(measurement.urgency, batch.bytes + bytes) {
+                if !self.takes(&measurement, batch.bytes + bytes) {
                     return refuse(answer);
                 }
                 batch.watch_gaps(&self.sequences, &measurement);
@@ -227,31 +231,6 @@ impl Writer {
         }
     }
 
-    fn full(&mut self, more_bytes: u64) -> Option<Shortage> {
-        self.space.refuses(self.spooled.2 + self.aside.bytes(), more_bytes)
-    }
-
-    fn takes(&mut self, urgency: Urgency, more_bytes: u64) -> bool {
-        let bytes = self.spooled.2 + self.aside.bytes() + more_bytes;
-        self.full(more_bytes).is_none() || (urgency == Urgency::Alarm && self.space.bears_an_alarm(bytes))
-    }
-
-    fn has_notes(&self) -> bool {
-        self.notes.0.len() + self.notes.1.len() > 0
-    }
-
-    /// Keeps notes back while the disk is so full that a commit might fail: nobody waits for them.
-    fn hold_notes(&mut self, batch: &mut Batch) {
-        self.notes.0.append(&mut batch.finals);
-        self.notes.1.append(&mut batch.refused);
-        if batch.writes() || (self.has_notes() && self.space.bears_a_commit()) {
-            mem::swap(&mut batch.finals, &mut self.notes.0);
-            mem::swap(&mut batch.refused, &mut self.notes.1);
-        }
-        self.notes.0.truncate(NOTES_MAX);
-        self.notes.1.truncate(NOTES_MAX);
-    }
-
     /// Seals, commits, and answers.
     fn settle(&mut self, mut batch: Batch) {
         self.counters.duplicates += batch.duplicates;
@@ -261,14 +240,23 @@ impl Writer {
             self.commit(&mut batch);
         }
         for (answer, pending) in batch.answers {
+            self.answered += 1;
+            let answered = self.answered;
             let durable = |id: &ReadingId| Durable {
+                answered,
                 progress: self.sequences.progress(id),
             };
             let verdict = match pending {
                 Pending::Spooled(id) => Verdict::Spooled(durable(&id)),
                 Pending::Duplicate(id) => Verdict::Duplicate(durable(&id)),
                 Pending::Quarantined(Some(id), refusal) => Verdict::Quarantined(durable(&id), refusal),
-                Pending::Quarantined(None, refusal) => Verdict::Quarantined(Durable { progress: None }, refusal),
+                Pending::Quarantined(None, refusal) => {
+                    let nowhere = Durable {
+                        answered,
+                        progress: None,
+                    };
+                    Verdict::Quarantined(nowhere, refusal)
+                }
             };
             // The device has gone meanwhile: it will send again and be told that it is a duplicate.
             let _unheard = answer.send(Ok(verdict));
@@ -371,6 +359,7 @@ impl Writer {
     fn report(&mut self) -> Report {
         Report {
             full: self.full(0),
+            waves_refused: self.space.refuses_a_wave(self.bytes_with(0)),
             counters: self.counters.clone(),
             spooled_bundles: self.spooled.0,
             spooled_readings: self.spooled.1,
