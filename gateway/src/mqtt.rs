@@ -3,6 +3,7 @@
 pub mod broker;
 mod notice;
 pub mod presence;
+mod rate;
 pub mod subscriber;
 
 use std::{net::SocketAddr, time::Duration};

@@ -11,7 +11,6 @@ mod door;
 mod hooks;
 mod logins;
 mod quota;
-mod rate;
 mod retained;
 mod rights;
 
@@ -39,10 +38,9 @@ use self::{
     hooks::Hooks,
     logins::Logins,
     quota::Quota,
-    rate::Rates,
     retained::States,
 };
-use super::{Error, presence::Presence};
+use super::{Error, presence::Presence, rate::Rates};
 use crate::{intake::Intake, tls};
 
 /// The one listener's number inside the library.

@@ -32,13 +32,12 @@ use super::{
     door::Guests,
     logins::{Login, Logins, answer_topic},
     quota::Quota,
-    rate::Rates,
     rights::Rights,
 };
 use crate::{
     claim::ClaimId,
     intake::Intake,
-    mqtt::{notice::Notice, presence::Presence},
+    mqtt::{notice::Notice, presence::Presence, rate::Rates},
     outbox::{NotTaken, Verdict},
 };
 
@@ -325,7 +324,7 @@ impl Sent {
     /// Whose rate the message counts for: the device's under whose topic it may come, else the user's.
     fn whose(&self, user: &str) -> String {
         match (&self.rights, &self.topic) {
-            (Some(rights), Ok(topic)) if rights.may_publish(topic) => topic.device.to_string(),
+            (Some(rights), Ok(topic)) if rights.may_publish(topic) => Rates::name(topic),
             // No device's name has a colon.
             _ => format!("user:{user}"),
         }

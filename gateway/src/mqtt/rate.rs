@@ -6,6 +6,8 @@ use std::{
     time::Instant,
 };
 
+use record::topic::{Channel, Topic};
+
 /// Buckets that are kept, at most. One that is full says nothing and is dropped first.
 const BUCKETS_MAX: usize = 20_000;
 
@@ -38,6 +40,16 @@ impl Rates {
     /// Whether this device may publish one more message now, which then counts.
     pub(super) fn take(&self, whose: &str) -> bool {
         self.take_at(whose, Instant::now())
+    }
+
+    /// Under which name a message of a device counts. An alarm, and whether the device is there, are not held back by what the
+    /// same device measures: they have a bucket of their own.
+    pub(super) fn name(topic: &Topic) -> String {
+        match topic.channel {
+            // No device's name has a colon.
+            Channel::Event | Channel::State => format!("alarm:{}", topic.device),
+            _ => topic.device.to_string(),
+        }
     }
 
     /// How many messages a second are allowed.
@@ -99,6 +111,21 @@ mod tests {
         assert_eq!(taken("hot", 1_000, 2_000), 10);
         // After a pause there is a burst again, and no more than one.
         assert_eq!(taken("hot", 60_000, 60_010), 5);
+    }
+
+    #[test]
+    fn an_alarm_is_not_held_back_by_what_its_device_measures() {
+        let gateway = "home-1".parse().expect("good");
+        let name = |channel: &str| {
+            let topic = Topic::parse(&gateway, &format!("vitalfog/v1/home-1/hot/{channel}"));
+            Rates::name(&topic.expect("good"))
+        };
+        let (rates, now) = (Rates::of(1, 2), Instant::now());
+        for channel in ["wave", "reading"] {
+            assert!(rates.take_at(&name(channel), now));
+        }
+        assert!(!rates.take_at(&name("wave"), now) && !rates.take_at(&name("reading"), now));
+        assert!(rates.take_at(&name("event"), now));
     }
 
     #[test]
