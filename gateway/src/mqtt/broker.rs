@@ -700,7 +700,11 @@ mod tests {
         assert_eq!(report.counters.acknowledged, 1);
         let other = record::signature::SigningKey::random();
         let again = crate::claim::tests::presented(&home.sealer.network, &"cuff-9".parse().expect("good"), &other, "x");
-        let refused = home.intake.directory().burn(&claim.id, again).await;
+        let refused = home
+            .intake
+            .directory()
+            .burn(&claim.id, again, crate::claim::Evidence::Login)
+            .await;
         assert_eq!(refused, Err(crate::claim::Refused::Used));
     }
 

@@ -30,12 +30,12 @@ use self::reasons::{answer, code, oversize};
 use super::{
     certificate::Presented,
     door::Guests,
-    logins::{Login, Logins, answer_topic},
+    logins::{Login, Logins},
     quota::Quota,
     rights::Rights,
 };
 use crate::{
-    claim::ClaimId,
+    claim::{ClaimId, answer_topic},
     intake::Intake,
     mqtt::{notice::Notice, presence::Presence, rate::Rates},
     outbox::{NotTaken, Verdict},
