@@ -142,10 +142,12 @@ impl Subscriber {
         let link = Link(all.map(|session| (session.lane, session.link())).collect());
         let speakers = measured.iter().map(|session| (session.client.clone(), session.link()));
         let (voice, speaker) = Voice::of(intake.gateway().clone(), speakers.collect());
+        let links = measured.iter().map(Session::link).collect();
         let rates = Rates::of(
             config.device_messages_per_s_max.get(),
             config.device_burst_messages_max.get(),
         );
+        let rates = rates.with_backlog(config.device_backlog_messages_max);
         let mut tasks = JoinSet::new();
         tasks.spawn(speaker.run());
         tasks.spawn(leave_former(&intake, &measured));
@@ -159,6 +161,7 @@ impl Subscriber {
             intake: intake.clone(),
             presence,
             rates,
+            links,
             voice,
         });
         for session in measured {
@@ -613,6 +616,7 @@ mod tests {
         let config = Config {
             device_messages_per_s_max: few(1),
             device_burst_messages_max: few(5),
+            device_backlog_messages_max: 0,
             ..outside.config()
         };
         let subscriber = outside.subscriber_with(&home.intake, config);

@@ -57,6 +57,8 @@ pub struct Config {
     pub device_messages_per_s_max: NonZeroU32,
     /// Messages that are taken at once after a pause, e.g. what a device stored without a connection.
     pub device_burst_messages_max: NonZeroU32,
+    /// Messages of a device that are taken besides, each time the gateway has connected anew: what the broker kept meanwhile.
+    pub device_backlog_messages_max: u32,
     /// How a new device with a printed code reaches the broker; without it there are no codes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub claims: Option<ClaimsConfig>,
@@ -79,6 +81,7 @@ impl Default for Config {
             session_expiry_s: 7 * 24 * 3_600,
             device_messages_per_s_max: const { NonZeroU32::new(50).expect("not zero") },
             device_burst_messages_max: const { NonZeroU32::new(500).expect("not zero") },
+            device_backlog_messages_max: 10_000,
             claims: None,
         }
     }

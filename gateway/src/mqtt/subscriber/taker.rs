@@ -29,7 +29,20 @@ pub(super) struct Sink {
     pub(super) intake: Intake,
     pub(super) presence: Presence,
     pub(super) rates: Rates,
+    pub(super) links: Vec<watch::Receiver<State>>,
     pub(super) voice: Voice,
+}
+
+impl Sink {
+    /// Whether a device may have one more message taken now. All names that are not enrolled share one rate: whoever invents them
+    /// gets no more by that.
+    fn allows(&self, topic: Option<&Topic>) -> bool {
+        let connections = self.links.iter().map(|link| link.borrow().connection).sum();
+        match topic {
+            Some(topic) if self.intake.knows(&topic.device) => self.rates.take_over(&Rates::name(topic), connections),
+            _ => self.rates.take("user:unknown"),
+        }
+    }
 }
 
 /// Takes messages in their order.
@@ -120,8 +133,7 @@ async fn take(
     let mut pause = PAUSE.0;
     let name = String::from_utf8_lossy(&message.topic).into_owned();
     let topic = Topic::parse(sink.intake.gateway(), &name);
-    let is_in_time = sink.rates.take(&whose(&sink.intake, topic.as_ref().ok()));
-    let fate = if !is_in_time {
+    let fate = if !sink.allows(topic.as_ref().ok()) {
         metrics::counter!("gateway_mqtt_refused_total", "what" => "rate").increment(1);
         Fate::TooFast
     } else if topic.as_ref().is_ok_and(|topic| topic.channel == Channel::State) {
@@ -150,12 +162,4 @@ async fn take(
         message,
         fate,
     })
-}
-
-/// Whose rate a message counts for. All names that are not enrolled share one: whoever invents them gets no more by that.
-fn whose(intake: &Intake, topic: Option<&Topic>) -> String {
-    match topic {
-        Some(topic) if intake.knows(&topic.device) => Rates::name(topic),
-        _ => "user:unknown".to_owned(),
-    }
 }
