@@ -8,9 +8,8 @@ mod requests;
 
 use std::{
     collections::BTreeMap,
-    fmt, fs, io,
+    fs, io,
     path::{Path, PathBuf},
-    str::FromStr,
 };
 
 use aws_lc_rs::{constant_time::verify_slices_are_equal, digest};
@@ -24,6 +23,18 @@ use serde::{Deserialize, Serialize};
 
 use crate::{kept, outbox::can_seal_to};
 
+mod answer;
+mod invitation;
+mod name;
+mod proof;
+
+pub use self::{
+    answer::{answer, answer_topic, request_topic},
+    invitation::{Invitation, Kind},
+    name::ClaimId,
+    proof::SecretProof,
+};
+
 /// The folder in the data folder.
 const FOLDER: &str = "claims";
 /// More bytes than a claim has.
@@ -32,64 +43,6 @@ const CLAIM_BYTES_MAX: u64 = 64 << 10;
 pub const CLAIMS_MAX: usize = 10_000;
 /// More bytes than what a device presents has.
 pub const REQUEST_BYTES_MAX: usize = 4_096;
-/// What the MQTT user of a claim begins with.
-const USER: &str = "claim-";
-
-/// The name of a claim: 16 hex digits.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct ClaimId(String);
-
-impl ClaimId {
-    fn random() -> Self {
-        Self(format!("{:016x}", rand::random::<u64>()))
-    }
-
-    /// The claim whose MQTT user this is.
-    #[must_use]
-    pub fn of_user(user: &str) -> Option<Self> {
-        user.strip_prefix(USER)?.parse().ok()
-    }
-
-    /// Its MQTT user.
-    #[must_use]
-    pub fn user(&self) -> String {
-        format!("{USER}{}", self.0)
-    }
-}
-
-impl fmt::Display for ClaimId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl FromStr for ClaimId {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let is_digit = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
-        if text.len() == 16 && text.bytes().all(is_digit) {
-            Ok(Self(text.to_owned()))
-        } else {
-            Err("a claim's name has 16 lower-case hex digits".to_owned())
-        }
-    }
-}
-
-impl TryFrom<String> for ClaimId {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        text.parse()
-    }
-}
-
-impl From<ClaimId> for String {
-    fn from(id: ClaimId) -> Self {
-        id.0
-    }
-}
 
 /// A claim as it is kept.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -130,13 +83,27 @@ struct Presented {
     key: PublicKey,
     proof: Possession,
     password_sha256: String,
+    /// That it knows the secret; absent where the secret was the password of its connection.
+    #[serde(default)]
+    secret_proof: Option<SecretProof>,
+}
+
+/// How it is known that who presents a key has the secret.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Evidence {
+    /// It was the password of the connection.
+    Login,
+    /// The request itself has to prove it, by a [`SecretProof`].
+    Proof,
 }
 
 /// Why a claim is not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
-    /// No such claim here.
-    #[error("claim-unknown: there is no such claim here; ask for a new code")]
+    /// No such claim here, or the secret of another; who does not have it learns no more.
+    #[error(
+        "claim-unknown: there is no such claim here, or secret_proof is not by its secret over this very request; ask for a new code"
+    )]
     Unknown,
     /// Too late.
     #[error("claim-expired: the code was not used in time; ask for a new one")]
@@ -151,7 +118,8 @@ pub enum Refused {
     NotPossessed,
     /// Not what is expected.
     #[error(
-        "malformed: expected {{\"key\", \"proof\", \"password_sha256\"}}, each in lower-case hex, and nothing else"
+        "malformed: expected {{\"key\", \"proof\", \"password_sha256\"}}, behind an outside broker also \"secret_proof\", each in \
+         lower-case hex, and nothing else"
     )]
     Malformed,
     /// The disk does not take it.
@@ -167,7 +135,12 @@ impl Claim {
     }
 
     /// The claim with what was presented. The same key may present itself again: its answer may have been lost.
-    fn with(&self, place: (&NetworkId, &GatewayId), presented: &[u8], now_ms: i64) -> Result<Self, Refused> {
+    fn with(
+        &self,
+        place: (&NetworkId, &GatewayId),
+        (presented, evidence): (&[u8], Evidence),
+        now_ms: i64,
+    ) -> Result<Self, Refused> {
         if presented.len() > REQUEST_BYTES_MAX {
             return Err(Refused::Malformed);
         }
@@ -175,7 +148,15 @@ impl Claim {
             key,
             proof,
             password_sha256,
+            secret_proof,
         } = serde_json::from_slice(presented).map_err(|_| Refused::Malformed)?;
+        if evidence == Evidence::Proof {
+            let secret_proof = secret_proof.ok_or(Refused::Malformed)?;
+            let said = proof::said(place, self, (&key, &password_sha256));
+            if !secret_proof.holds(&self.secret_sha256, &said) {
+                return Err(Refused::Unknown);
+            }
+        }
         if hex::decode(&password_sha256).map_or(0, |bytes| bytes.len()) != digest::SHA256_OUTPUT_LEN {
             return Err(Refused::Malformed);
         }
@@ -291,7 +272,7 @@ impl Claims {
         data_dir: &Path,
         id: &ClaimId,
         place: (&NetworkId, &GatewayId),
-        (presented, now_ms): (&[u8], i64),
+        (presented, evidence, now_ms): (&[u8], Evidence, i64),
     ) -> Result<Claim, Refused> {
         let file = path(data_dir, id);
         let not_kept = |error: kept::Error| {
@@ -299,7 +280,7 @@ impl Claims {
             Refused::NotKept
         };
         let claim = read(&file).map_err(not_kept)?.ok_or(Refused::Unknown)?;
-        let burnt = claim.with(place, presented, now_ms)?;
+        let burnt = claim.with(place, (presented, evidence), now_ms)?;
         if burnt != claim {
             kept::replace(&file, &burnt).map_err(not_kept)?;
         }
@@ -367,36 +348,6 @@ fn path(data_dir: &Path, id: &ClaimId) -> PathBuf {
     Claims::folder(data_dir).join(format!("{id}.json"))
 }
 
-/// What is printed for the device: everything that it needs to find, check and ask this gateway.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Invitation {
-    /// The version of this form.
-    pub v: u8,
-    /// Where to connect, `mqtts://host:port`.
-    pub url: String,
-    /// SHA-256 of the certificate of the authority that signed the gateway's, in hex.
-    pub ca_sha256: String,
-    /// The network, for the proof.
-    pub network: NetworkId,
-    /// The gateway, for topics and the proof.
-    pub gateway: GatewayId,
-    /// What the device is called.
-    pub device: DeviceId,
-    /// The claim; the MQTT user is `claim-` and this.
-    pub claim: ClaimId,
-    /// The password of that user.
-    pub secret: String,
-    /// Until when, in milliseconds since 1970.
-    pub expires_ms: i64,
-}
-
-impl fmt::Debug for Invitation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Invitation({} for {})", self.claim, self.device)
-    }
-}
-
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
@@ -412,6 +363,20 @@ pub(crate) mod tests {
             .into_bytes()
     }
 
+    /// What a device presents at an outside broker.
+    pub(crate) fn proven(
+        (network, gateway): (&NetworkId, &GatewayId),
+        claim: &Claim,
+        (key, secret): (&SigningKey, &str),
+    ) -> String {
+        let mut request: serde_json::Value =
+            serde_json::from_slice(&presented(network, &claim.device, key, "pw")).expect("JSON");
+        let digest = request["password_sha256"].as_str().expect("text").to_owned();
+        let said = proof::said((network, gateway), claim, (&key.public(), &digest));
+        request["secret_proof"] = serde_json::json!(SecretProof::make(secret, &said));
+        request.to_string()
+    }
+
     #[test]
     fn a_claim_is_used_once_in_time_by_a_key_that_proves_itself() {
         let folder = tempfile::tempdir().expect("temporary folder");
@@ -423,8 +388,9 @@ pub(crate) mod tests {
         assert!(!kept.contains(&secret), "hashed");
         assert!(claim.is_opened_by(secret.as_bytes()) && !claim.is_opened_by(b"guess"));
         let (key, other) = (SigningKey::random(), SigningKey::random());
-        let burn =
-            |id: &ClaimId, text: &[u8], now_ms| Claims::burn(folder.path(), id, (&network, &home), (text, now_ms));
+        let burn = |id: &ClaimId, text: &[u8], now_ms| {
+            Claims::burn(folder.path(), id, (&network, &home), (text, Evidence::Login, now_ms))
+        };
         let good = presented(&network, &cuff, &key, "pw");
         let elsewhere = presented(&network, &"scale-1".parse().expect("good"), &key, "pw");
         assert_eq!(burn(&claim.id, &elsewhere, 1_000), Err(Refused::NotPossessed));
@@ -470,22 +436,65 @@ pub(crate) mod tests {
             "{said}"
         );
         let text = presented(&network, &cuff, &SigningKey::random(), "pw");
-        let burnt = Claims::burn(folder.path(), &claim.id, (&network, &home), (&text, 1_000));
+        let burnt = Claims::burn(
+            folder.path(),
+            &claim.id,
+            (&network, &home),
+            (&text, Evidence::Login, 1_000),
+        );
         assert_eq!(burnt, Err(Refused::NotKept));
     }
 
     #[test]
-    fn names_of_claims_lead_nowhere_else() {
-        for bad in [
-            "",
-            "../../etc/x",
-            "00000000000000zz",
-            "0123456789ABCDEF",
-            "0123456789abcdef0",
-        ] {
-            assert!(bad.parse::<ClaimId>().is_err(), "{bad}");
-        }
-        let id: ClaimId = "0123456789abcdef".parse().expect("good");
-        assert_eq!(ClaimId::of_user(&id.user()), Some(id));
+    fn behind_an_outside_broker_a_request_proves_the_secret_and_does_not_show_it() {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let (network, home) = (NetworkId(Digest::ZERO), "home-1".parse().expect("good"));
+        let cuff: DeviceId = "cuff-1".parse().expect("good");
+        let make = || Claims::make(folder.path(), (cuff.clone(), None), (1_000, 500)).expect("makes");
+        let ((claim, secret), (other, other_secret)) = (make(), make());
+        let (key, thief) = (SigningKey::random(), SigningKey::random());
+        let burn = |id: &ClaimId, text: &[u8]| {
+            Claims::burn(folder.path(), id, (&network, &home), (text, Evidence::Proof, 1_000))
+        };
+        let place = (&network, &home);
+        let request = |claim: &Claim, key: &SigningKey, secret: &str| proven(place, claim, (key, secret));
+        let good = request(&claim, &key, &secret);
+        assert!(!good.contains(&secret), "shown to whoever reads along");
+        assert_eq!(
+            burn(&claim.id, &presented(&network, &cuff, &key, "pw")),
+            Err(Refused::Malformed),
+            "no proof"
+        );
+        // What an intruder who reads everything can make of it before it is taken.
+        let stolen: serde_json::Value = serde_json::from_str(&good).expect("JSON");
+        let mut own: serde_json::Value = serde_json::from_str(&request(&claim, &thief, "guess")).expect("JSON");
+        assert_eq!(burn(&claim.id, own.to_string().as_bytes()), Err(Refused::Unknown));
+        own["secret_proof"] = stolen["secret_proof"].clone();
+        assert_eq!(
+            burn(&claim.id, own.to_string().as_bytes()),
+            Err(Refused::Unknown),
+            "another key"
+        );
+        let mut other_password = stolen.clone();
+        other_password["password_sha256"] = serde_json::json!("00".repeat(32));
+        assert_eq!(
+            burn(&claim.id, other_password.to_string().as_bytes()),
+            Err(Refused::Unknown)
+        );
+        assert_eq!(
+            burn(&other.id, good.as_bytes()),
+            Err(Refused::Unknown),
+            "another claim of the same device"
+        );
+        assert_eq!(
+            burn(&claim.id, request(&claim, &thief, &other_secret).as_bytes()),
+            Err(Refused::Unknown)
+        );
+        let burnt = burn(&claim.id, good.as_bytes()).expect("proven");
+        assert_eq!(burn(&claim.id, good.as_bytes()), Ok(burnt), "a replay changes nothing");
+        assert_eq!(
+            burn(&claim.id, request(&claim, &thief, &secret).as_bytes()),
+            Err(Refused::Used)
+        );
     }
 }

@@ -125,9 +125,7 @@ impl Config {
                 self.http.listen
             ));
         }
-        if self.outbox.commit_readings_max == 0 || self.outbox.bytes_max == 0 {
-            faults.push("outbox: commit_readings_max and bytes_max must be above 0".to_owned());
-        }
+        faults.extend(self.outbox.faults());
         noted(
             &mut faults,
             self.telemetry

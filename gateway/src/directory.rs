@@ -13,7 +13,7 @@ use tokio::sync::{Mutex, watch};
 
 use crate::{
     assignment::Assignments,
-    claim::{self, Claim, ClaimId, Claims},
+    claim::{self, Claim, ClaimId, Claims, Evidence},
     enrolment::{Enrolment, Enrolments},
     outbox::now_ms,
     standing::Standing,
@@ -185,6 +185,12 @@ impl Directory {
             .is_some_and(|claim| claim.is_opened_by(secret))
     }
 
+    /// Whether there is a claim of this name, used or not.
+    #[must_use]
+    pub fn has_claim(&self, id: &ClaimId) -> bool {
+        self.now().claims.claim(id).is_some()
+    }
+
     /// Whether a device came by a claim.
     #[must_use]
     pub fn is_claimed(&self, device: &DeviceId) -> bool {
@@ -201,7 +207,7 @@ impl Directory {
     ///
     /// # Errors
     /// [`claim::Refused`].
-    pub async fn burn(&self, id: &ClaimId, presented: Vec<u8>) -> Result<Claim, claim::Refused> {
+    pub async fn burn(&self, id: &ClaimId, presented: Vec<u8>, evidence: Evidence) -> Result<Claim, claim::Refused> {
         let desk = Arc::clone(&self.desk).lock_owned().await;
         let places = desk.clone().ok_or(claim::Refused::Unknown)?;
         let (gateway, id) = (self.now().gateway.clone(), id.clone());
@@ -209,7 +215,7 @@ impl Directory {
             // Held until it is written, also if nobody waits for that any more.
             let _desk = desk;
             let place = (&places.network, &gateway);
-            Claims::burn(&places.folder, &id, place, (&presented, now_ms()))
+            Claims::burn(&places.folder, &id, place, (&presented, evidence, now_ms()))
         };
         // The runtime is going down if it does not end.
         let burnt = tokio::task::spawn_blocking(burn).await;

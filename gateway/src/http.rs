@@ -97,6 +97,8 @@ struct Status {
     duplicates: u64,
     /// Why nothing new is taken: `spool` or `disk`; null when it is.
     full: Option<Shortage>,
+    /// Why waveforms are not taken, which give way first; null when they are.
+    waves_refused: Option<Shortage>,
     spooled_bundles: u64,
     spooled_readings: u64,
     spooled_bytes: u64,
@@ -133,6 +135,7 @@ impl Sources {
             acknowledged: report.counters.acknowledged,
             duplicates: report.counters.duplicates,
             full: report.full,
+            waves_refused: report.waves_refused,
             spooled_bundles: report.spooled_bundles,
             spooled_readings: report.spooled_readings,
             spooled_bytes: report.spooled_bytes,

@@ -231,6 +231,7 @@ impl Intake {
                 wall_ms,
                 ticks_ms,
                 urgency: Urgency::Live,
+                is_wave: false,
             },
             reading,
         })
@@ -252,6 +253,7 @@ impl Genuine {
             Ok(observations) => {
                 let measurement = Measurement {
                     urgency: urgency(topic.channel, self.measurement.wall_ms, received_ms),
+                    is_wave: topic.channel == Channel::Wave,
                     ..self.measurement
                 };
                 Ok((measurement, observations))

@@ -3,6 +3,7 @@
 pub mod broker;
 mod notice;
 pub mod presence;
+mod rate;
 pub mod resend;
 pub mod subscriber;
 
@@ -149,7 +150,7 @@ impl Mqtt {
             presence,
             voice: match self {
                 Self::Embedded(broker) => Voice::Embedded(broker.sessions()),
-                Self::External(subscriber) => Voice::External(subscriber.caller()),
+                Self::External(subscriber) => Voice::External(subscriber.voice()),
             },
             after: (config.resend_after_s > 0).then(|| Duration::from_secs(config.resend_after_s)),
         };

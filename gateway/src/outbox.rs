@@ -11,6 +11,7 @@
 
 mod batch;
 mod clock;
+mod config;
 mod damage;
 mod file;
 mod latency;
@@ -46,11 +47,11 @@ use record::{
     reading::Refusal,
     signature::PublicKey,
 };
-use serde::{Deserialize, Serialize};
 use tokio::sync::{oneshot, watch};
 
 pub use self::{
     clock::Way,
+    config::Config,
     damage::is_reading_back,
     latency::Percentiles,
     quarantine::{Config as QuarantineConfig, Shown, Summary},
@@ -79,34 +80,6 @@ pub const REQUESTS_MAX: usize = 4_096;
 /// How long a note to the writer (forget, set aside) is tried again while the writer is busy, between two attempts.
 const RETRY: Duration = Duration::from_millis(10);
 
-/// How the outbox collects and how much it holds.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Config {
-    /// How long the first reading of a commit waits for others, in milliseconds.
-    pub linger_ms: u64,
-    /// Readings in one commit, at most.
-    pub commit_readings_max: usize,
-    /// Bytes of unsent bundles and of those set aside; above it readings are refused until some are final.
-    pub bytes_max: u64,
-    /// Bytes that stay free on the disk; below it readings are refused until there is space again.
-    pub disk_reserve_bytes: u64,
-    /// Memory for the store's pages, in bytes.
-    pub cache_bytes: usize,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self {
-            linger_ms: 5,
-            commit_readings_max: 1_024,
-            bytes_max: 1 << 30,
-            disk_reserve_bytes: 64 << 20,
-            cache_bytes: 8 << 20,
-        }
-    }
-}
-
 /// A reading that [`crate::intake`] believes, on its way to the disk.
 #[derive(Clone, Debug)]
 pub struct Measurement {
@@ -122,6 +95,8 @@ pub struct Measurement {
     pub ticks_ms: Option<u64>,
     /// How soon it has to reach the fog.
     pub urgency: Urgency,
+    /// Whether it came as a waveform, which is refused first when room runs short.
+    pub is_wave: bool,
 }
 
 impl Measurement {
@@ -152,10 +127,17 @@ pub struct Rejected {
 /// Proof that a message is on the disk; only the writer makes one, after the commit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Durable {
+    answered: u64,
     progress: Option<Progress>,
 }
 
 impl Durable {
+    /// Which verdict of the outbox it is, since its start: what has a higher one was said later.
+    #[must_use]
+    pub const fn order(&self) -> u64 {
+        self.answered
+    }
+
     /// How far the message's start of the device has come; absent for messages without a place in a sequence.
     #[must_use]
     pub const fn progress(&self) -> Option<&Progress> {
@@ -464,6 +446,7 @@ pub(crate) mod tests {
                 wall_ms: Some(now_ms()),
                 ticks_ms: None,
                 urgency: Urgency::Live,
+                is_wave: false,
             }
         }
     }
@@ -779,6 +762,54 @@ pub(crate) mod tests {
         }
         assert!((1..=8).contains(&alarms), "{alarms}");
         assert_eq!(home.outbox.append(refused).await, Err(NotTaken::Full));
+    }
+
+    #[tokio::test]
+    async fn waveforms_are_refused_while_single_values_are_taken_and_come_again_by_themselves() {
+        let home = Home::with(Config {
+            bytes_max: 64_000,
+            waves_percent: 50,
+            ..Config::default()
+        });
+        let wave = |seq| Measurement {
+            is_wave: true,
+            ..home.oximeter.measurement(seq, 97)
+        };
+        let mut waves = 1;
+        while home.outbox.append(wave(waves)).await.is_ok() {
+            waves += 1;
+        }
+        let report = home.outbox.report().await.expect("runs");
+        assert_eq!((report.full, report.waves_refused), (None, Some(Shortage::Spool)));
+        let mut values = 1;
+        while home.outbox.append(home.scale.measurement(values, 97)).await.is_ok() {
+            values += 1;
+        }
+        assert!(
+            values.abs_diff(waves) <= 3,
+            "half of the room is for single values: {waves}, {values}"
+        );
+        assert_eq!(home.outbox.append(wave(waves)).await, Err(NotTaken::Full));
+        for ticket in home.tickets() {
+            let receipt = home.receipt(ticket.order);
+            let done = Final {
+                order: ticket.order,
+                receipt,
+                verified_ms: now_ms(),
+            };
+            home.outbox.forget(vec![done]).await;
+        }
+        // What is forgotten is so with the next commit.
+        let again = async {
+            while home.outbox.append(wave(waves)).await.is_err() {
+                tokio::time::sleep(RETRY).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), again)
+            .await
+            .expect("by itself");
+        let report = home.outbox.report().await.expect("runs");
+        assert_eq!((report.full, report.waves_refused), (None, None));
     }
 
     #[tokio::test]

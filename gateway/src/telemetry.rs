@@ -38,7 +38,7 @@ impl Default for Config {
     fn default() -> Self {
         // What a stranger's connection makes the broker and TLS say is counted in metrics instead.
         Self {
-            filter: "info,rmqtt=error,rmqtt_net=error,rustls=error".to_owned(),
+            filter: "info,rmqtt=error,rmqtt_net=error,rumqttc=error,rustls=error".to_owned(),
             format: Format::Text,
         }
     }

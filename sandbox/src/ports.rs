@@ -16,8 +16,10 @@ const NEWCOMER_CONSENSUS: u16 = 71;
 const GATEWAY_HTTP: u16 = 80;
 const CONSENSUS: u16 = 100;
 const MQTT: u16 = 10_430;
+const MQTT_OF_GATEWAY: u16 = MQTT + 1;
+const MQTT_OF_CLAIMS: u16 = MQTT + 2;
 /// The highest base whose ports all exist.
-pub const BASE_MAX: u16 = u16::MAX - MQTT;
+pub const BASE_MAX: u16 = u16::MAX - MQTT_OF_CLAIMS;
 /// The lowest base whose ports need no privileges.
 pub const BASE_MIN: u16 = 1_024;
 
@@ -104,6 +106,18 @@ impl Ports {
         self.at(MQTT)
     }
 
+    /// Where the gateway is a client of Mosquitto.
+    #[must_use]
+    pub fn mqtt_of_gateway(&self) -> SocketAddr {
+        self.at(MQTT_OF_GATEWAY)
+    }
+
+    /// Where new devices show their codes to Mosquitto.
+    #[must_use]
+    pub fn mqtt_of_claims(&self) -> SocketAddr {
+        self.at(MQTT_OF_CLAIMS)
+    }
+
     /// The ports somebody else listens on, each with what it is wanted for. Those of other hosts are not seen from here.
     #[must_use]
     pub fn taken(&self) -> Vec<String> {
@@ -112,7 +126,12 @@ impl Ports {
             [("HTTPS", self.node_http(i)), ("consensus", self.node_consensus(i))]
                 .map(|(what, address)| (format!("{what} of fog node {}", i + 1), address))
         });
-        let gateway = [("MQTT", self.mqtt()), ("HTTP of the gateway", self.gateway_http())];
+        let gateway = [
+            ("MQTT", self.mqtt()),
+            ("MQTT of the gateway", self.mqtt_of_gateway()),
+            ("MQTT of claims", self.mqtt_of_claims()),
+            ("HTTP of the gateway", self.gateway_http()),
+        ];
         let gateway = gateway.map(|(what, address)| (what.to_owned(), address));
         nodes
             .chain(gateway)

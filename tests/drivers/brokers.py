@@ -26,6 +26,7 @@ import warnings
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "faults"))
 import sandbox  # noqa: E402
+from abuse import Abuse  # noqa: E402
 from device import PATIENCE_S, Device, Refused, topic_of  # noqa: E402
 from homeassistant import OWN, HomeAssistant  # noqa: E402
 from sandbox import Sandbox, eventually  # noqa: E402
@@ -71,7 +72,7 @@ def offers(context):
         return False
 
 
-class Brokers:
+class Brokers(Abuse):
     """The tests; a class below names the driver."""
 
     driver = None
@@ -536,13 +537,15 @@ class Brokers:
             self.believed(device, message)
         self.fleet_goes_on()
 
-    def configure(self, section, lines):
-        """Restarts the gateway with other lines in a section, and a short patience with silent devices."""
+    def configure(self, section, lines, windows=()):
+        """Restarts the gateway with other lines in a section, other windows at an outside broker, and a short patience with silent devices."""
         file = pathlib.Path(self.sandbox.report["gateway"]["data_dir"]).parent / "config.toml"
         original = file.with_name("config.original")
         if not original.exists():
             shutil.copy(file, original)
         text = original.read_text().replace("[mqtt]\n", f"[mqtt]\nsilent_after_s = {SILENT_AFTER_S}\n")
+        for name, value in dict(windows).items():
+            text = text.replace("[mqtt.subscriber]\n", f"[mqtt.subscriber]\n{name} = {value}\n")
         file.write_text(text + (f"[{section}]\n{lines}" if lines else ""))
         self.kill("gateway")
 
@@ -693,10 +696,14 @@ TESTS = [
     "the_npm_client_speaks_with_it",
     "a_replay_after_a_restart_is_known",
     "a_full_spool_takes_nothing_and_loses_nothing",
+    "waveforms_give_way_first_and_alarms_pass_everything",
+    "a_hot_device_costs_the_others_nothing",
+    "a_code_is_used_once_and_shown_to_nobody",
     "a_device_that_vanishes_is_known_to_be_gone",
     "home_assistant_shows_what_the_home_wishes_and_nothing_else",
     "what_home_assistant_has_comes_in_by_a_bridge_with_a_key_of_its_own",
     "a_silent_device_is_shown",
+    "a_stolen_gateway_tells_nothing_and_its_device_is_out_at_once",
     "a_broker_that_forgets_everything_loses_nothing",
     "every_promise_held",
 ]

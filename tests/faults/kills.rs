@@ -193,6 +193,7 @@ async fn stock(home: &Home, device: &Device, readings: usize, in_a_bundle: usize
                 wall_ms: None,
                 ticks_ms: None,
                 urgency: Urgency::Live,
+                is_wave: false,
             })
         });
         for taken in futures::future::join_all(together).await {

@@ -12,7 +12,7 @@ use record::{bundle::SubjectKey, ids::DeviceId};
 
 use crate::{
     assignment::{Assignment, Assignments},
-    claim::{Claims, Invitation},
+    claim::{Claims, Invitation, Kind},
     config::Prepared,
     mqtt,
     outbox::{can_seal_to, now_ms},
@@ -39,10 +39,11 @@ pub(super) enum Claim {
         /// Whom it measures: a subject key as in the enrolment file, JSON. Without it, it measures whom it is assigned to.
         #[arg(long)]
         subject: Option<PathBuf>,
-        /// Where the device connects, mqtts://HOST:PORT; the broker's own address if it is not given.
+        /// Where the device connects, mqtts://HOST:PORT; as the configuration says if it is not given.
         #[arg(long)]
         url: Option<String>,
-        /// The authority that signed the broker's certificate, PEM; that of the fog nodes if it is not given.
+        /// The authority that signed the broker's certificate, PEM; that of the fog nodes, or of the outside broker, if it is not
+        /// given.
         #[arg(long)]
         ca: Option<PathBuf>,
         /// Until when it can be used.
@@ -52,7 +53,7 @@ pub(super) enum Claim {
         #[arg(long)]
         svg: Option<PathBuf>,
     },
-    /// One line each: claim, device, until when, and what became of it.
+    /// One line each: claim, device, until when, what became of it, and which key was presented.
     List {
         /// The gateway's configuration, TOML.
         #[arg(long)]
@@ -112,14 +113,16 @@ impl Claim {
                 ..
             } => {
                 let subject = subject.map(|file| read_subject(&file)).transpose()?;
-                let url = url.map_or_else(|| own_url(prepared), Ok)?;
-                let ca = ca.unwrap_or_else(|| prepared.config.uplink.ca.clone());
-                let ca_sha256 = tls::fingerprint(&ca)?;
+                let door = Door::of(prepared, url)?;
+                let ca_sha256 = tls::fingerprint(ca.as_deref().unwrap_or(door.ca))?;
                 let times = (now_ms(), valid_minutes * 60_000);
                 let (claim, secret) = Claims::make(folder, (device, subject), times).map_err(|e| e.to_string())?;
                 let invitation = Invitation {
                     v: 1,
-                    url,
+                    broker: door.kind,
+                    url: door.url,
+                    user: door.user,
+                    password: door.password,
                     ca_sha256,
                     network: prepared.sealer.network,
                     gateway: prepared.config.gateway.clone(),
@@ -134,7 +137,7 @@ impl Claim {
                 let claims = Claims::load(folder).map_err(|e| e.to_string())?;
                 let line = |claim: &crate::claim::Claim| {
                     let became = match &claim.used {
-                        Some(used) => format!("used {}", at(used.at_ms)),
+                        Some(used) => format!("used {}\t{}", at(used.at_ms), used.key),
                         None if now_ms() > claim.expires_ms => "expired".to_owned(),
                         None => "open".to_owned(),
                     };
@@ -214,13 +217,45 @@ fn read_subject(file: &Path) -> Result<SubjectKey, String> {
     }
 }
 
-fn own_url(prepared: &Prepared) -> Result<String, String> {
-    let listen = prepared.config.mqtt.broker.listen;
-    let is_embedded = prepared.config.mqtt.driver == mqtt::Driver::Embedded;
-    if !is_embedded || listen.ip().is_unspecified() {
-        return Err("--url is needed: the configuration does not say how devices reach the broker".to_owned());
+/// Where a new device comes in, and as whom.
+struct Door<'a> {
+    kind: Kind,
+    url: String,
+    user: Option<String>,
+    password: Option<String>,
+    ca: &'a Path,
+}
+
+impl<'a> Door<'a> {
+    fn of(prepared: &'a Prepared, url: Option<String>) -> Result<Self, String> {
+        let mqtt = &prepared.config.mqtt;
+        if mqtt.driver == mqtt::Driver::Embedded {
+            let listen = mqtt.broker.listen;
+            if url.is_none() && listen.ip().is_unspecified() {
+                return Err("--url is needed: the configuration does not say how devices reach the broker".to_owned());
+            }
+            return Ok(Self {
+                kind: Kind::Embedded,
+                url: url.unwrap_or_else(|| format!("mqtts://{listen}")),
+                user: None,
+                password: None,
+                ca: &prepared.config.uplink.ca,
+            });
+        }
+        let Some(claims) = &mqtt.subscriber.claims else {
+            return Err(
+                "the gateway hears no claims at its outside broker: set [mqtt.subscriber.claims], see OPERATIONS.md"
+                    .to_owned(),
+            );
+        };
+        Ok(Self {
+            kind: Kind::External,
+            url: url.unwrap_or_else(|| claims.url.clone()),
+            user: claims.user.clone(),
+            password: claims.password().transpose()?,
+            ca: &mqtt.subscriber.ca,
+        })
     }
-    Ok(format!("mqtts://{listen}"))
 }
 
 /// The invitation as text and as a QR code for a terminal; as SVG in a file that nobody else can read.

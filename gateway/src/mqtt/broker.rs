@@ -11,7 +11,6 @@ mod door;
 mod hooks;
 mod logins;
 mod quota;
-mod rate;
 mod retained;
 mod rights;
 mod voice;
@@ -40,10 +39,9 @@ use self::{
     hooks::Hooks,
     logins::Logins,
     quota::Quota,
-    rate::Rates,
     retained::States,
 };
-use super::{Error, presence::Presence};
+use super::{Error, presence::Presence, rate::Rates};
 use crate::{intake::Intake, tls};
 
 /// The one listener's number inside the library.
@@ -713,7 +711,11 @@ mod tests {
         assert_eq!(report.counters.acknowledged, 1);
         let other = record::signature::SigningKey::random();
         let again = crate::claim::tests::presented(&home.sealer.network, &"cuff-9".parse().expect("good"), &other, "x");
-        let refused = home.intake.directory().burn(&claim.id, again).await;
+        let refused = home
+            .intake
+            .directory()
+            .burn(&claim.id, again, crate::claim::Evidence::Login)
+            .await;
         assert_eq!(refused, Err(crate::claim::Refused::Used));
     }
 

@@ -21,7 +21,7 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval, timeout},
 };
 
-use super::{broker::Sessions, presence::Presence, subscriber::Caller};
+use super::{broker::Sessions, presence::Presence, subscriber};
 use crate::outbox::{Gap, Outbox};
 
 /// How often gaps are looked at.
@@ -87,14 +87,14 @@ pub(super) enum Voice {
     /// On the embedded broker.
     Embedded(Sessions),
     /// Through the outside one.
-    External(Caller),
+    External(subscriber::Voice),
 }
 
 impl Voice {
     async fn say(&self, topic: String, text: String) {
         match self {
             Self::Embedded(sessions) => sessions.say(topic, text, EXPIRY_S).await,
-            Self::External(caller) => caller.say(topic, text, EXPIRY_S),
+            Self::External(voice) => voice.ask(topic, text, EXPIRY_S),
         }
     }
 }

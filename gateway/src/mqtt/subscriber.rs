@@ -1,205 +1,80 @@
-//! The client of an outside broker: manual acknowledgements, a session that outlives restarts, and the application's own
-//! cumulative acknowledgement, because a PUBACK from such a broker is no receipt.
+//! The client of an outside broker: a session for each urgency, manual acknowledgements, sessions that outlive restarts, and the
+//! application's own cumulative acknowledgement, because a PUBACK from such a broker is no receipt.
 
-mod caller;
+mod claimant;
+mod config;
 mod dialer;
+mod lane;
 mod session;
 mod taker;
+mod voice;
 
-use std::{num::NonZeroU16, path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use record::topic::{self, Channel};
-use rumqttc::{
-    AckMode, AsyncClient, MqttOptions, QoS, RetainForwardRule, SubscribeFilter, TlsConfiguration, Transport,
-};
-use serde::{Deserialize, Serialize};
+use rumqttc::{AsyncClient, EventLoop, Publish};
+use serde::Serialize;
 use tokio::{
     sync::{mpsc, watch},
-    task::JoinHandle,
+    task::{JoinHandle, JoinSet},
+    time::sleep,
 };
 
-pub use self::caller::Caller;
 use self::{
+    claimant::Claimants,
     dialer::{Dialer, State},
-    session::{NothingUnderWay, OUTGOING_MAX},
-    taker::Taker,
+    lane::Lane,
+    taker::{Sink, Taker},
 };
-use super::{Error, presence::Presence};
-use crate::{intake::Intake, secret, tls};
+pub use self::{
+    claimant::Config as ClaimsConfig,
+    config::{Access, Config},
+    voice::Voice,
+};
+use super::{Error, presence::Presence, rate::Rates};
+use crate::intake::Intake;
 
-/// Requests to the client's event loop that wait, at most.
-const REQUESTS_MAX: usize = 1_024;
 /// First and longest pause before a message is offered to a full spool again, or the broker is dialled again.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
-/// Keep-alive, in seconds.
-const KEEP_ALIVE_S: u16 = 30;
 
-/// The outside broker and how this gateway logs in.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Config {
-    /// `host:port`; always TLS.
-    pub address: String,
-    /// The authority that signed the broker's certificate, PEM.
-    pub ca: PathBuf,
-    /// User name; needed with a password, and not looked at by a broker that goes by the certificate.
-    pub user: String,
-    /// A file with the password; none: the certificate alone logs in.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub password_file: Option<PathBuf>,
-    /// The certificate that the gateway presents, PEM.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub certificate: Option<PathBuf>,
-    /// Its private key, PEM.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub private_key: Option<PathBuf>,
-    /// Client id; the broker keeps the session under it.
-    pub client_id: String,
-    /// Messages the broker may send before an acknowledgement.
-    pub receive_max: NonZeroU16,
-    /// Largest packet that is received, in bytes.
-    pub packet_bytes_max: u32,
-    /// How long the broker keeps the session while the gateway is away, in seconds.
-    pub session_expiry_s: u32,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self {
-            address: "localhost:8883".to_owned(),
-            ca: "mqtt-ca.crt".into(),
-            user: "gateway".to_owned(),
-            password_file: None,
-            certificate: None,
-            private_key: None,
-            client_id: "vitalfog-gateway".to_owned(),
-            receive_max: const { NonZeroU16::new(256).expect("not zero") },
-            packet_bytes_max: 2 << 20,
-            session_expiry_s: 7 * 24 * 3_600,
-        }
-    }
-}
-
-/// What is needed to log in, read from its files.
-#[derive(Clone)]
-pub struct Access {
-    host: String,
-    port: u16,
-    tls: Arc<rustls::ClientConfig>,
-    password: Option<String>,
-}
-
-impl std::fmt::Debug for Access {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Access({}:{})", self.host, self.port)
-    }
-}
-
-impl Config {
-    /// Reads the files; each fault is one sentence.
-    ///
-    /// # Errors
-    /// All faults.
-    pub fn prepare(&self) -> Result<Access, Vec<String>> {
-        let mut faults = Vec::new();
-        let address = self
-            .address
-            .rsplit_once(':')
-            .and_then(|(host, port)| Some((host, port.parse().ok()?)));
-        if address.is_none() {
-            faults.push(format!("mqtt.subscriber.address {:?} must be host:port", self.address));
-        }
-        if self.client_id.is_empty() {
-            faults
-                .push("mqtt.subscriber.client_id must not be empty: the broker keeps the session under it".to_owned());
-        }
-        let identity = match (&self.certificate, &self.private_key) {
-            (Some(certificate), Some(key)) => Some((certificate.as_path(), key.as_path())),
-            (None, None) => None,
-            _ => {
-                faults
-                    .push("mqtt.subscriber: certificate and private_key belong together: set both or none".to_owned());
-                None
-            }
-        };
-        if identity.is_none() && self.password_file.is_none() {
-            faults.push(
-                "mqtt.subscriber: nothing to log in with: set certificate and private_key, or user and password_file"
-                    .to_owned(),
-            );
-        }
-        if self.password_file.is_some() && self.user.is_empty() {
-            faults.push("mqtt.subscriber: password_file needs user".to_owned());
-        }
-        let tls = tls::client_of_authority(&self.ca, identity)
-            .map_err(|fault| faults.push(format!("mqtt.subscriber.ca, certificate or private_key: {fault}")));
-        let password = self.password_file.as_deref().map(|file| {
-            let read = secret::read(file).map_err(|e| format!("mqtt.subscriber.password_file {}: {e}", file.display()));
-            read.map_err(|fault| faults.push(fault))
-        });
-        match (address, tls, password.transpose()) {
-            (Some((host, port)), Ok(tls), Ok(password)) if faults.is_empty() => Ok(Access {
-                host: host.to_owned(),
-                port,
-                tls: Arc::new(tls),
-                password: password.map(|password| password.trim_end().to_owned()),
-            }),
-            _ => Err(faults),
-        }
-    }
-
-    fn options(&self, access: &Access) -> MqttOptions {
-        let mut options = MqttOptions::new(&self.client_id, (access.host.as_str(), access.port));
-        options.set_transport(Transport::tls_with_config(TlsConfiguration::Rustls(Arc::clone(
-            &access.tls,
-        ))));
-        if let Some(password) = &access.password {
-            options.set_credentials(&self.user, password.clone());
-        } else if !self.user.is_empty() {
-            options.set_username(&self.user);
-        }
-        options.set_keep_alive(KEEP_ALIVE_S);
-        options.set_clean_start(false);
-        options.set_session_expiry_interval(Some(self.session_expiry_s));
-        options.set_session_store(NothingUnderWay {
-            session_expiry_s: self.session_expiry_s,
-        });
-        options.set_outgoing_inflight_upper_limit(OUTGOING_MAX);
-        options.set_ack_mode(AckMode::Manual);
-        options.set_receive_maximum(Some(self.receive_max.get()));
-        options.set_max_packet_size(Some(self.packet_bytes_max));
-        options.set_request_channel_capacity(REQUESTS_MAX);
-        options
-    }
-}
-
-/// The link to the outside broker.
+/// The link to the outside broker: all sessions there.
 #[derive(Clone, Debug)]
-pub struct Link(watch::Receiver<State>);
+pub struct Link(Vec<(Lane, watch::Receiver<State>)>);
 
 /// The link as the status shows it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct LinkState {
-    /// `down`, `subscribing`, `up` or `refused`.
+    /// Of all sessions together: `refused` if one is, else `down`, `subscribing`, or `up` if all are.
     pub state: &'static str,
+    /// The same of each: `alarms`, `readings`, `waves`, and `claims` if there are codes.
+    pub sessions: BTreeMap<&'static str, &'static str>,
     /// The filters that the broker refuses, or grants without QoS 1: devices are not heard under them.
     pub refused_filters: Vec<String>,
 }
 
 impl Link {
-    /// Whether it is connected and every subscription was granted.
+    /// Whether all are connected and every subscription was granted.
     #[must_use]
     pub fn is_up(&self) -> bool {
-        self.0.borrow().is_up()
+        self.0.iter().all(|(_, state)| state.borrow().is_up())
     }
 
     /// What the status shows.
     #[must_use]
     pub fn state(&self) -> LinkState {
-        let state = self.0.borrow();
+        let (mut sessions, mut refused_filters) = (BTreeMap::new(), Vec::new());
+        for (lane, state) in &self.0 {
+            let state = state.borrow();
+            sessions.insert(lane.as_str(), state.word());
+            refused_filters.extend_from_slice(state.refused());
+        }
+        let worst = ["refused", "down", "subscribing"];
+        let state = worst
+            .into_iter()
+            .find(|word| sessions.values().any(|state| state == word));
         LinkState {
-            state: state.word(),
-            refused_filters: state.refused().to_vec(),
+            state: state.unwrap_or("up"),
+            sessions,
+            refused_filters,
         }
     }
 }
@@ -208,39 +83,112 @@ impl Link {
 #[derive(Debug)]
 pub struct Subscriber {
     task: JoinHandle<()>,
-    link: watch::Receiver<State>,
-    caller: Caller,
+    link: Link,
+    voice: Voice,
+}
+
+/// One session before it runs.
+struct Session {
+    lane: Lane,
+    client: AsyncClient,
+    events: EventLoop,
+    state: watch::Sender<State>,
+    receive_max: u16,
+}
+
+impl Session {
+    fn of(lane: Lane, config: &Config, access: &Access) -> Result<Self, Error> {
+        let options = config.options(access, lane);
+        options.validate()?;
+        let (client, events) = AsyncClient::builder(options).build();
+        Ok(Self {
+            lane,
+            client,
+            events,
+            state: watch::Sender::default(),
+            receive_max: lane.receive_max(config),
+        })
+    }
+
+    fn link(&self) -> watch::Receiver<State> {
+        self.state.subscribe()
+    }
+
+    /// Keeps the connection from now on; what comes over it.
+    fn dial(self, intake: &Intake, tasks: &mut JoinSet<()>) -> mpsc::Receiver<(u64, Publish)> {
+        // After a reconnect the broker sends the unacknowledged ones again while the first copies may still wait here.
+        let (sender, messages) = mpsc::channel(usize::from(self.receive_max) * 2);
+        let dialer = Dialer {
+            lane: self.lane,
+            client: self.client,
+            filters: self.lane.filters(intake.gateway()),
+            sender,
+            state: self.state,
+        };
+        tasks.spawn(dialer.run(self.events));
+        messages
+    }
 }
 
 impl Subscriber {
     pub(super) fn start(config: Config, access: Access, (intake, presence): (Intake, Presence)) -> Result<Self, Error> {
-        let options = config.options(&access);
-        options.validate()?;
-        let (client, events) = AsyncClient::builder(options).build();
-        // After a reconnect the broker sends the unacknowledged ones again while the first copies may still wait here.
-        let (sender, messages) = mpsc::channel(usize::from(config.receive_max.get()) * 2);
-        let (state, link) = watch::channel(State::default());
-        let dialer = Dialer {
-            client: client.clone(),
-            filters: filters(&intake),
-            sender,
-            state,
-        };
-        let caller = Caller(client.clone());
-        let taker = Taker::of(client, intake, presence, link.clone());
-        let limit = usize::from(config.receive_max.get());
-        let task = tokio::spawn(async move {
-            tokio::join!(dialer.run(events), taker.run(messages, limit));
+        let measured = Lane::MEASURED.map(|lane| Session::of(lane, &config, &access));
+        let measured = measured.into_iter().collect::<Result<Vec<_>, _>>()?;
+        let claims = config
+            .claims
+            .as_ref()
+            .map(|_| Session::of(Lane::Claims, &config, &access));
+        let claims = claims.transpose()?;
+        let all = measured.iter().chain(&claims);
+        let link = Link(all.map(|session| (session.lane, session.link())).collect());
+        let speakers = measured.iter().map(|session| (session.client.clone(), session.link()));
+        let (voice, speaker) = Voice::of(intake.gateway().clone(), speakers.collect());
+        let asking = voice.clone();
+        let links = measured.iter().map(Session::link).collect();
+        let rates = Rates::of(
+            config.device_messages_per_s_max.get(),
+            config.device_burst_messages_max.get(),
+        );
+        let rates = rates.with_backlog(config.device_backlog_messages_max);
+        let mut tasks = JoinSet::new();
+        tasks.spawn(speaker.run());
+        tasks.spawn(leave_former(&intake, &measured));
+        if let Some(session) = claims {
+            let desk = Claimants::of(intake.clone(), voice.clone());
+            let (client, link) = (session.client.clone(), session.link());
+            let messages = session.dial(&intake, &mut tasks);
+            tasks.spawn(desk.run((client, link), messages));
+        }
+        let sink = Arc::new(Sink {
+            intake: intake.clone(),
+            presence,
+            rates,
+            links,
+            voice,
         });
-        Ok(Self { task, link, caller })
+        for session in measured {
+            let (client, link, limit) = (session.client.clone(), session.link(), usize::from(session.receive_max));
+            let sink = Arc::clone(&sink);
+            let messages = session.dial(&intake, &mut tasks);
+            tasks.spawn(Taker { client, link, sink }.run(messages, limit));
+        }
+        let task = tokio::spawn(async move {
+            // They serve until the task is dropped; the caller treats any end as a failure.
+            let _ended = tasks.join_next().await;
+        });
+        Ok(Self {
+            task,
+            link,
+            voice: asking,
+        })
     }
 
-    pub(super) fn caller(&self) -> Caller {
-        self.caller.clone()
+    pub(super) fn voice(&self) -> Voice {
+        self.voice.clone()
     }
 
     pub(super) fn link(&self) -> Link {
-        Link(self.link.clone())
+        self.link.clone()
     }
 
     pub(super) async fn ended(&mut self) {
@@ -253,16 +201,31 @@ impl Subscriber {
     }
 }
 
-fn filters(intake: &Intake) -> Vec<SubscribeFilter> {
-    let prefix = topic::prefix(intake.gateway());
-    let filter = |channel: Channel| SubscribeFilter::new(format!("{prefix}+/{}", channel.as_str()), QoS::AtLeastOnce);
-    let readings = [Channel::Reading, Channel::Wave, Channel::Event].map(|channel| SubscribeFilter {
-        // Each connection subscribes again: what somebody has retained comes once.
-        retain_forward_rule: RetainForwardRule::OnNewSubscribe,
-        ..filter(channel)
-    });
-    // A state is retained so that it is known after each start.
-    readings.into_iter().chain([filter(Channel::State)]).collect()
+/// Takes the session of former versions, which heard everything, out of what other sessions hear now, as soon as they do, and
+/// then rests. What it has of that is taken through it.
+fn leave_former(intake: &Intake, sessions: &[Session]) -> impl Future<Output = ()> + use<> {
+    let filters = Lane::former_filters(intake.gateway());
+    let own = sessions.iter().find(|session| session.lane == Lane::Readings);
+    let own = own.map(|session| session.client.clone());
+    let mut all: Vec<_> = sessions.iter().map(Session::link).collect();
+    async move {
+        let Some(client) = own else { return };
+        loop {
+            for link in &mut all {
+                if link.wait_for(State::is_up).await.is_err() {
+                    return;
+                }
+            }
+            let Ok(answer) = client.unsubscribe_many_tracked(filters.clone()).await else {
+                return;
+            };
+            if answer.wait_async().await.is_ok() {
+                std::future::pending::<()>().await;
+            }
+            // The connection was lost before the broker answered.
+            sleep(PAUSE.0).await;
+        }
+    }
 }
 
 /// Between half and all of a pause, so that many do not come back at once.
@@ -273,7 +236,8 @@ fn jittered(pause: Duration) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::outbox::tests::Home;
+    use crate::{outbox::tests::Home, secret, tls};
+    use record::ids::DeviceId;
     use rmqtt::{
         codec::v5::SubscribeAckReason,
         context::ServerContext,
@@ -282,10 +246,10 @@ mod tests {
         server::MqttServer,
         types::SubscribeReturn,
     };
-    use rumqttc::{Event, Packet, PublishOptions};
-    use std::{fs, net::SocketAddr, path::Path};
+    use rumqttc::{Event, MqttOptions, Packet, PublishOptions, QoS, TlsConfiguration, Transport};
+    use std::{fs, net::SocketAddr, num::NonZeroU16, path::Path};
     use tempfile::TempDir;
-    use tokio::time::{sleep, timeout};
+    use tokio::time::timeout;
 
     const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -360,7 +324,10 @@ mod tests {
         }
 
         fn subscriber(&self, intake: &Intake) -> Subscriber {
-            let config = self.config();
+            self.subscriber_with(intake, self.config())
+        }
+
+        fn subscriber_with(&self, intake: &Intake, config: Config) -> Subscriber {
             let access = config.prepare().expect("good");
             let presence = Presence::of(intake.clone(), Duration::from_secs(1));
             Subscriber::start(config, access, (intake.clone(), presence)).expect("starts")
@@ -489,7 +456,7 @@ mod tests {
         let config = outside.config();
         let access = config.prepare().expect("good");
         // Killed between CONNACK and SUBSCRIBE: the broker keeps a session that hears nothing.
-        let (_client, mut events) = AsyncClient::builder(config.options(&access)).build();
+        let (_client, mut events) = AsyncClient::builder(config.options(&access, Lane::Readings)).build();
         while !matches!(
             events.poll().await.expect("connects"),
             Event::Incoming(Packet::ConnAck(_))
@@ -556,8 +523,204 @@ mod tests {
         let (home, outside) = (Home::open(), outside_that(Some(Miser)).await);
         let subscriber = outside.subscriber(&home.intake);
         let shown = until(async || Some(subscriber.link().state()).filter(|shown| shown.state == "refused")).await;
-        let refused = ["vitalfog/v1/home-1/+/wave", "vitalfog/v1/home-1/+/event"];
+        let refused = ["vitalfog/v1/home-1/+/event", "vitalfog/v1/home-1/+/wave"];
         assert_eq!(shown.refused_filters, refused);
         assert!(!subscriber.link().is_up());
+    }
+
+    /// Publishes something of a device, and waits until the broker has it.
+    async fn publish((client, packets): (&AsyncClient, &mut mpsc::Receiver<Packet>), topic: &str, message: Vec<u8>) {
+        let options = PublishOptions::at_least_once();
+        client.publish(topic, message, options).await.expect("queued");
+        while !matches!(packets.recv().await.expect("connected"), Packet::PubAck(_)) {}
+    }
+
+    fn topic(device: &str, channel: &str) -> String {
+        format!("vitalfog/v1/home-1/{device}/{channel}")
+    }
+
+    #[tokio::test]
+    async fn an_alarm_passes_full_windows_of_readings_and_of_waveforms() {
+        let home = Home::with(crate::outbox::Config {
+            bytes_max: 4_000,
+            alarms_percent: 200,
+            ..crate::outbox::Config::default()
+        });
+        let mut full = 1;
+        while home.outbox.append(home.scale.measurement(full, 97)).await.is_ok() {
+            full += 1;
+        }
+        let outside = outside().await;
+        let two = NonZeroU16::new(2).expect("not zero");
+        let config = Config {
+            receive_max: two,
+            waves_receive_max: two,
+            ..outside.config()
+        };
+        let subscriber = outside.subscriber_with(&home.intake, config);
+        is_up(&subscriber).await;
+        let (device, mut packets) = outside.device();
+        for seq in 1..=20 {
+            let channel = if seq % 2 == 0 { "reading" } else { "wave" };
+            let message = home.oximeter.reading(seq, 97).as_bytes().to_vec();
+            publish((&device, &mut packets), &topic("oximeter-1", channel), message).await;
+        }
+        let before = acknowledged(&home).await;
+        let alarm = home.oximeter.reading(21, 97).as_bytes().to_vec();
+        publish((&device, &mut packets), &topic("oximeter-1", "event"), alarm).await;
+        until(async || (acknowledged(&home).await == before + 1).then_some(())).await;
+        assert_eq!(home.outbox.alarms(0, 9).expect("reads").len(), 1);
+        // When there is room again, all that waited comes by itself.
+        let drained = async || {
+            for ticket in home.outbox.tickets(0, 100).expect("reads") {
+                let done = crate::outbox::Final {
+                    order: ticket.order,
+                    receipt: home.receipt(ticket.order),
+                    verified_ms: crate::outbox::now_ms(),
+                };
+                home.outbox.forget(vec![done]).await;
+            }
+            (acknowledged(&home).await == before + 21).then_some(())
+        };
+        until(drained).await;
+    }
+
+    #[tokio::test]
+    async fn the_one_session_of_a_former_version_gives_up_what_others_hear_and_what_it_has_is_taken() {
+        let (home, outside) = (Home::open(), outside().await);
+        let config = outside.config();
+        let access = config.prepare().expect("good");
+        let (client, mut events) = AsyncClient::builder(config.options(&access, Lane::Readings)).build();
+        let gateway = home.intake.gateway().clone();
+        let all = Lane::MEASURED.into_iter().flat_map(|lane| lane.filters(&gateway));
+        client.subscribe_many(all.collect::<Vec<_>>()).await.expect("queued");
+        while !matches!(
+            events.poll().await.expect("connects"),
+            Event::Incoming(Packet::SubAck(_))
+        ) {}
+        drop(events);
+        let (device, mut packets) = outside.device();
+        let alarm = |seq| home.oximeter.reading(seq, 97).as_bytes().to_vec();
+        publish((&device, &mut packets), &topic("oximeter-1", "event"), alarm(1)).await;
+        let subscriber = outside.subscriber(&home.intake);
+        is_up(&subscriber).await;
+        until(async || (acknowledged(&home).await == 1).then_some(())).await;
+        // From some moment on an alarm comes through one session alone: what comes after it through the other shows that.
+        let mut seq = 1;
+        let once = async || {
+            let before = home.outbox.report().await.expect("runs").counters;
+            publish((&device, &mut packets), &topic("oximeter-1", "event"), alarm(seq + 1)).await;
+            publish((&device, &mut packets), &topic("oximeter-1", "reading"), alarm(seq + 2)).await;
+            seq += 2;
+            until(async || (acknowledged(&home).await == before.acknowledged + 2).then_some(())).await;
+            let after = home.outbox.report().await.expect("runs").counters;
+            (after.duplicates == before.duplicates).then_some(())
+        };
+        until(once).await;
+    }
+
+    #[tokio::test]
+    async fn a_device_that_is_too_fast_gets_its_rate_its_alarms_pass_and_what_was_too_much_comes_again() {
+        let (home, outside) = (Home::open(), outside().await);
+        let few = |number| std::num::NonZeroU32::new(number).expect("not zero");
+        let config = Config {
+            device_messages_per_s_max: few(1),
+            device_burst_messages_max: few(5),
+            device_backlog_messages_max: 0,
+            ..outside.config()
+        };
+        let subscriber = outside.subscriber_with(&home.intake, config);
+        is_up(&subscriber).await;
+        let (device, mut packets) = outside.device();
+        for seq in 1..=200 {
+            let message = home.oximeter.reading(seq, 97).as_bytes().to_vec();
+            publish((&device, &mut packets), &topic("oximeter-1", "wave"), message).await;
+        }
+        let alarm = home.oximeter.reading(201, 97).as_bytes().to_vec();
+        publish((&device, &mut packets), &topic("oximeter-1", "event"), alarm).await;
+        let scale = home.scale.reading(1, 97).as_bytes().to_vec();
+        publish((&device, &mut packets), &topic("scale-1", "reading"), scale).await;
+        until(async || (!home.outbox.alarms(0, 9).expect("reads").is_empty()).then_some(())).await;
+        until(async || home.outbox.gaps().await.first().map(|_| ())).await;
+        let taken = acknowledged(&home).await;
+        assert!((5..100).contains(&taken), "the burst, and one a second: {taken}");
+        // Nothing of it was acknowledged to the device, which sends it again when its rate allows.
+        let again = home.oximeter.reading(200, 97).as_bytes().to_vec();
+        let comes = async || {
+            publish((&device, &mut packets), &topic("oximeter-1", "reading"), again.clone()).await;
+            let gaps = home.outbox.gaps().await;
+            let is_missing = gaps.iter().any(|gap| gap.missing.iter().any(|(_, to)| *to == 200));
+            (!is_missing).then_some(())
+        };
+        until(comes).await;
+    }
+
+    #[tokio::test]
+    async fn a_code_is_used_through_an_outside_broker_and_guessing_spoils_it() {
+        let (home, outside) = (Home::open(), outside().await);
+        let data_dir = home.folder.path();
+        let device: DeviceId = "cuff-9".parse().expect("good");
+        let make = || {
+            let whom = (device.clone(), Some(home.scale.subject.clone()));
+            crate::claim::Claims::make(data_dir, whom, (crate::outbox::now_ms(), 60_000)).expect("makes")
+        };
+        let ((claim, secret), (guessed, guessed_secret)) = (make(), make());
+        let list = data_dir.join("enrolment.json");
+        fs::write(&list, "[]").expect("writes");
+        let places = crate::directory::Places {
+            enrolments: list,
+            folder: data_dir.to_owned(),
+            network: home.sealer.network,
+        };
+        let directory = home.intake.directory().clone();
+        let _files = crate::directory::Files::open(directory, places).await.expect("good");
+        let config = Config {
+            claims: Some(ClaimsConfig {
+                url: "mqtts://broker.example:8885".to_owned(),
+                user: None,
+                password_file: None,
+            }),
+            ..outside.config()
+        };
+        let subscriber = outside.subscriber_with(&home.intake, config);
+        is_up(&subscriber).await;
+        assert_eq!(subscriber.link().state().sessions.len(), 4);
+        let (client, mut packets) = outside.device();
+        let answers = "vitalfog/v1/home-1/claim/+/answer";
+        client.subscribe(answers, QoS::AtLeastOnce).await.expect("queued");
+        while !matches!(packets.recv().await.expect("connected"), Packet::SubAck(_)) {}
+        let key = record::signature::SigningKey::random();
+        let request = |claim: &crate::claim::Claim, secret: &str| {
+            let place = (&home.sealer.network, home.intake.gateway());
+            crate::claim::tests::proven(place, claim, (&key, secret))
+        };
+        let mut ask = async |claim: &crate::claim::Claim, request: String| {
+            let topic = crate::claim::request_topic(home.intake.gateway(), &claim.id);
+            let options = PublishOptions::at_least_once();
+            client.publish(topic, request, options).await.expect("queued");
+            heard(&mut packets).await.1
+        };
+        for _ in 0..10 {
+            assert!(
+                ask(&guessed, request(&guessed, "guess"))
+                    .await
+                    .contains("claim-unknown")
+            );
+        }
+        let spoilt = ask(&guessed, request(&guessed, &guessed_secret)).await;
+        assert!(spoilt.contains("claim-unknown"), "{spoilt}");
+        let claimed = ask(&claim, request(&claim, &secret)).await;
+        assert!(claimed.contains(r#""status":"claimed""#), "{claimed}");
+        // Its key counts from now on.
+        let measured = crate::outbox::tests::measured("59408-5", record::decimal::Decimal::whole(97), "%");
+        let mut reading = home.oximeter.unsigned(1, vec![measured]);
+        reading.device = device;
+        let message = reading.sign(&key).as_bytes().to_vec();
+        let options = PublishOptions::at_least_once();
+        client
+            .publish(topic("cuff-9", "reading"), message, options)
+            .await
+            .expect("queued");
+        until(async || (acknowledged(&home).await == 1).then_some(())).await;
     }
 }

@@ -202,6 +202,7 @@ mod tests {
             wall_ms: None,
             ticks_ms: Some(up_ms),
             urgency: Urgency::Live,
+            is_wave: false,
         };
         assert!(matches!(home.outbox.append(measurement).await, Ok(Verdict::Spooled(_))));
     }
@@ -312,6 +313,7 @@ mod tests {
                 wall_ms: None,
                 ticks_ms: Some(now.up_ms),
                 urgency: Urgency::Live,
+                is_wave: false,
             };
             all.clock(&measurement, false).is_some()
         };

@@ -21,6 +21,8 @@ pub struct Report {
     pub refused_bytes: u64,
     /// Why nothing new is taken now; absent when it is.
     pub full: Option<Shortage>,
+    /// Why no waveform is taken now, which is so before nothing is; absent when they are.
+    pub waves_refused: Option<Shortage>,
     /// The last bundles that were set aside, the newest first.
     pub refused: Vec<Refused>,
     /// What is in quarantine.

@@ -1,6 +1,7 @@
 //! The one thread that owns the outbox: collects, seals, commits, and only then answers.
 
 mod release;
+mod room;
 mod telling;
 
 use std::{
@@ -66,6 +67,8 @@ pub(super) struct Writer {
     received_to_final: Durations,
     space: Space,
     steady: Steady,
+    /// Verdicts that were given since the start.
+    answered: u64,
     announce: watch::Sender<Newest>,
 }
 
@@ -83,7 +86,7 @@ impl Writer {
         sequences.forget_clocks_after(now_ms());
         Ok(Self {
             store,
-            space: Space::of(folder, config.disk_reserve_bytes, config.bytes_max),
+            space: Space::of(folder, config.marks()),
             config,
             sealer,
             sequences,
@@ -98,6 +101,7 @@ impl Writer {
             publish_to_final: Durations::default(),
             received_to_final: Durations::default(),
             steady: Steady::since(Instant::now(), now_ms()),
+            answered: 0,
             announce,
         })
     }
@@ -176,7 +180,7 @@ impl Writer {
             }
             Place::New => {
                 let bytes = measurement.entry.reading.as_bytes().len() as u64 + OVERHEAD_BYTES;
-                if !self.takes(measurement.urgency, batch.bytes + bytes) {
+                if !self.takes(&measurement, batch.bytes + bytes) {
                     return refuse(answer);
                 }
                 batch.watch_gaps(&self.sequences, &measurement);
@@ -228,31 +232,6 @@ impl Writer {
         }
     }
 
-    fn full(&mut self, more_bytes: u64) -> Option<Shortage> {
-        self.space.refuses(self.spooled.bytes + self.aside.bytes(), more_bytes)
-    }
-
-    fn takes(&mut self, urgency: Urgency, more_bytes: u64) -> bool {
-        let bytes = self.spooled.bytes + self.aside.bytes() + more_bytes;
-        self.full(more_bytes).is_none() || (urgency == Urgency::Alarm && self.space.bears_an_alarm(bytes))
-    }
-
-    fn has_notes(&self) -> bool {
-        self.notes.finals.len() + self.notes.refused.len() > 0
-    }
-
-    /// Keeps notes back while the disk is so full that a commit might fail: nobody waits for them.
-    fn hold_notes(&mut self, batch: &mut Batch) {
-        self.notes.finals.append(&mut batch.finals);
-        self.notes.refused.append(&mut batch.refused);
-        if batch.writes() || (self.has_notes() && self.space.bears_a_commit()) {
-            mem::swap(&mut batch.finals, &mut self.notes.finals);
-            mem::swap(&mut batch.refused, &mut self.notes.refused);
-        }
-        self.notes.finals.truncate(NOTES_MAX);
-        self.notes.refused.truncate(NOTES_MAX);
-    }
-
     /// Seals, commits, and answers.
     fn settle(&mut self, mut batch: Batch) {
         self.counters.duplicates += batch.duplicates;
@@ -262,14 +241,23 @@ impl Writer {
             self.commit(&mut batch);
         }
         for (answer, pending) in batch.answers {
+            self.answered += 1;
+            let answered = self.answered;
             let durable = |id: &ReadingId| Durable {
+                answered,
                 progress: self.sequences.progress(id),
             };
             let verdict = match pending {
                 Pending::Spooled(id) => Verdict::Spooled(durable(&id)),
                 Pending::Duplicate(id) => Verdict::Duplicate(durable(&id)),
                 Pending::Quarantined(Some(id), refusal) => Verdict::Quarantined(durable(&id), refusal),
-                Pending::Quarantined(None, refusal) => Verdict::Quarantined(Durable { progress: None }, refusal),
+                Pending::Quarantined(None, refusal) => {
+                    let nowhere = Durable {
+                        answered,
+                        progress: None,
+                    };
+                    Verdict::Quarantined(nowhere, refusal)
+                }
             };
             // The device has gone meanwhile: it will send again and be told that it is a duplicate.
             let _unheard = answer.send(Ok(verdict));

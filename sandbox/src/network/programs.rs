@@ -6,7 +6,7 @@ use fog_node::keyring::{Holding, Keyring, Passphrase};
 use record::bundle::{Category, SubjectSecret};
 use serde_json::{Value as Json, json};
 
-use super::{GATEWAY, HOME_USER, Network, NodePlan, pretty};
+use super::{GATEWAY, HOME_USER, Network, NodePlan, mosquitto::CLAIMS_USER, pretty};
 use crate::{
     children::Program,
     config::Broker,
@@ -136,12 +136,17 @@ impl Network {
                     "sessions_max": devices.len() + SESSIONS_BESIDES,
                 }}),
                 Broker::Mosquitto => json!({"driver": "external", "subscriber": {
-                    "address": self.ports.mqtt().to_string(),
+                    "address": self.ports.mqtt_of_gateway().to_string(),
                     "ca": self.ca_file,
                     "certificate": self.mqtt.gateway.certificate,
                     "private_key": self.mqtt.gateway.private_key,
                     "user": "",
                     "client_id": format!("gateway.{GATEWAY}"),
+                    "claims": {
+                        "url": format!("mqtts://{}", self.ports.mqtt_of_claims()),
+                        "user": CLAIMS_USER,
+                        "password_file": self.mqtt.claims.file,
+                    },
                 }}),
             },
             "enrolment": {"file": self.folder.write("gateway/enrolment.json", pretty(&enrolments))?},

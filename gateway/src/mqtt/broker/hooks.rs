@@ -30,18 +30,18 @@ use self::reasons::{answer, code, oversize};
 use super::{
     certificate::Presented,
     door::Guests,
-    logins::{Login, Logins, answer_topic},
+    logins::{Login, Logins},
     quota::Quota,
-    rate::Rates,
     rights::Rights,
     voice,
 };
 use crate::{
-    claim::ClaimId,
+    claim::{ClaimId, answer_topic},
     intake::Intake,
     mqtt::{
         notice::Notice,
         presence::{Arrival, Presence},
+        rate::Rates,
     },
     outbox::{NotTaken, Verdict, Way},
 };
@@ -238,7 +238,11 @@ impl Hooks {
             (Some(rights), Ok(topic)) if rights.may_publish(&topic) => {
                 if topic.channel == Channel::State && publish.payload.len() <= STATE_BYTES_MAX {
                     // Who speaks for others may have held it back.
-                    let way = if rights.device().is_some() { Way::Direct } else { Way::Relayed };
+                    let way = if rights.device().is_some() {
+                        Way::Direct
+                    } else {
+                        Way::Relayed
+                    };
                     return Ok(self.state(topic.device, &publish.payload, way));
                 }
                 let (reading, verdict) = self.intake.receive(&publish.topic, &publish.payload).await;
@@ -331,7 +335,7 @@ impl Sent {
     /// Whose rate the message counts for: the device's under whose topic it may come, else the user's.
     fn whose(&self, user: &str) -> String {
         match (&self.rights, &self.topic) {
-            (Some(rights), Ok(topic)) if rights.may_publish(topic) => topic.device.to_string(),
+            (Some(rights), Ok(topic)) if rights.may_publish(topic) => Rates::name(topic),
             // No device's name has a colon.
             _ => format!("user:{user}"),
         }

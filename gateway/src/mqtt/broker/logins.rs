@@ -1,9 +1,6 @@
 //! Who may connect to the embedded broker: the listed users, devices that were claimed, and claims that are to be used.
 
-use record::{
-    ids::{DeviceId, GatewayId},
-    topic,
-};
+use record::ids::DeviceId;
 
 use super::rights::{Rights, Users};
 use crate::{claim::ClaimId, directory::Directory};
@@ -89,14 +86,4 @@ impl Logins {
     pub(super) fn device(&self, name: &str) -> Option<DeviceId> {
         self.rights(name)?.device().cloned()
     }
-}
-
-/// Where a claimant presents a key.
-pub(super) fn request_topic(gateway: &GatewayId, claim: &ClaimId) -> String {
-    format!("{}claim/{claim}/request", topic::prefix(gateway))
-}
-
-/// Where it reads the answer, and nothing else.
-pub(super) fn answer_topic(gateway: &GatewayId, claim: &ClaimId) -> String {
-    format!("{}claim/{claim}/answer", topic::prefix(gateway))
 }

@@ -3,19 +3,25 @@
 use std::{sync::Arc, time::Duration};
 
 use rumqttc::{
-    AsyncClient, ConnAck, ConnectionError, Event, EventLoop, Packet, Publish, QoS, SubscribeFilter, SubscribeReasonCode,
+    AsyncClient, ConnAck, ConnectionError, DisconnectReasonCode, Event, EventLoop, Packet, Publish, QoS, StateError,
+    SubscribeFilter, SubscribeReasonCode,
 };
 use tokio::{
     sync::{mpsc, watch},
     time::{Instant, sleep, sleep_until},
 };
 
-use super::{PAUSE, jittered};
+use super::{PAUSE, jittered, lane::Lane};
 
 /// The broker must answer a SUBSCRIBE within this time; else it is dialled again.
 const SUBSCRIBE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Refused filters are asked for again after this time: the operator may have changed the broker's rights meanwhile.
 const SUBSCRIBE_AGAIN: Duration = Duration::from_secs(60);
+
+/// A connection that ends sooner was no success: the next one is as long in coming as after a refusal.
+const STABLE_AFTER: Duration = Duration::from_secs(10);
+/// So many of them in a row are no chance: somebody else has this session's name. Mosquitto hangs up then without a word.
+const SHORT_LIVES_MAX: u32 = 5;
 
 /// How the link to the broker is, and which connection it is (an acknowledgement belongs to one connection only).
 #[derive(Clone, Debug, Default)]
@@ -73,8 +79,40 @@ impl State {
     }
 }
 
-/// Keeps the connection.
+/// How long connections lasted, and how long to wait for the next one.
+struct Lives {
+    began: Option<Instant>,
+    /// Connections in a row that ended soon.
+    short: u32,
+    pause: Duration,
+}
+
+impl Default for Lives {
+    fn default() -> Self {
+        Self {
+            began: None,
+            short: 0,
+            pause: PAUSE.0,
+        }
+    }
+}
+
+impl Lives {
+    /// The connection is over, if there was one; how many in a row have ended soon, this one among them, or 0.
+    fn ended(&mut self, now: Instant) -> u32 {
+        let Some(began) = self.began.take() else { return 0 };
+        if now.saturating_duration_since(began) >= STABLE_AFTER {
+            (self.short, self.pause) = (0, PAUSE.0);
+            return 0;
+        }
+        self.short += 1;
+        self.short
+    }
+}
+
+/// Keeps the connection of one session.
 pub(super) struct Dialer {
+    pub(super) lane: Lane,
     pub(super) client: AsyncClient,
     pub(super) filters: Vec<SubscribeFilter>,
     pub(super) sender: mpsc::Sender<(u64, Publish)>,
@@ -83,21 +121,24 @@ pub(super) struct Dialer {
 
 impl Dialer {
     pub(super) async fn run(self, mut events: EventLoop) {
-        let mut pause = PAUSE.0;
+        let mut lives = Lives::default();
         loop {
             let polled = self.poll(&mut events).await;
             match polled {
-                Some(Ok(Event::Incoming(Packet::ConnAck(ack)))) => self.connected(&ack),
-                Some(Ok(Event::Incoming(Packet::SubAck(ack)))) => {
-                    pause = PAUSE.0;
-                    self.answered(&ack.return_codes);
+                Some(Ok(Event::Incoming(Packet::ConnAck(ack)))) => {
+                    lives.began = Some(Instant::now());
+                    self.connected(&ack);
                 }
+                Some(Ok(Event::Incoming(Packet::SubAck(ack)))) => self.answered(&ack.return_codes),
                 Some(Ok(Event::Incoming(Packet::Publish(message)))) => self.pass_on(message),
                 Some(Ok(_)) => {}
                 Some(Err(error)) => {
+                    if lives.ended(Instant::now()) == SHORT_LIVES_MAX || is_taken_over(&error) {
+                        self.taken_over();
+                    }
                     self.lost(&error.to_string());
-                    sleep(jittered(pause)).await;
-                    pause = (pause * 2).min(PAUSE.1);
+                    sleep(jittered(lives.pause)).await;
+                    lives.pause = (lives.pause * 2).min(PAUSE.1);
                 }
                 None => {
                     events.clean();
@@ -137,7 +178,8 @@ impl Dialer {
                 subscription: std::mem::take(&mut state.subscription),
             };
         });
-        tracing::info!(session_present = ack.session_present, "connected to the broker");
+        let lane = self.lane.as_str();
+        tracing::info!(lane, session_present = ack.session_present, "connected to the broker");
         self.subscribe();
     }
 
@@ -165,12 +207,13 @@ impl Dialer {
         if refused.is_empty() {
             self.state
                 .send_modify(|state| state.subscription = Subscription::Granted);
-            tracing::info!("subscribed: devices are heard");
+            tracing::info!(lane = self.lane.as_str(), "subscribed: devices are heard");
             return;
         }
         if self.state.borrow().refused() != &refused[..] {
             metrics::counter!("gateway_mqtt_refused_total", "what" => "filter").increment(1);
             tracing::error!(
+                lane = self.lane.as_str(),
                 ?refused,
                 ?codes,
                 "the broker refuses subscriptions with QoS 1: devices are not heard"
@@ -189,6 +232,17 @@ impl Dialer {
         }
     }
 
+    /// Somebody has the same client id.
+    fn taken_over(&self) {
+        metrics::counter!("gateway_mqtt_refused_total", "what" => "taken-over").increment(1);
+        tracing::error!(
+            lane = self.lane.as_str(),
+            "the broker ends this session as soon as it begins, or gives it to another client: either a second gateway has the \
+             same client_id, or the broker gives all sessions of this gateway one client id (Mosquitto: \
+             use_username_as_clientid on the gateway's listener); each session needs its own"
+        );
+    }
+
     fn lost(&self, why: &str) {
         let was_connected = self.state.send_if_modified(|state| {
             if !matches!(state.subscription, Subscription::Refused(..)) {
@@ -197,7 +251,34 @@ impl Dialer {
             std::mem::replace(&mut state.is_connected, false)
         });
         if was_connected {
-            tracing::warn!(why, "the broker is lost; dialling again");
+            let lane = self.lane.as_str();
+            tracing::warn!(lane, why, "the broker is lost; dialling again");
         }
+    }
+}
+
+const fn is_taken_over(error: &ConnectionError) -> bool {
+    let ConnectionError::MqttState(StateError::ServerDisconnect { reason_code, .. }) = error else {
+        return false;
+    };
+    matches!(reason_code, DisconnectReasonCode::SessionTakenOver)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_session_that_is_ended_again_and_again_is_noticed_and_dialled_more_seldom() {
+        let (mut lives, start) = (Lives::default(), Instant::now());
+        assert_eq!(lives.ended(start), 0, "nobody answered");
+        for short in 1..=SHORT_LIVES_MAX {
+            lives.began = Some(start);
+            assert_eq!(lives.ended(start + Duration::from_secs(1)), short);
+            lives.pause *= 2;
+        }
+        lives.began = Some(start);
+        assert_eq!(lives.ended(start + STABLE_AFTER), 0);
+        assert_eq!((lives.short, lives.pause), (0, PAUSE.0));
     }
 }

@@ -36,6 +36,7 @@ impl Writer {
     pub(super) fn report(&mut self) -> Report {
         Report {
             full: self.full(0),
+            waves_refused: self.space.refuses_a_wave(self.bytes_with(0)),
             counters: self.counters.clone(),
             spooled_bundles: self.spooled.bundles,
             spooled_readings: self.spooled.readings,

@@ -5,13 +5,9 @@ use rmqtt::{
     session::Session,
     types::{Publish, PublishAclResult},
 };
-use serde_json::json;
 
 use super::{Hooks, TAKE_TIMEOUT, reasons::answer};
-use crate::{
-    claim::{ClaimId, Refused},
-    mqtt::broker::logins::{answer_topic, request_topic},
-};
+use crate::claim::{self, ClaimId, Evidence, Refused, answer_topic, request_topic};
 
 impl Hooks {
     /// Takes what a claimant publishes. The answer is published, too: a client of MQTT 3.1.1 sees no reason otherwise.
@@ -22,16 +18,16 @@ impl Hooks {
             let detail = format!("a claim publishes to {} alone", request_topic(gateway, claim));
             return answer(PublishAckReason::NotAuthorized, detail, true);
         }
-        let burn = self.intake.directory().burn(claim, publish.payload.to_vec());
+        let burn = self
+            .intake
+            .directory()
+            .burn(claim, publish.payload.to_vec(), Evidence::Login);
         // What is burnt after all is burnt for the same key: it may ask again.
         let burnt = tokio::time::timeout(TAKE_TIMEOUT, burn)
             .await
             .unwrap_or(Err(Refused::NotKept));
-        let text = match &burnt {
-            Ok(burnt) => json!({"status": "claimed", "device": burnt.device, "user": burnt.device}),
-            Err(refused) => json!({"status": "refused", "reason": refused.to_string()}),
-        };
-        self.say(session, answer_topic(gateway, claim), text.to_string()).await;
+        self.say(session, answer_topic(gateway, claim), claim::answer(&burnt))
+            .await;
         match burnt {
             Ok(_) => PublishAclResult::allow(),
             Err(refused) => {

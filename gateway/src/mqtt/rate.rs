@@ -6,6 +6,8 @@ use std::{
     time::Instant,
 };
 
+use record::topic::{Channel, Topic};
+
 /// Buckets that are kept, at most. One that is full says nothing and is dropped first.
 const BUCKETS_MAX: usize = 20_000;
 
@@ -14,6 +16,8 @@ const BUCKETS_MAX: usize = 20_000;
 pub(super) struct Rates {
     messages_per_s: f64,
     burst: f64,
+    /// Messages besides, with each new connection.
+    backlog: u32,
     // Held for one look, never across an await: messages of all devices are counted side by side.
     buckets: Arc<Mutex<HashMap<String, Bucket>>>,
 }
@@ -23,6 +27,9 @@ pub(super) struct Rates {
 struct Bucket {
     tokens: f64,
     at: Instant,
+    /// What is left of the messages besides, and of which connection.
+    backlog: u32,
+    connections: u64,
 }
 
 impl Rates {
@@ -31,13 +38,35 @@ impl Rates {
         Self {
             messages_per_s: messages_per_s.into(),
             burst: burst.into(),
+            backlog: 0,
             buckets: Arc::default(),
         }
     }
 
+    /// And so many besides with each new connection to a broker that keeps messages meanwhile: what was published slowly comes
+    /// at once then.
+    pub(super) fn with_backlog(self, backlog: u32) -> Self {
+        Self { backlog, ..self }
+    }
+
     /// Whether this device may publish one more message now, which then counts.
     pub(super) fn take(&self, whose: &str) -> bool {
-        self.take_at(whose, Instant::now())
+        self.take_at(whose, Instant::now(), 0)
+    }
+
+    /// The same, with so many connections made until now.
+    pub(super) fn take_over(&self, whose: &str, connections: u64) -> bool {
+        self.take_at(whose, Instant::now(), connections)
+    }
+
+    /// Under which name a message of a device counts. An alarm, and whether the device is there, are not held back by what the
+    /// same device measures: they have a bucket of their own.
+    pub(super) fn name(topic: &Topic) -> String {
+        match topic.channel {
+            // No device's name has a colon.
+            Channel::Event | Channel::State => format!("alarm:{}", topic.device),
+            _ => topic.device.to_string(),
+        }
     }
 
     /// How many messages a second are allowed.
@@ -45,7 +74,7 @@ impl Rates {
         self.messages_per_s
     }
 
-    fn take_at(&self, whose: &str, now: Instant) -> bool {
+    fn take_at(&self, whose: &str, now: Instant, connections: u64) -> bool {
         let mut buckets = self.lock();
         if !buckets.contains_key(whose) {
             if buckets.len() >= BUCKETS_MAX {
@@ -58,17 +87,24 @@ impl Rates {
             let full = Bucket {
                 tokens: self.burst,
                 at: now,
+                backlog: self.backlog,
+                connections,
             };
             buckets.insert(whose.to_owned(), full);
         }
         let bucket = buckets.get_mut(whose).expect("it was just put there");
-        let tokens = self.filled(bucket, now);
-        let may = tokens >= 1.0;
-        *bucket = Bucket {
-            tokens: if may { tokens - 1.0 } else { tokens },
-            at: now,
-        };
-        may
+        if bucket.connections != connections {
+            (bucket.backlog, bucket.connections) = (self.backlog, connections);
+        }
+        (bucket.tokens, bucket.at) = (self.filled(bucket, now), now);
+        if bucket.tokens >= 1.0 {
+            bucket.tokens -= 1.0;
+        } else if bucket.backlog > 0 {
+            bucket.backlog -= 1;
+        } else {
+            return false;
+        }
+        true
     }
 
     fn filled(&self, bucket: &Bucket, now: Instant) -> f64 {
@@ -91,7 +127,7 @@ mod tests {
         let (rates, start) = (Rates::of(10, 5), Instant::now());
         let taken = |whose: &str, from_ms: u64, to_ms: u64| {
             let times = (from_ms..to_ms).map(|ms| start + Duration::from_millis(ms));
-            times.filter(|at| rates.take_at(whose, *at)).count()
+            times.filter(|at| rates.take_at(whose, *at, 0)).count()
         };
         // A message each millisecond: the burst, and then ten a second.
         assert_eq!(taken("hot", 0, 1_000), 5 + 9);
@@ -102,13 +138,39 @@ mod tests {
     }
 
     #[test]
+    fn what_a_broker_kept_is_taken_once_with_each_connection() {
+        let (rates, now) = (Rates::of(1, 2).with_backlog(3), Instant::now());
+        let taken = |connections| (0..10).filter(|_| rates.take_at("scale", now, connections)).count();
+        assert_eq!((taken(1), taken(1)), (5, 0));
+        assert_eq!((taken(2), taken(2)), (3, 0));
+    }
+
+    #[test]
+    fn an_alarm_is_not_held_back_by_what_its_device_measures() {
+        let gateway = "home-1".parse().expect("good");
+        let name = |channel: &str| {
+            let topic = Topic::parse(&gateway, &format!("vitalfog/v1/home-1/hot/{channel}"));
+            Rates::name(&topic.expect("good"))
+        };
+        let (rates, now) = (Rates::of(1, 2), Instant::now());
+        for channel in ["wave", "reading"] {
+            assert!(rates.take_at(&name(channel), now, 0));
+        }
+        assert!(!rates.take_at(&name("wave"), now, 0) && !rates.take_at(&name("reading"), now, 0));
+        assert!(rates.take_at(&name("event"), now, 0));
+    }
+
+    #[test]
     fn buckets_are_bounded_and_those_that_rest_go_first() {
         let (rates, start) = (Rates::of(1, 2), Instant::now());
         for device in 0..BUCKETS_MAX {
-            assert!(rates.take_at(&format!("device-{device}"), start));
+            assert!(rates.take_at(&format!("device-{device}"), start, 0));
         }
-        assert!(!rates.take_at("one-more", start), "all of them are busy");
-        assert!(rates.take_at("one-more", start + Duration::from_secs(2)), "they rest");
+        assert!(!rates.take_at("one-more", start, 0), "all of them are busy");
+        assert!(
+            rates.take_at("one-more", start + Duration::from_secs(2), 0),
+            "they rest"
+        );
         assert_eq!(rates.lock().len(), 1);
     }
 }
