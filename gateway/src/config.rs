@@ -14,7 +14,7 @@ use crate::{
     enrolment::{self, Enrolments},
     http, mqtt,
     outbox::{self, QuarantineConfig, Sealer, can_seal_to},
-    secret, telemetry, uplink,
+    secret, telemetry, transit, uplink,
 };
 
 /// Variables that begin with this override the file: `GATEWAY_OUTBOX__LINGER_MS=20`. Others that begin with it and name no key
@@ -145,6 +145,10 @@ impl Config {
         let enrolments = Enrolments::load(&self.enrolment).map_err(|e| vec![format!("enrolment.file {file}: {e}")]);
         let enrolments = noted(&mut faults, enrolments);
         let mqtt = noted(&mut faults, self.mqtt.prepare());
+        if let Some(genesis) = &genesis {
+            let keys = transit::load(&self.data_dir, (genesis.network(), &self.gateway));
+            noted(&mut faults, keys.map_err(|e| vec![e.to_string()]));
+        }
         let network = genesis
             .as_ref()
             .and_then(|genesis| noted(&mut faults, self.uplink.prepare(genesis)));

@@ -18,6 +18,7 @@ use crate::{
     mqtt::{self, Mqtt, presence::Presence},
     outbox::{self, Outbox},
     standing::Standing,
+    transit::{self, Transit},
     uplink::{self, Uplink},
 };
 
@@ -36,6 +37,9 @@ pub enum Error {
     /// It cannot reach the fog.
     #[error(transparent)]
     Uplink(#[from] uplink::Error),
+    /// Nobody could seal to it.
+    #[error(transparent)]
+    Transit(#[from] transit::Error),
     /// Its lists cannot be read.
     #[error(transparent)]
     Directory(#[from] directory::Error),
@@ -87,7 +91,15 @@ impl Gateway {
             network: founded,
         };
         let files = Files::open(directory.clone(), places).await?;
-        let intake = Intake::with(config.gateway.clone(), directory.clone(), outbox.clone());
+        let place = (founded, &config.gateway);
+        let keys = transit::open(&config.data_dir, place, outbox::now_ms())?;
+        let transit = Transit::new(keys, config.mqtt.demand());
+        let intake = Intake::with(
+            config.gateway.clone(),
+            directory.clone(),
+            outbox.clone(),
+            transit.clone(),
+        );
         let presence = Presence::of(intake.clone(), config.mqtt.silent_after());
         let mqtt = Mqtt::start(mqtt, intake.clone(), presence.clone()).await?;
         let client = follow::client(network.tls().clone())?;
@@ -102,9 +114,12 @@ impl Gateway {
         };
         let mut learning = JoinSet::new();
         learning.spawn(files.run());
+        learning.spawn(transit.clone().run(config.data_dir.clone()));
         learning.spawn(following.run());
         let sources = Sources {
+            network: founded,
             gateway: config.gateway,
+            transit,
             devices: directory,
             connected: mqtt.connected(),
             intake,
@@ -128,7 +143,7 @@ impl Gateway {
         tokio::select! {
             () = self.mqtt.ended() => Error::Ended("mqtt"),
             ended = self.uplink.ended() => ended.map_or_else(Error::from, |()| Error::Ended("the outbox")),
-            _ = self.learning.join_next() => Error::Ended("the directory"),
+            _ = self.learning.join_next() => Error::Ended("what learns of changes"),
             _ = &mut self.http => Error::Ended("http"),
         }
     }

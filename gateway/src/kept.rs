@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Read as _, Write as _},
-    os::unix::fs::OpenOptionsExt as _,
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
     path::Path,
 };
 
@@ -50,11 +50,31 @@ pub fn read<T: DeserializeOwned>(path: &Path, bytes_max: u64) -> Result<Option<T
 /// # Errors
 /// [`Error::Disk`]; the old file is still there.
 pub fn replace(path: &Path, value: &impl Serialize) -> Result<(), Error> {
+    write(path, value, |beside| fs::rename(beside, path).map(|()| true)).map(drop)
+}
+
+/// Makes a file, if there is none yet: whoever comes second changes nothing, and is told `false`. Only its owner can read it.
+///
+/// # Errors
+/// [`Error::Disk`].
+pub fn create(path: &Path, value: &impl Serialize) -> Result<bool, Error> {
+    write(path, value, |beside| {
+        let linked = fs::hard_link(beside, path);
+        fs::remove_file(beside)?;
+        match linked {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+            linked => linked.map(|()| true),
+        }
+    })
+}
+
+/// Writes a file beside, synced, and puts it in its place.
+fn write(path: &Path, value: &impl Serialize, place: impl FnOnce(&Path) -> io::Result<bool>) -> Result<bool, Error> {
     let disk = |error| Error::Disk(path.display().to_string(), error);
     let text = serde_json::to_vec_pretty(value).map_err(|error| disk(error.into()))?;
     // Of this process: two writers do not write into one another's.
     let beside = path.with_extension(format!("{}.new", std::process::id()));
-    let written = || -> io::Result<()> {
+    let written = || -> io::Result<bool> {
         let mut options = OpenOptions::new();
         let mut file = options
             .write(true)
@@ -64,8 +84,9 @@ pub fn replace(path: &Path, value: &impl Serialize) -> Result<(), Error> {
             .open(&beside)?;
         file.write_all(&text)?;
         file.sync_all()?;
-        fs::rename(&beside, path)?;
-        sync_name(path)
+        let placed = place(&beside)?;
+        sync_name(path)?;
+        Ok(placed)
     };
     written().map_err(disk)
 }
@@ -77,6 +98,18 @@ pub fn replace(path: &Path, value: &impl Serialize) -> Result<(), Error> {
 pub fn sync_name(path: &Path) -> io::Result<()> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
     File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
+}
+
+/// What tells one state of a file from the next, without reading it.
+pub type Stamp = (u64, u64, i64, i64);
+
+/// The state of a file.
+///
+/// # Errors
+/// It is not there, or cannot be looked at.
+pub fn stamp(path: &Path) -> io::Result<Stamp> {
+    let metadata = fs::metadata(path)?;
+    Ok((metadata.ino(), metadata.size(), metadata.mtime(), metadata.mtime_nsec()))
 }
 
 #[cfg(test)]
@@ -98,5 +131,14 @@ mod tests {
         assert!(matches!(read::<Vec<u8>>(&path, 100), Err(Error::Malformed(..))));
         let nowhere = folder.path().join("no").join("kept.json");
         assert!(matches!(replace(&nowhere, &1), Err(Error::Disk(..))));
+    }
+
+    #[test]
+    fn a_file_is_made_once() {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let path = folder.path().join("made.json");
+        assert!(create(&path, &1).expect("makes") && !create(&path, &2).expect("is there"));
+        assert_eq!(read::<u8>(&path, 100).expect("reads"), Some(1));
+        assert_eq!(fs::read_dir(folder.path()).expect("reads").count(), 1);
     }
 }
