@@ -9,6 +9,7 @@ mod link;
 mod measurement;
 mod note;
 mod receipt;
+mod sealing;
 mod waiting;
 
 use std::{
@@ -22,6 +23,7 @@ use record::{
     ids::{BootId, DeviceId, GatewayId},
     signature::SigningKey,
     topic,
+    transit::ReadingKey,
 };
 use serde::{Deserialize, Serialize};
 use tokio::{
@@ -43,6 +45,7 @@ pub(crate) use habits::{Habits, Stored};
 pub(crate) use link::{Broker, Credentials};
 pub(crate) use note::Note;
 pub use receipt::Receipt;
+pub use sealing::Config as SealConfig;
 
 /// "Not authorized": the gateway does not believe that the message is the device's, and so not its number either.
 const NOT_BELIEVED: u8 = 0x87;
@@ -102,6 +105,8 @@ pub(crate) struct Parts {
 pub(crate) struct Home {
     pub(crate) gateway: GatewayId,
     pub(crate) broker: Broker,
+    /// What they seal to; none: they publish in the clear.
+    pub(crate) seal: Option<ReadingKey>,
     /// Whether what is sent is written to `capture.ndjson`.
     pub(crate) captures: bool,
     pub(crate) data_dir: PathBuf,
@@ -313,7 +318,7 @@ impl Device {
         } else {
             tracing::warn!(device = %self.id, boot = %self.boot, seq, code, "a reading is refused");
         }
-        if code == NOT_BELIEVED || entry.fault == Some(Fault::Giant) {
+        if code == NOT_BELIEVED || entry.fault.is_some_and(Fault::hides_number) {
             self.miss((seq, seq), "not-believed").await;
         }
         let line = refused_line((&self.id, self.boot, seq), code, is_expected);
@@ -396,7 +401,11 @@ mod tests {
         reading::{Reason, SignedReading, TimeQuality},
     };
 
-    fn device(key: &SigningKey, faults: &fault::Config, data_dir: PathBuf) -> (Device, mpsc::Receiver<Note>) {
+    pub(super) fn device(
+        key: &SigningKey,
+        faults: &fault::Config,
+        data_dir: PathBuf,
+    ) -> (Device, mpsc::Receiver<Note>) {
         let tls = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
             .with_safe_default_protocol_versions()
             .expect("TLS 1.2 and 1.3")
@@ -415,6 +424,7 @@ mod tests {
         let home = Home {
             gateway: "home-1".parse().expect("good"),
             broker,
+            seal: None,
             captures: true,
             data_dir,
             readings_max: 10,
@@ -430,6 +440,7 @@ mod tests {
                 faults: faults.faults().expect("good"),
                 clock: Clock::Synced,
                 events: 0.0,
+                seals: true,
                 stored: None,
                 replay: std::collections::VecDeque::new(),
             },
