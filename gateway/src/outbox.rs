@@ -48,6 +48,7 @@ use record::{
 use serde::{Deserialize, Serialize};
 use tokio::sync::{oneshot, watch};
 
+pub(crate) use self::quarantine::instant;
 pub use self::{
     damage::is_reading_back,
     latency::Percentiles,

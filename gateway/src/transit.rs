@@ -16,12 +16,13 @@ use record::{
     topic::Topic,
     transit::{KeysError, ReadingKey, ReadingKeys, SealedReading},
 };
-use serde::{Deserialize, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use zeroize::Zeroizing;
 
 use crate::{
     kept::{self, Stamp},
+    outbox::instant,
     secret,
 };
 
@@ -66,11 +67,6 @@ pub struct Shown {
     pub made_ms: i64,
 }
 
-fn instant<S: Serializer>(at_ms: &i64, serializer: S) -> Result<S::Ok, S::Error> {
-    let instant = jiff::Timestamp::from_millisecond(*at_ms).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
-    serializer.collect_str(&instant)
-}
-
 /// Where the keys are.
 #[must_use]
 pub fn file(data_dir: &Path) -> PathBuf {
@@ -100,6 +96,8 @@ pub fn open(data_dir: &Path, place: (NetworkId, &GatewayId), now_ms: i64) -> Res
     if let Some(keys) = load(data_dir, place)? {
         return Ok(keys);
     }
+    let folder = |error: std::io::Error| Error::File(data_dir.display().to_string(), error.to_string());
+    std::fs::create_dir_all(data_dir).map_err(folder)?;
     let made = ReadingKeys::generate(place.0, place.1.clone(), now_ms)?;
     if kept::create(&file(data_dir), &made.kept())? {
         return Ok(made);
@@ -284,6 +282,7 @@ mod tests {
         let current = again.current().id();
         assert!(matches!(again.without(current), Err(KeysError::Absent)));
         replace(folder.path(), &again.without(first.id).expect("forgets")).expect("writes");
+        opened_at(&folder.path().join("before/its/first/start"), 5_000);
         let again = opened_at(folder.path(), 5_000);
         assert_eq!(
             (opened(&again, &old), opened(&again, &new)),
