@@ -7,6 +7,10 @@ use std::{
     path::Path,
 };
 
+use rustix::{
+    fs::{CWD, RenameFlags, renameat_with},
+    io::Errno,
+};
 use serde::{Serialize, de::DeserializeOwned};
 
 /// Why a kept file cannot be used or made.
@@ -59,11 +63,14 @@ pub fn replace(path: &Path, value: &impl Serialize) -> Result<(), Error> {
 /// [`Error::Disk`].
 pub fn create(path: &Path, value: &impl Serialize) -> Result<bool, Error> {
     write(path, value, |beside| {
-        let linked = fs::hard_link(beside, path);
-        fs::remove_file(beside)?;
-        match linked {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
-            linked => linked.map(|()| true),
+        let made = match name(beside, path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => false,
+            named => named.map(|()| true)?,
+        };
+        match fs::remove_file(beside) {
+            // A renaming leaves none.
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(made),
         }
     })
 }
@@ -98,6 +105,44 @@ fn write(path: &Path, value: &impl Serialize, place: impl FnOnce(&Path) -> io::R
 pub fn sync_name(path: &Path) -> io::Result<()> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
     File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
+}
+
+/// Gives a finished file its name, unless there is a file of that name. A link may leave it under its other name, too.
+///
+/// # Errors
+/// There is one, or the file system knows no way.
+pub fn name(unfinished: &Path, path: &Path) -> io::Result<()> {
+    named(unfinished, path, &[rename, link])
+}
+
+/// A way to give a finished file its name that never replaces a file of that name.
+type Way = fn(&Path, &Path) -> io::Result<()>;
+
+/// Gives the file its name by the first way that its file system has: FAT knows no links, a network's may know links alone.
+fn named(unfinished: &Path, path: &Path, ways: &[Way]) -> io::Result<()> {
+    let mut failure = io::Error::from(io::ErrorKind::Unsupported);
+    for way in ways {
+        match way(unfinished, path) {
+            Err(error) if is_unknown(&error) => failure = error,
+            outcome => return outcome,
+        }
+    }
+    Err(io::Error::new(io::ErrorKind::Unsupported, failure))
+}
+
+/// Whether a file system does not know what it was asked for. FAT calls a link `EPERM`, others an unknown flag `EINVAL`.
+fn is_unknown(error: &io::Error) -> bool {
+    [Errno::PERM, Errno::INVAL, Errno::NOSYS, Errno::OPNOTSUPP]
+        .iter()
+        .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
+}
+
+fn rename(unfinished: &Path, path: &Path) -> io::Result<()> {
+    Ok(renameat_with(CWD, unfinished, CWD, path, RenameFlags::NOREPLACE)?)
+}
+
+fn link(unfinished: &Path, path: &Path) -> io::Result<()> {
+    fs::hard_link(unfinished, path)
 }
 
 /// What tells one state of a file from the next, without reading it.
@@ -140,5 +185,38 @@ mod tests {
         assert!(create(&path, &1).expect("makes") && !create(&path, &2).expect("is there"));
         assert_eq!(read::<u8>(&path, 100).expect("reads"), Some(1));
         assert_eq!(fs::read_dir(folder.path()).expect("reads").count(), 1);
+    }
+
+    #[test]
+    fn a_file_is_named_by_what_its_file_system_knows_and_never_replaces_another() {
+        let lacking: [Way; 3] = [
+            |_, _| Err(Errno::PERM.into()),
+            |_, _| Err(Errno::INVAL.into()),
+            |_, _| Err(Errno::OPNOTSUPP.into()),
+        ];
+        let all: [Way; 2] = [rename, link];
+        for way in all {
+            let folder = tempfile::tempdir().expect("temporary folder");
+            let at = |name: &str| folder.path().join(name);
+            for lack in lacking {
+                fs::write(at("new"), b"new").expect("writes");
+                named(&at("new"), &at("named"), &[lack, way]).expect("named");
+                assert_eq!(fs::read(at("named")).expect("reads"), b"new");
+                fs::write(at("other"), b"other").expect("writes");
+                let taken = named(&at("other"), &at("named"), &[lack, way]).expect_err("taken");
+                assert_eq!(taken.kind(), io::ErrorKind::AlreadyExists);
+                assert_eq!(fs::read(at("named")).expect("reads"), b"new");
+                fs::remove_file(at("named")).expect("is there");
+            }
+            let full: Way = |_, _| Err(Errno::NOSPC.into());
+            fs::write(at("new"), b"new").expect("writes");
+            let refused = named(&at("new"), &at("named"), &[full, way]).expect_err("full");
+            assert_eq!(refused.kind(), io::ErrorKind::StorageFull, "said, not gone around");
+            let refused = named(&at("new"), &at("named"), &lacking).expect_err("no way");
+            assert_eq!(
+                (refused.kind(), at("named").exists()),
+                (io::ErrorKind::Unsupported, false)
+            );
+        }
     }
 }
