@@ -1,17 +1,19 @@
 #!/usr/bin/env node
 // Signs one body temperature as JSON and publishes it: JavaScript with the npm package `mqtt` and node:crypto.
 //
-// publish.js HOST PORT CA_FILE USER PASSWORD_FILE GATEWAY DEVICE KEY_FILE BOOT SEQ CELSIUS
+// publish.js HOST PORT CA_FILE USER PASSWORD_FILE GATEWAY DEVICE KEY_FILE BOOT SEQ CELSIUS [NETWORK READING_KEY]
 // Prints what the gateway answered; exits 0 if it has the reading, 1 if it refused it, 75 if it is to be sent again.
-// A real device keeps BOOT and SEQ in flash, and the message until it is answered; it says `up_ms` on `state` when it connects,
-// and obeys `cmd`, as docs/bridges/homeassistant.py does (docs/DEVICES.md).
+// With NETWORK and READING_KEY it is sealed. A real device keeps BOOT, SEQ and what is unanswered in flash, says `up_ms` on `state`
+// when it connects, and obeys `cmd`, as docs/bridges/homeassistant.py does (docs/DEVICES.md).
 "use strict";
 
 const { createPrivateKey, sign } = require("node:crypto");
 const { readFileSync } = require("node:fs");
 const mqtt = require("mqtt");
+const { seal } = require("./seal.js");
 
-const [HOST, PORT, CA_FILE, USER, PASSWORD_FILE, GATEWAY, DEVICE, KEY_FILE, BOOT, SEQ, CELSIUS] = process.argv.slice(2);
+const [HOST, PORT, CA_FILE, USER, PASSWORD_FILE, GATEWAY, DEVICE, KEY_FILE, BOOT, SEQ, CELSIUS, ...SEAL_TO] = process.argv.slice(2);
+const TOPIC = `vitalfog/v1/${GATEWAY}/${DEVICE}/reading`;
 const TAKEN = [0x00, 0x10];
 const REFUSED = [0x87, 0x90, 0x99];
 
@@ -53,8 +55,9 @@ let sentence;
 client.on("packetreceive", (packet) => (sentence = packet.properties?.reasonString ?? sentence));
 
 client.on("connect", () => {
-  const options = { qos: 1, properties: { contentType: "application/json" } };
-  client.publish(`vitalfog/v1/${GATEWAY}/${DEVICE}/reading`, signed(), options, (error, packet) => {
+  const message = SEAL_TO.length ? seal(...SEAL_TO, TOPIC, signed()) : signed();
+  const options = { qos: 1, properties: { contentType: SEAL_TO.length ? "application/cbor" : "application/json" } };
+  client.publish(TOPIC, message, options, (error, packet) => {
     clearTimeout(tooLong);
     // The library makes an error of each reason code from 0x80 on.
     const code = error ? error.code : packet.reasonCode ?? 0;

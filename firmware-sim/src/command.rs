@@ -52,7 +52,7 @@ enum Command {
         #[arg(long)]
         out: PathBuf,
     },
-    /// Print a signed reading in the JSON form, e.g. for mosquitto_pub.
+    /// Print a signed reading in the JSON form, or the bytes of a sealed one, e.g. for mosquitto_pub.
     Sign(sign::Request),
     /// Judge the messages of a foreign device as the gateway would; exit 1 on any fault.
     Check(check::Request),
@@ -127,8 +127,11 @@ fn perform(command: Command) -> anyhow::Result<ExitCode> {
             }
         },
         Command::Codes => say(&codes::codes()),
-        Command::Sign(request) => match request.sign() {
-            Ok(message) => say(&message),
+        Command::Sign(request) => match request.message() {
+            Ok(message) => {
+                io::stdout().write_all(&message).context("writing to standard output")?;
+                Ok(ExitCode::SUCCESS)
+            }
             Err(complaint) => {
                 complain(&complaint);
                 Ok(ExitCode::from(EXIT_USAGE))

@@ -9,7 +9,10 @@ use std::{
     time::Duration,
 };
 
-use record::{ids::DeviceId, signature::SigningKey};
+use record::{
+    ids::{DeviceId, GatewayId},
+    signature::SigningKey,
+};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 
@@ -56,6 +59,9 @@ pub struct Config {
     pub replay: Option<PathBuf>,
     /// The broker.
     pub mqtt: device::Config,
+    /// What they seal to; without it they publish in the clear.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seal: Option<device::SealConfig>,
     /// What goes wrong.
     pub fault: fault::Config,
     /// What some devices do differently, by the name of the profile.
@@ -76,6 +82,7 @@ impl Default for Config {
             capture: false,
             replay: None,
             mqtt: device::Config::default(),
+            seal: None,
             fault: fault::Config::default(),
             profile: Profiles::new(),
         }
@@ -156,7 +163,11 @@ impl Config {
     }
 
     fn home(&self, complaints: &mut Complaints) -> Option<Home> {
-        let gateway = complaints.hear(self.gateway.parse().map_err(|e| format!("gateway: {e}")));
+        let gateway = self.gateway.parse::<GatewayId>().map_err(|e| format!("gateway: {e}"));
+        let gateway = complaints.hear(gateway);
+        let sealing = gateway.clone().zip(self.seal.as_ref());
+        let seal = sealing.map(|(gateway, seal)| seal.key(gateway).map_err(|e| format!("[seal] {e}")));
+        let seal = complaints.hear(seal.transpose());
         let broker = self.broker(complaints);
         complaints.hear(self.fault.faults().map_err(|e| e.to_string()));
         if !(1..=1_000_000).contains(&self.journal_readings_max) {
@@ -167,6 +178,7 @@ impl Config {
         Some(Home {
             gateway: gateway?,
             broker: broker?,
+            seal: seal?,
             captures: self.capture,
             data_dir: self.data_dir.clone(),
             readings_max: self.journal_readings_max,
@@ -292,12 +304,18 @@ impl Config {
         let stored = (profile.stored_steps > 0)
             .then(|| signal(&entry, library?).ok())
             .flatten();
+        // What is wrong with them has been said already.
+        let faults = profile.fault.as_ref().unwrap_or(&self.fault).faults().ok()?;
+        if faults.spoil_seals() && (self.seal.is_none() || !profile.seals) {
+            let text = format!("device {id}: a fault spoils seals, and it has none: set [seal]");
+            complaints.0.push(text);
+        }
         let habits = Habits {
             profile: (!name.is_empty()).then(|| name.into()),
-            // What is wrong with them has been said already.
-            faults: profile.fault.as_ref().unwrap_or(&self.fault).faults().ok()?,
+            faults,
             clock: profile.clock,
             events: profile.events,
+            seals: profile.seals,
             stored: stored.map(|signal| Stored::of(signal, profile.stored_steps, usual)),
             replay: std::collections::VecDeque::new(),
         };

@@ -15,9 +15,10 @@ use record::{
     canonical::{Digest, Domain},
     ids::{BootId, DeviceId, GatewayId, ReadingId},
     observation::{LAG_FLAG_MS, Observation, SKEW_FLAG_MS},
-    reading::{READING_BYTES_MAX, Reading, Reason, Refusal, SignedReading, TimeQuality},
+    reading::{READING_BYTES_MAX, Reading, Reason, Refusal, SignedReading, TimeQuality, within_size},
     signature::PublicKey,
     topic::{Channel, STATE_BYTES_MAX, Topic},
+    transit::{ReadingKeys, SealedReading},
 };
 
 pub(crate) use capture::line as captured_line;
@@ -75,6 +76,16 @@ pub struct Judge {
     keys: HashMap<DeviceId, PublicKey>,
     numbers: Numbers,
     asked: Asked,
+    seals: Seals,
+}
+
+/// What the judge demands of seals, and can do with them.
+#[derive(Debug, Default)]
+pub struct Seals {
+    /// The gateway's own keys: without them nobody can look into what is sealed.
+    pub keys: Option<ReadingKeys>,
+    /// Whether what comes in the clear is a fault.
+    pub are_required: bool,
 }
 
 impl Judge {
@@ -86,7 +97,14 @@ impl Judge {
             keys,
             numbers: Numbers::new(from_the_start),
             asked: Asked::default(),
+            seals: Seals::default(),
         }
+    }
+
+    /// With another demand of seals.
+    #[must_use]
+    pub fn with_seals(self, seals: Seals) -> Self {
+        Self { seals, ..self }
     }
 
     /// Judges the next message.
@@ -140,6 +158,28 @@ impl Judge {
 
     fn reading(&mut self, topic: &Topic, message: &Captured) -> Verdict {
         let mut findings = delivery(message);
+        let opened = match self.opened(topic, message) {
+            Ok(Some(opened)) => opened,
+            Ok(None) => {
+                findings.push(advice(
+                    "sealed",
+                    "it has the sealed form, and nobody but the gateway can say more; --reading-keys opens it",
+                ));
+                return Verdict {
+                    what: format!("a sealed message of {}", topic.device),
+                    findings,
+                };
+            }
+            Err(refusal) => {
+                findings.push(self.refused(&refusal, message));
+                return Verdict {
+                    what: format!("a message of {}", topic.device),
+                    findings,
+                };
+            }
+        };
+        // From here on what the device signed.
+        let message = &opened;
         let reading = match self.genuine(topic, message) {
             Ok(reading) => reading,
             Err(refusal) => {
@@ -176,6 +216,27 @@ impl Judge {
         Refusal::new(Reason::WrongTopic, shape)
     }
 
+    /// What was signed, whether it came sealed or not; `None` if it is sealed and there are no keys.
+    fn opened(&self, topic: &Topic, message: &Captured) -> Result<Option<Captured>, Refusal> {
+        within_size(&message.payload)?;
+        if !SealedReading::is_form_of(&message.payload) {
+            if self.seals.are_required {
+                let detail = "it came in the clear: seal the same bytes to the gateway's reading key, and send that";
+                return Err(Refusal::new(Reason::Unsealed, detail));
+            }
+            return Ok(Some(message.clone()));
+        }
+        let sealed = SealedReading::receive(&message.payload)?;
+        let Some(keys) = &self.seals.keys else {
+            return Ok(None);
+        };
+        let payload = keys.open(topic, &sealed)?;
+        Ok(Some(Captured {
+            payload,
+            ..message.clone()
+        }))
+    }
+
     fn genuine(&self, topic: &Topic, message: &Captured) -> Result<Reading, Refusal> {
         let signed = SignedReading::receive(&message.payload)?;
         let reading = signed.decode(|device| self.keys.get(device).copied())?;
@@ -195,7 +256,7 @@ impl Judge {
             Reason::TooLarge => Some(format!(
                 "split it: fewer observations, or a waveform in blocks of one second, below {READING_BYTES_MAX} bytes"
             )),
-            Reason::Malformed => Some("docs/devices/reading.cddl and reading.schema.json have every field".to_owned()),
+            Reason::Malformed => Some("docs/devices has every field of each form".to_owned()),
             _ => None,
         };
         let sentence = match more {

@@ -11,6 +11,7 @@ mod measurement;
 mod note;
 mod outcome;
 mod receipt;
+mod sealing;
 mod waiting;
 
 use std::{
@@ -24,6 +25,7 @@ use record::{
     ids::{BootId, DeviceId, GatewayId},
     signature::SigningKey,
     topic,
+    transit::ReadingKey,
 };
 use serde::{Deserialize, Serialize};
 use tokio::{
@@ -45,6 +47,7 @@ pub(crate) use habits::{Habits, Stored};
 pub(crate) use link::{Broker, Credentials};
 pub(crate) use note::Note;
 pub use receipt::Receipt;
+pub use sealing::Config as SealConfig;
 
 /// "Not authorized": the gateway does not believe that the message is the device's, and so not its number either.
 const NOT_BELIEVED: u8 = 0x87;
@@ -106,6 +109,8 @@ pub(crate) struct Parts {
 pub(crate) struct Home {
     pub(crate) gateway: GatewayId,
     pub(crate) broker: Broker,
+    /// What they seal to; none: they publish in the clear.
+    pub(crate) seal: Option<ReadingKey>,
     /// Whether what is sent is written to `capture.ndjson`.
     pub(crate) captures: bool,
     pub(crate) data_dir: PathBuf,
@@ -363,7 +368,11 @@ mod tests {
         reading::{Reason, SignedReading, TimeQuality},
     };
 
-    fn device(key: &SigningKey, faults: &fault::Config, data_dir: PathBuf) -> (Device, mpsc::Receiver<Note>) {
+    pub(super) fn device(
+        key: &SigningKey,
+        faults: &fault::Config,
+        data_dir: PathBuf,
+    ) -> (Device, mpsc::Receiver<Note>) {
         let tls = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
             .with_safe_default_protocol_versions()
             .expect("TLS 1.2 and 1.3")
@@ -382,6 +391,7 @@ mod tests {
         let home = Home {
             gateway: "home-1".parse().expect("good"),
             broker,
+            seal: None,
             captures: true,
             data_dir,
             readings_max: 10,
@@ -398,6 +408,7 @@ mod tests {
                 faults: faults.faults().expect("good"),
                 clock: Clock::Synced,
                 events: 0.0,
+                seals: true,
                 stored: None,
                 replay: std::collections::VecDeque::new(),
             },

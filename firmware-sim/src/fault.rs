@@ -9,6 +9,9 @@
 //! | `wrong_unit` | refuse (0x99), and not miss the number |
 //! | `wrong_key` | refuse (0x87); it cannot believe the number, so that is missing |
 //! | `giants` | refuse (0x99) without reading it; the number is missing |
+//! | `misdirected`, `flipped` | refuse (0x87): sealed for another gateway, device or channel, or altered; the number is missing |
+//! | `truncated` | refuse (0x99): no sealed message any more; the number is missing |
+//! | `unsealed` | refuse (0x99), where seals are required; the number is missing |
 //!
 //! Another outcome is counted as `unexpected`.
 
@@ -47,6 +50,14 @@ pub struct Config {
     pub wrong_key: f64,
     /// With more bytes than a message may have.
     pub giants: f64,
+    /// Sealed for another gateway, device or channel than it is published for.
+    pub misdirected: f64,
+    /// Sealed, and cut off on the way.
+    pub truncated: f64,
+    /// Sealed, and a bit of it changed on the way.
+    pub flipped: f64,
+    /// In the clear, though the others are sealed: for a gateway that requires seals.
+    pub unsealed: f64,
 }
 
 impl Default for Config {
@@ -62,6 +73,10 @@ impl Default for Config {
             wrong_unit: 0.0,
             wrong_key: 0.0,
             giants: 0.0,
+            misdirected: 0.0,
+            truncated: 0.0,
+            flipped: 0.0,
+            unsealed: 0.0,
         }
     }
 }
@@ -78,12 +93,26 @@ pub(crate) enum Fault {
     WrongUnit,
     WrongKey,
     Giant,
+    Misdirected,
+    Truncated,
+    Flipped,
+    Unsealed,
 }
 
 impl Fault {
     /// Whether the gateway must refuse the reading, rather than take it.
     pub(crate) const fn must_be_refused(self) -> bool {
-        matches!(self, Self::WrongUnit | Self::WrongKey | Self::Giant)
+        matches!(self, Self::WrongUnit | Self::WrongKey) || self.hides_number()
+    }
+
+    /// Whether the gateway cannot read the number.
+    pub(crate) const fn hides_number(self) -> bool {
+        matches!(self, Self::Giant | Self::Unsealed) || self.is_of_sealing()
+    }
+
+    /// Whether it spoils a seal.
+    const fn is_of_sealing(self) -> bool {
+        matches!(self, Self::Misdirected | Self::Truncated | Self::Flipped)
     }
 }
 
@@ -122,6 +151,10 @@ impl Config {
             (self.wrong_unit, Fault::WrongUnit),
             (self.wrong_key, Fault::WrongKey),
             (self.giants, Fault::Giant),
+            (self.misdirected, Fault::Misdirected),
+            (self.truncated, Fault::Truncated),
+            (self.flipped, Fault::Flipped),
+            (self.unsealed, Fault::Unsealed),
         ];
         let (mut ends, mut end) = (Vec::new(), 0.0);
         for (fraction, fault) in fractions {
@@ -143,6 +176,12 @@ impl Config {
 }
 
 impl Faults {
+    /// Whether one of them needs a seal to spoil.
+    pub(crate) fn spoil_seals(&self) -> bool {
+        let spoils = |fault: Fault| fault.is_of_sealing() || fault == Fault::Unsealed;
+        self.ends.iter().any(|(_, fault)| spoils(*fault))
+    }
+
     /// What strikes the next reading, given a random number from 0 to 1.
     pub(crate) fn strike(&self, chance: f64) -> Option<Fault> {
         self.ends.iter().find(|(end, _)| chance < *end).map(|(_, fault)| *fault)
@@ -166,7 +205,8 @@ pub(crate) fn sign(mut reading: Reading, key: &SigningKey, fault: Option<Fault>)
             giant.resize(READING_BYTES_MAX + 1, b' ');
             return giant;
         }
-        Some(Fault::Drop | Fault::Forget | Fault::Repeat | Fault::Replay | Fault::Reorder) | None => {}
+        // Those of delivery, and those of sealing.
+        _ => {}
     }
     bytes(&reading.sign(key))
 }

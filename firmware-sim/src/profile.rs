@@ -29,6 +29,8 @@ pub struct Profile {
     pub stored_steps: u64,
     /// The part of their single values that they publish as alarms, on `event`.
     pub events: f64,
+    /// Whether they seal what they publish, if there is a `[seal]`.
+    pub seals: bool,
     /// What goes wrong; without it, what goes wrong for all.
     pub fault: Option<fault::Config>,
 }
@@ -42,6 +44,7 @@ impl Default for Profile {
             clock: Clock::default(),
             stored_steps: 0,
             events: 0.0,
+            seals: true,
             fault: None,
         }
     }

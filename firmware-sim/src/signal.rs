@@ -122,12 +122,17 @@ impl Stream {
     /// The last level of the topic.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
-        let channel = match self {
+        self.channel().as_str()
+    }
+
+    /// The channel of its topics.
+    #[must_use]
+    pub const fn channel(self) -> Channel {
+        match self {
             Self::Reading => Channel::Reading,
             Self::Wave => Channel::Wave,
             Self::Event => Channel::Event,
-        };
-        channel.as_str()
+        }
     }
 
     /// The stream whose topics end so, if there is one.

@@ -2,6 +2,7 @@
 
 mod home;
 mod spool;
+mod transit;
 
 use std::{
     ffi::OsString,
@@ -78,6 +79,9 @@ enum Command {
     /// Makes and shows one-time codes by which new devices come to this gateway; it may run meanwhile.
     #[command(subcommand)]
     Claim(home::Claim),
+    /// Shows and changes the keys that devices seal their messages to; the gateway may run meanwhile.
+    #[command(subcommand)]
+    ReadingKey(transit::ReadingKey),
     /// Says whom a shared device measures, from a time on; the gateway may run meanwhile.
     Assign(home::Assign),
     /// Shows whom shared devices measure: device, from when on, key.
@@ -121,12 +125,22 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             Err(faults) => refuse(&faults),
         },
         Command::CheckConfig { config } => match prepare(&config) {
-            Ok(_) => ExitCode::SUCCESS,
+            Ok(prepared) => {
+                for warning in prepared.config.mqtt.warnings() {
+                    // Standard error may be closed; it is a warning.
+                    let _unprinted = writeln!(std::io::stderr(), "warning: {warning}");
+                }
+                ExitCode::SUCCESS
+            }
             Err(faults) => refuse(&faults),
         },
         Command::Claim(claim) => {
             let config = claim.config().to_owned();
             beside(&config, |prepared| claim.run(prepared))
+        }
+        Command::ReadingKey(command) => {
+            let config = command.config().to_owned();
+            beside(&config, |prepared| command.run(prepared))
         }
         Command::Assign(assign) => beside(&assign.config.clone(), |prepared| assign.run(prepared)),
         Command::Assignments { config } => beside(&config, home::assignments),
@@ -199,6 +213,9 @@ fn refuse(faults: &Faults) -> ExitCode {
 fn run(prepared: Prepared) -> ExitCode {
     telemetry::log(&prepared.config.telemetry);
     harden();
+    for warning in prepared.config.mqtt.warnings() {
+        tracing::warn!("{warning}");
+    }
     let outcome = runtime().map_err(|e| e.to_string()).and_then(|runtime| {
         let outcome = runtime.block_on(serve(prepared));
         // Connections that still hang on are dropped: what they sent is durable or was not acknowledged.

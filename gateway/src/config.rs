@@ -14,7 +14,7 @@ use crate::{
     enrolment::{self, Enrolments},
     homeassistant, http, mqtt,
     outbox::{self, QuarantineConfig, Sealer, can_seal_to},
-    secret, telemetry, uplink,
+    secret, telemetry, transit, uplink,
 };
 
 /// Variables that begin with this override the file: `GATEWAY_OUTBOX__LINGER_MS=20`. Others that begin with it and name no key
@@ -151,6 +151,10 @@ impl Config {
         let mqtt = noted(&mut faults, self.mqtt.prepare());
         let shown = self.homeassistant.as_ref().map(homeassistant::Config::prepare);
         let homeassistant = noted(&mut faults, shown.transpose()).flatten();
+        if let Some(genesis) = &genesis {
+            let keys = transit::load(&self.data_dir, (genesis.network(), &self.gateway));
+            noted(&mut faults, keys.map_err(|e| vec![e.to_string()]));
+        }
         let network = genesis
             .as_ref()
             .and_then(|genesis| noted(&mut faults, self.uplink.prepare(genesis)));

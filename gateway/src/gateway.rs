@@ -19,6 +19,7 @@ use crate::{
     mqtt::{self, Mqtt, presence::Presence},
     outbox::{self, Outbox},
     standing::Standing,
+    transit::{self, Transit},
     uplink::{self, Uplink},
 };
 
@@ -40,6 +41,9 @@ pub enum Error {
     /// It cannot reach the fog.
     #[error(transparent)]
     Uplink(#[from] uplink::Error),
+    /// Nobody could seal to it.
+    #[error(transparent)]
+    Transit(#[from] transit::Error),
     /// Its lists cannot be read.
     #[error(transparent)]
     Directory(#[from] directory::Error),
@@ -92,10 +96,18 @@ impl Gateway {
             network: founded,
         };
         let files = Files::open(directory.clone(), places).await?;
+        let place = (founded, &config.gateway);
+        let keys = transit::open(&config.data_dir, place, outbox::now_ms())?;
+        let transit = Transit::new(keys, config.mqtt.demand());
         let shown = config.homeassistant.as_ref().zip(home.as_ref());
         let newest = shown.map(|(config, _)| config.newest());
         let intake = Intake::shown(
-            Intake::with(config.gateway.clone(), directory.clone(), outbox.clone()),
+            Intake::with(
+                config.gateway.clone(),
+                directory.clone(),
+                outbox.clone(),
+                transit.clone(),
+            ),
             newest.clone(),
         );
         let presence = Presence::of(intake.clone(), config.mqtt.silent_after());
@@ -118,9 +130,12 @@ impl Gateway {
             learning.spawn(Export::of(shown, &config.gateway, newest, known)?.run());
         }
         learning.spawn(files.run());
+        learning.spawn(transit.clone().run(config.data_dir.clone()));
         learning.spawn(following.run());
         let sources = Sources {
+            network: founded,
             gateway: config.gateway,
+            transit,
             devices: directory,
             connected: mqtt.connected(),
             intake,

@@ -11,7 +11,7 @@ use http_body_util::Full;
 use hyper::{Method, Request, Response, StatusCode, body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use metrics_exporter_prometheus::PrometheusHandle;
-use record::ids::GatewayId;
+use record::ids::{GatewayId, NetworkId};
 use serde::{Deserialize, Serialize};
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -30,6 +30,7 @@ use crate::{
         subscriber::LinkState,
     },
     outbox::{Gap, Outbox, Percentiles, Refused, Report, Shortage, Summary},
+    transit::{Sealed, Shown, Transit},
     uplink::{self, NodeState},
 };
 
@@ -61,8 +62,12 @@ impl Default for Config {
 /// What is shown, from the rooms that know it.
 #[derive(Clone, Debug)]
 pub struct Sources {
+    /// The network it belongs to.
+    pub network: NetworkId,
     /// The gateway's name.
     pub gateway: GatewayId,
+    /// What devices seal to.
+    pub transit: Transit,
     /// Which devices there are.
     pub devices: Directory,
     /// Who is connected.
@@ -84,7 +89,12 @@ pub struct Sources {
 /// The body of `/status`.
 #[derive(Debug, Serialize)]
 struct Status {
+    network: NetworkId,
     gateway: GatewayId,
+    /// Whether messages in the clear are taken.
+    sealed: Sealed,
+    /// What devices seal to; new ones are given the first.
+    reading_keys: Vec<Shown>,
     devices: usize,
     connected: usize,
     /// The link to the outside broker; absent with the embedded one.
@@ -126,7 +136,10 @@ struct Latencies {
 impl Sources {
     fn status(&self, report: Report) -> Status {
         Status {
+            network: self.network,
             gateway: self.gateway.clone(),
+            sealed: self.transit.demand(),
+            reading_keys: self.transit.shown(),
             devices: self.devices.len(),
             connected: self.connected.count(),
             broker: self.connected.link(),

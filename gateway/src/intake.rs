@@ -10,13 +10,14 @@ use record::{
     observation::Observation,
     reading::{Reading, Reason, Refusal, SignedReading, TimeQuality},
     topic::{Channel, Topic},
+    transit::SealedReading,
 };
 
 use crate::{
     directory::Directory,
-    enrolment::Enrolments,
     newest::Newest,
     outbox::{CounterState, Measurement, NotTaken, Outbox, Rejected, Urgency, Verdict, Way, now_ms},
+    transit::Transit,
 };
 
 /// What was measured this long before it came was stored by its device, and does not go before what is measured now.
@@ -35,6 +36,7 @@ struct Parts {
     outbox: Outbox,
     /// What is shown in the home, if something is.
     newest: Option<Newest>,
+    transit: Transit,
 }
 
 /// A message whose signature is its device's, and what it says.
@@ -47,22 +49,16 @@ struct Genuine {
 type Unbelieved = (Refusal, Option<Box<Measurement>>);
 
 impl Intake {
-    /// The sink of a gateway that knows its devices from a list alone.
-    #[must_use]
-    pub fn new(gateway: GatewayId, enrolments: Enrolments, outbox: Outbox) -> Self {
-        let directory = Directory::from((gateway.clone(), enrolments));
-        Self::with(gateway, directory, outbox)
-    }
-
     /// The sink of a gateway.
     #[must_use]
-    pub fn with(gateway: GatewayId, directory: Directory, outbox: Outbox) -> Self {
+    pub fn with(gateway: GatewayId, directory: Directory, outbox: Outbox, transit: Transit) -> Self {
         Self {
             parts: Arc::new(Parts {
                 gateway,
                 directory,
                 outbox,
                 newest: None,
+                transit,
             }),
         }
     }
@@ -75,6 +71,7 @@ impl Intake {
             directory: self.parts.directory.clone(),
             outbox: self.parts.outbox.clone(),
             newest,
+            transit: self.parts.transit.clone(),
         };
         Self { parts: Arc::new(parts) }
     }
@@ -118,12 +115,28 @@ impl Intake {
             Ok(topic) => topic,
             Err(refusal) => return (None, self.refuse(None, refusal, message).await),
         };
-        let genuine = match self.authenticate(message, received_ms) {
-            Ok(genuine) => genuine,
+        // From here on it is what the device signed, whether it came sealed or not: a repetition is one also if it was sealed
+        // anew, and whoever looks into the quarantine can read it.
+        let message = match self.open(&topic, message) {
+            Ok(opened) => opened,
             Err(refusal) => return (None, self.refuse(Some(topic.device), refusal, message).await),
         };
+        let genuine = match self.authenticate(&message, received_ms) {
+            Ok(genuine) => genuine,
+            Err(refusal) => return (None, self.refuse(Some(topic.device), refusal, &message).await),
+        };
         let reading = genuine.measurement.id.clone();
-        (Some(reading), self.keep(genuine, topic, message, received_ms).await)
+        (Some(reading), self.keep(genuine, topic, &message, received_ms).await)
+    }
+
+    /// The signed message in what came. For a device that nobody knows nothing is opened: that costs more than a look.
+    fn open(&self, topic: &Topic, message: &Bytes) -> Result<Bytes, Refusal> {
+        let device = &topic.device;
+        if SealedReading::is_form_of(message) && !self.knows(device) {
+            let detail = format!("device {device} is not enrolled here; enrol it first");
+            return Err(Refusal::new(Reason::UnknownDevice, detail));
+        }
+        self.parts.transit.open(topic, message)
     }
 
     /// Takes a message that did not come from its device, but from a file: what it must be is the same, and it counts as
@@ -133,6 +146,13 @@ impl Intake {
     /// [`NotTaken`]: it is to be handed in again.
     pub async fn take_back(&self, message: &Bytes) -> Result<Verdict, NotTaken> {
         let received_ms = now_ms();
+        if SealedReading::is_form_of(message) {
+            let detail =
+                "a sealed message opens under its topic alone: hand in what the device signed, before it was sealed";
+            return self
+                .refuse(None, Refusal::new(Reason::NotOpened, detail), message)
+                .await;
+        }
         let genuine = match self.authenticate(message, received_ms) {
             Ok(genuine) => genuine,
             Err(refusal) => return self.refuse(None, refusal, message).await,
@@ -294,7 +314,10 @@ fn rejected(device: Option<DeviceId>, refusal: Refusal, message: &Bytes, at_ms: 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::outbox::tests::{Home, measured};
+    use crate::{
+        outbox::tests::{Home, measured},
+        transit::Sealed,
+    };
     use record::{decimal::Decimal, signature::SigningKey};
 
     fn topic(device: &str) -> String {
@@ -447,5 +470,148 @@ mod tests {
             home.intake.take(&topic("oximeter-1"), &message).await,
             Ok(Verdict::Spooled(_))
         ));
+    }
+
+    fn sealed(home: &Home, device: &str, channel: Channel, message: &[u8]) -> Bytes {
+        let device = device.parse().expect("good");
+        let sealed = home
+            .reading_key()
+            .seal(&Topic { device, channel }, message)
+            .expect("seals");
+        Bytes::from(sealed.encode())
+    }
+
+    #[tokio::test]
+    async fn a_sealed_reading_is_spooled_as_signed_and_known_again_however_it_comes() {
+        let home = Home::open();
+        let (own, signed) = (topic("oximeter-1"), home.oximeter.reading(1, 97));
+        let seal = || sealed(&home, "oximeter-1", Channel::Reading, signed.as_bytes());
+        let (first, anew) = (seal(), seal());
+        assert_ne!(first, anew);
+        assert!(matches!(home.intake.take(&own, &first).await, Ok(Verdict::Spooled(_))));
+        let clear = Bytes::copy_from_slice(signed.as_bytes());
+        for again in [first, anew, clear] {
+            assert!(matches!(
+                home.intake.take(&own, &again).await,
+                Ok(Verdict::Duplicate(_))
+            ));
+        }
+        let report = home.outbox.report().await.expect("runs");
+        assert_eq!((report.counters.acknowledged, report.counters.duplicates), (1, 3));
+        assert_eq!(report.quarantined.total, 0);
+        let other = home.oximeter.reading(1, 96);
+        let other = sealed(&home, "oximeter-1", Channel::Reading, other.as_bytes());
+        assert_eq!(reason(&home, &own, &other).await, Reason::Equivocation);
+    }
+
+    #[tokio::test]
+    async fn what_does_not_open_is_kept_apart_and_uses_up_no_number() {
+        let mut home = Home::open();
+        let (own, signed) = (topic("oximeter-1"), home.oximeter.reading(1, 97));
+        let seal = |device, channel| sealed(&home, device, channel, signed.as_bytes());
+        let good = seal("oximeter-1", Channel::Reading);
+        let mut flipped = good.to_vec();
+        *flipped.last_mut().expect("bytes") ^= 1;
+        let elsewhere = Home::open();
+        let foreign = sealed(&elsewhere, "oximeter-1", Channel::Reading, signed.as_bytes());
+        let cases = [
+            (own.clone(), seal("scale-1", Channel::Reading), Reason::NotOpened),
+            (own.clone(), seal("oximeter-1", Channel::Event), Reason::NotOpened),
+            (own.clone(), foreign, Reason::NotOpened),
+            (own.clone(), Bytes::from(flipped), Reason::NotOpened),
+            (own.clone(), good.slice(..good.len() - 1), Reason::Malformed),
+            (topic("scale-1"), good.clone(), Reason::NotOpened),
+            (topic("nobody"), seal("nobody", Channel::Reading), Reason::UnknownDevice),
+            (format!("{own}s"), good.clone(), Reason::WrongTopic),
+            (own.replace("home-1", "home-2"), good.clone(), Reason::WrongTopic),
+            // It opens, and what is inside is judged as ever.
+            (topic("scale-1"), seal("scale-1", Channel::Reading), Reason::WrongTopic),
+            (
+                own.clone(),
+                sealed(&home, "oximeter-1", Channel::Reading, &good),
+                Reason::Malformed,
+            ),
+            (
+                own.clone(),
+                sealed(&home, "oximeter-1", Channel::Reading, b""),
+                Reason::Malformed,
+            ),
+        ];
+        for (number, (topic, message, expected)) in cases.iter().enumerate() {
+            assert_eq!(reason(&home, topic, message).await, *expected, "case {number}");
+        }
+        let verdict = home.intake.take_back(&good).await;
+        assert!(matches!(verdict, Ok(Verdict::Quarantined(_, refusal)) if refusal.reason == Reason::NotOpened));
+        assert!(matches!(home.intake.take(&own, &good).await, Ok(Verdict::Spooled(_))));
+        let wanted: Vec<_> = cases.iter().map(|(_, message, _)| message.to_vec()).collect();
+        // What did not open is kept as it came; what did, as the device signed it.
+        let kept = home.in_quarantine().await;
+        assert_eq!(
+            kept.len(),
+            wanted.len(),
+            "all but the empty one, and the one from a file"
+        );
+        assert_eq!(kept[..9], wanted[..9]);
+        assert_eq!(kept[9..], [signed.as_bytes(), &good[..], &good[..]].map(<[u8]>::to_vec));
+    }
+
+    #[tokio::test]
+    async fn where_seals_are_required_a_reading_in_the_clear_is_refused_and_the_same_one_sealed_is_taken() {
+        let mut home = Home::open();
+        home.demand(Sealed::Required);
+        let (own, signed) = (topic("oximeter-1"), home.oximeter.reading(1, 97));
+        assert_eq!(reason(&home, &own, signed.as_bytes()).await, Reason::Unsealed);
+        let message = sealed(&home, "oximeter-1", Channel::Reading, signed.as_bytes());
+        assert!(matches!(
+            home.intake.take(&own, &message).await,
+            Ok(Verdict::Spooled(_))
+        ));
+        // A file has passed no broker.
+        let next = Bytes::copy_from_slice(home.oximeter.reading(2, 97).as_bytes());
+        assert!(matches!(home.intake.take_back(&next).await, Ok(Verdict::Spooled(_))));
+        assert_eq!(home.outbox.gaps().await, []);
+    }
+
+    #[tokio::test]
+    async fn what_is_said_of_a_sealed_reading_has_no_value_and_what_is_kept_can_be_read_by_who_looks() {
+        let mut home = Home::open();
+        let own = topic("oximeter-1");
+        let say = |seq, code: &str, (value, unit): (&str, &str)| {
+            let value = value.parse().expect("a number");
+            let reading = home.oximeter.unsigned(seq, vec![measured(code, value, unit)]);
+            reading.sign_json(&home.oximeter.key)
+        };
+        let taken = sealed(
+            &home,
+            "oximeter-1",
+            Channel::Reading,
+            home.oximeter.reading(1, 97).as_bytes(),
+        );
+        assert!(matches!(home.intake.take(&own, &taken).await, Ok(Verdict::Spooled(_))));
+        let refused = [
+            (say(2, "59408-5", ("975.31", "%")), Reason::Implausible),
+            (say(3, "59408-5", ("97.531", "Cel")), Reason::WrongUnit),
+            (say(4, "0-0", ("97.531", "%")), Reason::UnknownCode),
+            (say(1, "59408-5", ("97.531", "%")), Reason::Equivocation),
+        ];
+        for (signed, expected) in &refused {
+            let message = sealed(&home, "oximeter-1", Channel::Reading, signed.as_bytes());
+            let Ok(Verdict::Quarantined(durable, refusal)) = home.intake.take(&own, &message).await else {
+                panic!("{expected:?}");
+            };
+            assert_eq!(refusal.reason, *expected);
+            let progress = durable
+                .progress()
+                .map(|progress| serde_json::to_string(progress).expect("encodes"));
+            for said in [refusal.to_string(), progress.unwrap_or_default()] {
+                assert!(
+                    !said.contains("97.5") && !said.contains("531") && !said.contains("975"),
+                    "{said}"
+                );
+            }
+        }
+        let kept = home.in_quarantine().await;
+        let signed: Vec<_> = refused.iter().map(|(signed, _)| signed.as_bytes().to_vec()).collect();
+        assert_eq!(kept, signed);
     }
 }

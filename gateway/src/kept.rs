@@ -3,10 +3,14 @@
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Read as _, Write as _},
-    os::unix::fs::OpenOptionsExt as _,
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
     path::Path,
 };
 
+use rustix::{
+    fs::{CWD, RenameFlags, renameat_with},
+    io::Errno,
+};
 use serde::{Serialize, de::DeserializeOwned};
 
 /// Why a kept file cannot be used or made.
@@ -50,11 +54,34 @@ pub fn read<T: DeserializeOwned>(path: &Path, bytes_max: u64) -> Result<Option<T
 /// # Errors
 /// [`Error::Disk`]; the old file is still there.
 pub fn replace(path: &Path, value: &impl Serialize) -> Result<(), Error> {
+    write(path, value, |beside| fs::rename(beside, path).map(|()| true)).map(drop)
+}
+
+/// Makes a file, if there is none yet: whoever comes second changes nothing, and is told `false`. Only its owner can read it.
+///
+/// # Errors
+/// [`Error::Disk`].
+pub fn create(path: &Path, value: &impl Serialize) -> Result<bool, Error> {
+    write(path, value, |beside| {
+        let made = match name(beside, path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => false,
+            named => named.map(|()| true)?,
+        };
+        match fs::remove_file(beside) {
+            // A renaming leaves none.
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(made),
+        }
+    })
+}
+
+/// Writes a file beside, synced, and puts it in its place.
+fn write(path: &Path, value: &impl Serialize, place: impl FnOnce(&Path) -> io::Result<bool>) -> Result<bool, Error> {
     let disk = |error| Error::Disk(path.display().to_string(), error);
     let text = serde_json::to_vec_pretty(value).map_err(|error| disk(error.into()))?;
     // Of this process: two writers do not write into one another's.
     let beside = path.with_extension(format!("{}.new", std::process::id()));
-    let written = || -> io::Result<()> {
+    let written = || -> io::Result<bool> {
         let mut options = OpenOptions::new();
         let mut file = options
             .write(true)
@@ -64,8 +91,9 @@ pub fn replace(path: &Path, value: &impl Serialize) -> Result<(), Error> {
             .open(&beside)?;
         file.write_all(&text)?;
         file.sync_all()?;
-        fs::rename(&beside, path)?;
-        sync_name(path)
+        let placed = place(&beside)?;
+        sync_name(path)?;
+        Ok(placed)
     };
     written().map_err(disk)
 }
@@ -77,6 +105,56 @@ pub fn replace(path: &Path, value: &impl Serialize) -> Result<(), Error> {
 pub fn sync_name(path: &Path) -> io::Result<()> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
     File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
+}
+
+/// Gives a finished file its name, unless there is a file of that name. A link may leave it under its other name, too.
+///
+/// # Errors
+/// There is one, or the file system knows no way.
+pub fn name(unfinished: &Path, path: &Path) -> io::Result<()> {
+    named(unfinished, path, &[rename, link])
+}
+
+/// A way to give a finished file its name that never replaces a file of that name.
+type Way = fn(&Path, &Path) -> io::Result<()>;
+
+/// Gives the file its name by the first way that its file system has: FAT knows no links, a network's may know links alone.
+fn named(unfinished: &Path, path: &Path, ways: &[Way]) -> io::Result<()> {
+    let mut failure = io::Error::from(io::ErrorKind::Unsupported);
+    for way in ways {
+        match way(unfinished, path) {
+            Err(error) if is_unknown(&error) => failure = error,
+            outcome => return outcome,
+        }
+    }
+    Err(io::Error::new(io::ErrorKind::Unsupported, failure))
+}
+
+/// Whether a file system does not know what it was asked for. FAT calls a link `EPERM`, others an unknown flag `EINVAL`.
+fn is_unknown(error: &io::Error) -> bool {
+    [Errno::PERM, Errno::INVAL, Errno::NOSYS, Errno::OPNOTSUPP]
+        .iter()
+        .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
+}
+
+fn rename(unfinished: &Path, path: &Path) -> io::Result<()> {
+    Ok(renameat_with(CWD, unfinished, CWD, path, RenameFlags::NOREPLACE)?)
+}
+
+fn link(unfinished: &Path, path: &Path) -> io::Result<()> {
+    fs::hard_link(unfinished, path)
+}
+
+/// What tells one state of a file from the next, without reading it.
+pub type Stamp = (u64, u64, i64, i64);
+
+/// The state of a file.
+///
+/// # Errors
+/// It is not there, or cannot be looked at.
+pub fn stamp(path: &Path) -> io::Result<Stamp> {
+    let metadata = fs::metadata(path)?;
+    Ok((metadata.ino(), metadata.size(), metadata.mtime(), metadata.mtime_nsec()))
 }
 
 #[cfg(test)]
@@ -98,5 +176,47 @@ mod tests {
         assert!(matches!(read::<Vec<u8>>(&path, 100), Err(Error::Malformed(..))));
         let nowhere = folder.path().join("no").join("kept.json");
         assert!(matches!(replace(&nowhere, &1), Err(Error::Disk(..))));
+    }
+
+    #[test]
+    fn a_file_is_made_once() {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let path = folder.path().join("made.json");
+        assert!(create(&path, &1).expect("makes") && !create(&path, &2).expect("is there"));
+        assert_eq!(read::<u8>(&path, 100).expect("reads"), Some(1));
+        assert_eq!(fs::read_dir(folder.path()).expect("reads").count(), 1);
+    }
+
+    #[test]
+    fn a_file_is_named_by_what_its_file_system_knows_and_never_replaces_another() {
+        let lacking: [Way; 3] = [
+            |_, _| Err(Errno::PERM.into()),
+            |_, _| Err(Errno::INVAL.into()),
+            |_, _| Err(Errno::OPNOTSUPP.into()),
+        ];
+        let all: [Way; 2] = [rename, link];
+        for way in all {
+            let folder = tempfile::tempdir().expect("temporary folder");
+            let at = |name: &str| folder.path().join(name);
+            for lack in lacking {
+                fs::write(at("new"), b"new").expect("writes");
+                named(&at("new"), &at("named"), &[lack, way]).expect("named");
+                assert_eq!(fs::read(at("named")).expect("reads"), b"new");
+                fs::write(at("other"), b"other").expect("writes");
+                let taken = named(&at("other"), &at("named"), &[lack, way]).expect_err("taken");
+                assert_eq!(taken.kind(), io::ErrorKind::AlreadyExists);
+                assert_eq!(fs::read(at("named")).expect("reads"), b"new");
+                fs::remove_file(at("named")).expect("is there");
+            }
+            let full: Way = |_, _| Err(Errno::NOSPC.into());
+            fs::write(at("new"), b"new").expect("writes");
+            let refused = named(&at("new"), &at("named"), &[full, way]).expect_err("full");
+            assert_eq!(refused.kind(), io::ErrorKind::StorageFull, "said, not gone around");
+            let refused = named(&at("new"), &at("named"), &lacking).expect_err("no way");
+            assert_eq!(
+                (refused.kind(), at("named").exists()),
+                (io::ErrorKind::Unsupported, false)
+            );
+        }
     }
 }

@@ -3,7 +3,7 @@
 //! One reading, followed forwards:
 //!
 //! 1. [`mqtt`] receives it from the device: embedded broker or a client of an outside one; both hand it to the one sink.
-//! 2. [`intake`] believes it or not: size, signature, topic, plausibility; [`directory`] says who measures for whom as of now:
+//! 2. [`transit`] opens what a device sealed to this gateway. [`intake`] believes it or not: size, signature, topic, plausibility; [`directory`] says who measures for whom as of now:
 //!    [`enrolment`] what the home listed, [`claim`] what a new device presented,
 //!    [`assignment`] who uses a shared device, [`standing`] what the chain says of keys
 //!    and revocations, which [`follow`] learns from the fog nodes.
@@ -38,6 +38,8 @@ pub mod follow;
 pub mod uplink;
 
 pub mod directory;
+
+pub mod transit;
 
 pub mod assignment;
 pub mod claim;

@@ -17,7 +17,7 @@ use self::{
     resend::{Asker, Asking, Voice},
     subscriber::{LinkState, Subscriber},
 };
-use crate::{intake::Intake, outbox::Outbox};
+use crate::{intake::Intake, outbox::Outbox, transit::Sealed};
 
 /// Which of the two.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,6 +37,10 @@ pub enum Driver {
 pub struct Config {
     /// Which driver.
     pub driver: Driver,
+    /// Whether messages in the clear are taken. Without it: at the embedded broker yes, at an outside one no, because its
+    /// operator could read them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sealed: Option<Sealed>,
     /// A device that sends no reading for this long is shown as silent, in seconds.
     pub silent_after_s: u64,
     /// Numbers that are missing for this long are asked for, of a device that is there, in seconds; 0: by hand alone.
@@ -51,6 +55,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             driver: Driver::default(),
+            sealed: None,
             silent_after_s: 900,
             resend_after_s: 10,
             broker: broker::Config::default(),
@@ -73,6 +78,28 @@ impl Config {
     #[must_use]
     pub const fn silent_after(&self) -> Duration {
         Duration::from_secs(self.silent_after_s)
+    }
+
+    /// What is demanded of messages.
+    #[must_use]
+    pub fn demand(&self) -> Sealed {
+        let by_driver = match self.driver {
+            Driver::Embedded => Sealed::Allowed,
+            Driver::External => Sealed::Required,
+        };
+        self.sealed.unwrap_or(by_driver)
+    }
+
+    /// What works and should be looked at, each in a sentence.
+    #[must_use]
+    pub fn warnings(&self) -> Vec<String> {
+        let mut warnings = Vec::new();
+        if self.driver == Driver::External && self.demand() == Sealed::Allowed {
+            let text = "mqtt.sealed = \"allowed\" with an outside broker: whoever operates it can read what devices send in the \
+                        clear; take the line out when all of them seal";
+            warnings.push(text.to_owned());
+        }
+        warnings
     }
 
     /// Reads the files of the chosen driver; each fault is one sentence.
@@ -209,5 +236,24 @@ impl Connected {
             Self::Devices(_) => None,
             Self::Broker(link) => Some(link.state()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_outside_broker_carries_sealed_messages_alone_unless_somebody_says_otherwise_and_is_warned() {
+        let config = |text: &str| toml::from_str::<Config>(text).expect("parses");
+        assert_eq!(config("").demand(), Sealed::Allowed);
+        assert_eq!(config("sealed = \"required\"").demand(), Sealed::Required);
+        let outside = config("driver = \"external\"");
+        assert_eq!((outside.demand(), outside.warnings().len()), (Sealed::Required, 0));
+        let lax = config("driver = \"external\"\nsealed = \"allowed\"");
+        assert_eq!(lax.demand(), Sealed::Allowed);
+        assert!(lax.warnings()[0].contains("mqtt.sealed"));
+        assert!(config("sealed = \"allowed\"").warnings().is_empty());
+        assert!(toml::from_str::<Config>("sealed = \"maybe\"").is_err());
     }
 }

@@ -49,6 +49,7 @@ use record::{
 };
 use tokio::sync::{oneshot, watch};
 
+pub(crate) use self::quarantine::instant;
 pub use self::{
     clock::Way,
     config::Config,
@@ -370,8 +371,10 @@ mod power;
 pub(crate) mod tests {
     use super::*;
     use crate::{
+        directory::Directory,
         enrolment::{Enrolment, Enrolments},
         intake::Intake,
+        transit::{self, Sealed, Transit},
     };
     use ledger::{
         admission::Submission,
@@ -387,6 +390,7 @@ pub(crate) mod tests {
         merkle,
         reading::{Measured, MeasurementState, Reading, TimeQuality, VERSION},
         signature::SigningKey,
+        transit::ReadingKey,
     };
     use tempfile::TempDir;
 
@@ -488,7 +492,8 @@ pub(crate) mod tests {
             };
             let (oximeter, scale) = (Device::new("oximeter-1"), Device::new("scale-1"));
             let outbox = open(&config, &folder, &sealer);
-            let intake = sink(&sealer, &outbox, &[&oximeter, &scale]);
+            let devices = [&oximeter, &scale];
+            let intake = sink((&sealer, folder.path()), &outbox, &devices, Sealed::Allowed);
             Self {
                 folder,
                 sealer,
@@ -501,11 +506,37 @@ pub(crate) mod tests {
             }
         }
 
+        /// From now on this is demanded of messages.
+        pub(crate) fn demand(&mut self, demand: Sealed) {
+            let place = (&self.sealer, self.folder.path());
+            self.intake = sink(place, &self.outbox, &[&self.oximeter, &self.scale], demand);
+        }
+
+        /// The key that devices seal to.
+        pub(crate) fn reading_key(&self) -> ReadingKey {
+            let place = (self.sealer.network, &self.sealer.gateway);
+            let keys = transit::open(self.folder.path(), place, 0).expect("opens");
+            keys.current().clone()
+        }
+
+        /// What is in quarantine, opened with its key: the messages as they are kept.
+        pub(crate) async fn in_quarantine(&mut self) -> Vec<Vec<u8>> {
+            self.outbox.stop().await;
+            let store = Store::open(&self.folder.path().join(SPOOL), 1 << 20, &self.sealer).expect("opens");
+            let open = |kept: &quarantine::Kept| {
+                let sealed = SealedBundle::decode(kept.payload.as_ref()?).expect("decodes");
+                let opened = sealed.open(&self.sealer.network, &self.quarantine).expect("opens");
+                Some(opened.entries[0].reading.as_bytes().to_vec())
+            };
+            let kept = store.load().expect("reads").quarantined;
+            kept.iter().filter_map(|(_, kept)| open(kept)).collect()
+        }
+
         /// Stops the outbox and opens it again from the disk.
         pub(crate) async fn reopen(&mut self) {
             self.outbox.stop().await;
             self.outbox = open(&self.config, &self.folder, &self.sealer);
-            self.intake = sink(&self.sealer, &self.outbox, &[&self.oximeter, &self.scale]);
+            self.demand(Sealed::Allowed);
         }
 
         /// What the outbox reports that opens a copy of the file as it lies on the disk now.
@@ -597,7 +628,7 @@ pub(crate) mod tests {
         .expect("opens")
     }
 
-    fn sink(sealer: &Sealer, outbox: &Outbox, devices: &[&Device]) -> Intake {
+    fn sink((sealer, folder): (&Sealer, &Path), outbox: &Outbox, devices: &[&Device], demand: Sealed) -> Intake {
         let enrolments = devices
             .iter()
             .map(|d| Enrolment {
@@ -606,11 +637,10 @@ pub(crate) mod tests {
                 subject: d.subject.clone(),
             })
             .collect();
-        Intake::new(
-            sealer.gateway.clone(),
-            Enrolments::of(enrolments).expect("good"),
-            outbox.clone(),
-        )
+        let gateway = sealer.gateway.clone();
+        let directory = Directory::from((gateway.clone(), Enrolments::of(enrolments).expect("good")));
+        let keys = transit::open(folder, (sealer.network, &gateway), now_ms()).expect("opens");
+        Intake::with(gateway, directory, outbox.clone(), Transit::new(keys, demand))
     }
 
     /// The receipt of a transaction in a block that all these validators vote for.
@@ -1074,12 +1104,7 @@ pub(crate) mod tests {
         home.reopen().await;
         let report = home.outbox.report().await.expect("runs");
         assert_eq!(report.quarantined.recent.len(), 1);
-        home.outbox.stop().await;
-        let store = Store::open(&home.folder.path().join(SPOOL), 1 << 20, &home.sealer).expect("opens");
-        let kept = store.load().expect("reads").quarantined;
-        let sealed = SealedBundle::decode(kept[0].1.payload.as_ref().expect("sealed")).expect("decodes");
-        let opened = sealed.open(&home.sealer.network, &home.quarantine).expect("opens");
-        assert_eq!(opened.entries[0].reading.as_bytes(), &message[..]);
+        assert_eq!(home.in_quarantine().await, [message.to_vec()]);
     }
 
     #[tokio::test]

@@ -16,6 +16,7 @@ use crate::{
     gaps::SignedGapReport,
     ids::{BundleId, GatewayId, KeyId, NetworkId},
     merkle,
+    padding::{padded, unpadded},
     reading::SignedReading,
 };
 
@@ -25,7 +26,7 @@ pub const PAYLOAD_BYTES_MAX: usize = 1_000_000;
 pub const BUNDLE_READINGS_MAX: usize = 1_024;
 /// Version of the sealed format.
 pub const VERSION: u8 = 2;
-/// A plaintext is padded to one of these sizes, so that its length says little (RFC 8188 has the same aim).
+/// A plaintext is padded to one of these sizes.
 const PADDING_CLASSES: [usize; 7] = [256, 1 << 10, 1 << 12, 1 << 14, 1 << 16, 1 << 18, 983_040];
 
 /// The kind of record a subject key opens; consent is given by category.
@@ -248,7 +249,8 @@ impl SealedBundle {
     /// # Errors
     /// [`SealError::TooLarge`] or [`SealError::Crypto`].
     pub fn seal(network: &NetworkId, author: &GatewayId, key: &SubjectKey, bundle: &Bundle) -> Result<Self, SealError> {
-        let plaintext = padded(&canonical::encode(bundle))?;
+        let plaintext = canonical::encode(bundle);
+        let plaintext = padded(&plaintext, &PADDING_CLASSES).ok_or(SealError::TooLarge { bytes: plaintext.len() })?;
         let mut sealed = Self {
             v: VERSION,
             key: key.id(),
@@ -291,7 +293,8 @@ impl SealedBundle {
             )
             .map(Zeroizing::new)
             .map_err(|_| SealError::NotOpened)?;
-        let bundle: Bundle = canonical::decode(unpadded(&plaintext)?, PAYLOAD_BYTES_MAX)?;
+        let (bundle, _zeros) = unpadded(&plaintext).ok_or(SealError::NotOpened)?;
+        let bundle: Bundle = canonical::decode(bundle, PAYLOAD_BYTES_MAX)?;
         CanonicalError::unless(bundle.v, VERSION)?;
         Ok(bundle)
     }
@@ -330,26 +333,6 @@ impl SealedBundle {
             &self.author,
         ))
     }
-}
-
-/// Length, plaintext, zeros up to the next padding class.
-fn padded(plaintext: &[u8]) -> Result<Zeroizing<Vec<u8>>, SealError> {
-    let too_large = SealError::TooLarge { bytes: plaintext.len() };
-    let Some(class) = PADDING_CLASSES.into_iter().find(|class| plaintext.len() + 4 <= *class) else {
-        return Err(too_large);
-    };
-    let length = u32::try_from(plaintext.len()).map_err(|_| too_large)?;
-    let mut bytes = Zeroizing::new(Vec::with_capacity(class));
-    bytes.extend_from_slice(&length.to_be_bytes());
-    bytes.extend_from_slice(plaintext);
-    bytes.resize(class, 0);
-    Ok(bytes)
-}
-
-fn unpadded(bytes: &[u8]) -> Result<&[u8], SealError> {
-    let (length, rest) = bytes.split_first_chunk::<4>().ok_or(SealError::NotOpened)?;
-    let length = usize::try_from(u32::from_be_bytes(*length)).map_err(|_| SealError::NotOpened)?;
-    rest.get(..length).ok_or(SealError::NotOpened)
 }
 
 #[cfg(test)]
@@ -395,10 +378,11 @@ mod tests {
 
     #[test]
     fn a_bundle_that_is_too_large_says_so() {
-        assert!(matches!(
-            padded(&vec![0; PAYLOAD_BYTES_MAX]),
-            Err(SealError::TooLarge { .. })
-        ));
+        let (_, key) = SubjectSecret::generate(Category::Vitals, 1).expect("random numbers");
+        let giant = SignedReading::receive(&vec![0; 65_536]).expect("as large as a message may be");
+        let bundle = Bundle::new(vec![Entry::new(1, giant); 16]);
+        let sealed = SealedBundle::seal(&network(), &"home-1".parse().expect("good"), &key, &bundle);
+        assert!(matches!(sealed, Err(SealError::TooLarge { bytes }) if bytes > PAYLOAD_BYTES_MAX));
     }
 
     #[test]

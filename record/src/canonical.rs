@@ -25,6 +25,10 @@ impl Domain {
     pub const BUNDLE: Self = Self("vitalfog/bundle/v1");
     /// A device's signature over a reading, and the digest by which a message is known again.
     pub const READING: Self = Self("vitalfog/reading/v1");
+    /// A gateway's reading key, which devices seal their messages to.
+    pub const READING_KEY: Self = Self("vitalfog/reading-key/v1");
+    /// A message that is sealed to a reading key.
+    pub const SEALED_READING: Self = Self("vitalfog/sealed-reading/v1");
     /// A leaf of a bundle's Merkle tree: one entry, salted.
     pub const LEAF: Self = Self("vitalfog/leaf/v1");
     /// A gateway's signature over what is missing of a device.

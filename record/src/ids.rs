@@ -139,6 +139,10 @@ identifier!(
     KeyId
 );
 identifier!(
+    /// A gateway's reading key: the digest of its public half, its network and its gateway.
+    ReadingKeyId
+);
+identifier!(
     /// A sealed bundle: the digest of its bytes.
     BundleId
 );

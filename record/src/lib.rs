@@ -4,7 +4,7 @@
 //!
 //! 1. [`ids`] names of devices, gateways, organisations, people; [`signature`] who vouches for bytes.
 //! 2. [`topic`] where a device's message comes in; [`reading`] the message: bytes -> [`reading::SignedReading`] ->
-//!    [`reading::Reading`].
+//!    [`reading::Reading`]; [`transit`] the same, sealed to its gateway so that no broker reads it.
 //! 3. [`vital`] the LOINC codes, UCUM units and plausible limits we know; [`decimal`] their exact numbers.
 //! 4. [`clock`] when it was measured, if the device has no wall clock; [`observation`] a reading in clinical terms.
 //! 5. [`gaps`] which readings never came, as the gateway reports it; [`bundle`] readings and reports of one subject and
@@ -18,6 +18,9 @@ pub mod signature;
 
 pub mod reading;
 pub mod topic;
+
+mod padding;
+pub mod transit;
 
 pub mod decimal;
 pub mod vital;

@@ -26,8 +26,12 @@ pub const SAMPLES_MAX: usize = 8_192;
 pub enum Reason {
     /// More bytes than [`READING_BYTES_MAX`].
     TooLarge,
-    /// Neither COSE_Sign1 over our CBOR map nor the JSON form.
+    /// Neither COSE_Sign1 over our CBOR map nor the JSON form, nor sealed.
     Malformed,
+    /// It came in the clear, and this gateway takes sealed messages only.
+    Unsealed,
+    /// It is sealed, and does not open: for another gateway, key or topic, or altered.
+    NotOpened,
     /// No device of this name is enrolled here.
     UnknownDevice,
     /// The signature is not the device's.
@@ -55,6 +59,8 @@ impl Reason {
         match self {
             Self::TooLarge => "too-large",
             Self::Malformed => "malformed",
+            Self::Unsealed => "unsealed",
+            Self::NotOpened => "not-opened",
             Self::UnknownDevice => "unknown-device",
             Self::WrongSignature => "wrong-signature",
             Self::Revoked => "revoked",
@@ -241,13 +247,7 @@ impl SignedReading {
     /// # Errors
     /// [`Reason::TooLarge`].
     pub fn receive(bytes: &[u8]) -> Result<Self, Refusal> {
-        if bytes.len() > READING_BYTES_MAX {
-            let detail = format!(
-                "the message has {} bytes, at most {READING_BYTES_MAX} are taken",
-                bytes.len()
-            );
-            return Err(Refusal::new(Reason::TooLarge, detail));
-        }
+        within_size(bytes)?;
         Ok(Self(ByteBuf::from(bytes)))
     }
 
@@ -324,6 +324,19 @@ impl SignedReading {
         .map_err(|_| wrong_signature(&reading.device))?;
         Ok(reading)
     }
+}
+
+/// Whether a message is small enough to be looked at, signed or sealed.
+///
+/// # Errors
+/// [`Reason::TooLarge`].
+pub fn within_size(message: &[u8]) -> Result<(), Refusal> {
+    if message.len() <= READING_BYTES_MAX {
+        return Ok(());
+    }
+    let bytes = message.len();
+    let detail = format!("the message has {bytes} bytes, at most {READING_BYTES_MAX} are taken");
+    Err(Refusal::new(Reason::TooLarge, detail))
 }
 
 fn malformed(detail: impl Into<String>) -> Refusal {

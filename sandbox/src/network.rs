@@ -19,6 +19,7 @@ use ledger::{
 use record::{
     ids::{GatewayId, NetworkId, OrganizationId},
     signature::SigningKey,
+    transit::ReadingKey,
 };
 
 use crate::{
@@ -95,6 +96,8 @@ pub struct GatewayPlan {
     pub tls: TlsIdentity,
     /// The key it signs commitments with.
     pub key: SigningKey,
+    /// What devices seal to.
+    pub reading_key: ReadingKey,
     key_file: PathBuf,
 }
 
@@ -160,7 +163,7 @@ impl Network {
         let validators = Handovers::none(&genesis);
         Ok(Self {
             ports,
-            gateway: gateway(&folder, &authority)?,
+            gateway: gateway(&folder, &authority, genesis.network())?,
             mqtt: MqttPlan::of(&folder, &authority, &household)?,
             household,
             ca_file: folder.write("ca.crt", authority.pem())?,
@@ -247,13 +250,17 @@ fn node(
     })
 }
 
-fn gateway(folder: &Folder, authority: &Authority) -> Result<GatewayPlan, Fault> {
+fn gateway(folder: &Folder, authority: &Authority, network: NetworkId) -> Result<GatewayPlan, Fault> {
     let id: GatewayId = GATEWAY.parse().expect("a good name");
     let (key, key_file) = signing_key(folder, "gateway/gateway.pem")?;
     let tls = authority.issue(folder, "gateway/gateway", GATEWAY, None)?;
     let data_dir = folder.path("gateway/data");
     std::fs::create_dir_all(&data_dir).map_err(Fault::file(&data_dir))?;
+    // It would make one by itself; the devices have to know it before it runs.
+    let made_ms = i64::try_from(founded_ms()).expect("milliseconds since 1970");
+    let keys = gateway::transit::open(&data_dir, (network, &id), made_ms).map_err(Fault::identity("a reading key"))?;
     Ok(GatewayPlan {
+        reading_key: keys.current().clone(),
         enrolment: GatewayEnrolment {
             gateway: id,
             key: key.public(),
@@ -268,10 +275,9 @@ fn gateway(folder: &Folder, authority: &Authority) -> Result<GatewayPlan, Fault>
 }
 
 fn genesis(members: &[Member], nodes: &[NodePlan], epoch_blocks: u64) -> Genesis {
-    let founded = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Genesis {
         name: "vitalfog sandbox".to_owned(),
-        founded_ms: u64::try_from(founded.as_millis()).expect("milliseconds since 1970 fit for 500 million years"),
+        founded_ms: founded_ms(),
         organizations: members.iter().map(|m| m.organization.clone()).collect(),
         validators: members
             .iter()
@@ -288,6 +294,11 @@ fn genesis(members: &[Member], nodes: &[NodePlan], epoch_blocks: u64) -> Genesis
             ..ValidityPolicy::default()
         },
     }
+}
+
+fn founded_ms() -> u64 {
+    let founded = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(founded.as_millis()).expect("milliseconds since 1970 fit for 500 million years")
 }
 
 fn pretty(value: &impl serde::Serialize) -> Vec<u8> {

@@ -148,6 +148,8 @@ pub struct GatewayReport {
     pub mqtt_password_file: PathBuf,
     /// The certificate authority of its certificate.
     pub ca_file: PathBuf,
+    /// What devices seal to, 64 hexadecimal digits.
+    pub reading_key: String,
     /// Health, metrics, status.
     pub http: String,
     /// What it keeps.

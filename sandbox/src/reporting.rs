@@ -130,6 +130,7 @@ fn gateway(network: &Network, now: &Snapshot) -> GatewayReport {
         mqtt_user: HOME_USER.to_owned(),
         mqtt_password_file: network.gateway.home_password.file.clone(),
         ca_file: network.ca_file.clone(),
+        reading_key: network.gateway.reading_key.public(),
         http: network.gateway_url(),
         data_dir: network.gateway.data_dir.clone(),
         process: now.gateway_process.report.clone(),

@@ -27,11 +27,13 @@ import warnings
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "faults"))
 import sandbox  # noqa: E402
 from abuse import Abuse  # noqa: E402
-from device import PATIENCE_S, Device, Refused, topic_of  # noqa: E402
+from device import CHANNELS, PATIENCE_S, Device, Refused, seal, topic_of  # noqa: E402
 from homeassistant import OWN, HomeAssistant  # noqa: E402
 from sandbox import Sandbox, eventually  # noqa: E402
 
 FLEET = 7
+# What a sealed message has besides its padded content.
+SEAL_BYTES = 112
 # Two of each kind that is played by hand come after the fleet's, in the household's order of kinds.
 SPARES = 14
 NOT_AUTHORIZED, QUOTA_EXCEEDED, PAYLOAD_FORMAT_INVALID = 0x87, 0x97, 0x99
@@ -245,6 +247,194 @@ class Brokers(Abuse):
         self.believed(other, other.message("70.5"))
         own = f"vitalfog/v1/home-1/{curious.device['id']}/"
         self.assertEqual([topic for topic, *_ in curious.heard if not topic.startswith(own)], [])
+
+    def listener(self):
+        """Who hears all that this broker tells anybody: at Mosquitto its operator; the embedded one tells a device its own."""
+        if not self.is_mosquitto:
+            device = self.device("scale-2")
+            self.assertEqual(device.subscribe(f"vitalfog/v1/home-1/{device.device['id']}/#"), [1])
+            return device
+        rights = pathlib.Path(self.sandbox.report["broker"]["data_dir"]).parent / "mosquitto.acl"
+        rights.write_text(rights.read_text() + "\nuser cuff-3\ntopic readwrite #\n")
+        os.kill(self.sandbox.report["broker"]["pid"], signal.SIGHUP)
+        operator, probe = self.device("cuff-3"), topic_of({"id": "cuff-2"}, "cmd")
+        operator.subscribe("#")
+        # Until Mosquitto has read the rights again.
+        eventually("every right", PATIENCE_S, lambda: operator.publish_on(probe, b"probe") in (0, 0x10))
+        eventually("every message", PATIENCE_S, lambda: any(topic == probe for topic, *_ in operator.heard))
+        return operator
+
+    def served(self, device, value):
+        """Whether the hospital has this value of a device, to the digit."""
+        report = self.sandbox.report
+        query = urllib.parse.urlencode({"patient": device.device["patient"], "code": "29463-7", "_count": 100})
+        _, page = self.sandbox.fetch(f"{report['hospital']['fhir']}/Observation?{query}", token=report["hospital"]["token"])
+        return f'"value":{value}' in page.decode().replace(" ", "")
+
+    def whoever_operates_the_broker_reads_no_value(self):
+        listener = self.listener()
+        # With the embedded broker it is the device itself that hears.
+        device = self.device("scale-2") if self.is_mosquitto else listener
+        device.seals = True
+        canaries = ["71.58233917", "72.90416653", "73.11847925"]
+        self.believed(device, device.message(canaries[0]))
+        self.believed(device, device.message(canaries[1]), channel="event")
+        self.fleet_goes_on()
+        readings = lambda: [(topic, payload) for topic, payload, _ in list(listener.heard) if topic.rsplit("/", 1)[1] in CHANNELS]
+        eventually("everything is heard", PATIENCE_S, lambda: len(readings()) >= (2 + FLEET if self.is_mosquitto else 2))
+        for canary in canaries:
+            forms = canary.encode(), canary.replace(".", "").encode(), int(canary.replace(".", "")).to_bytes(8, "big")
+            for topic, payload, _ in list(listener.heard):
+                self.assertFalse([form for form in forms if form in payload], topic)
+        for topic, payload in readings():
+            # Of the sealed form, of one of its sizes, and nothing that every reading says in words.
+            self.assertIn(len(payload), [size + SEAL_BYTES for size in seal.CLASSES], topic)
+            self.assertEqual(payload[0], 0xA4, topic)
+            for word in (b"observations", b"time_quality", b"synced", b"29463-7"):
+                self.assertNotIn(word, payload, topic)
+        # The ear is good: in the clear it hears it. The gateway takes that only where the broker is its own.
+        before, clear = self.quarantined("unsealed"), device.message(canaries[2])
+        code = device.publish_on(device.device["topic"], clear)
+        self.assertIn(code, (0, 0x10))
+        eventually("the canary in the clear", PATIENCE_S, lambda: any(canaries[2].encode() in payload for _, payload in readings()))
+        if self.is_mosquitto:
+            notice = eventually("the reason", PATIENCE_S, lambda: device.notice(clear))
+            self.assertEqual(notice["reason"], "unsealed")
+            self.assertNotIn("seq", notice)
+            self.assertEqual(self.quarantined("unsealed"), before + 1)
+            self.believed(device, clear)
+        else:
+            type(self).by_hand += 1
+            self.assertEqual(self.quarantined("unsealed"), before)
+        for canary in canaries:
+            eventually("served", PATIENCE_S, lambda: self.served(device, canary))
+
+    def what_the_broker_keeps_for_the_gateway_says_nothing(self):
+        gateway, device, canary = self.sandbox.report["gateway"], self.device("scale-2"), "74.60938271"
+        message = device.message(canary)
+        forms = canary.encode(), canary.replace(".", "").encode(), b"observations"
+        if not self.is_mosquitto:
+            # What the embedded broker has taken is in the gateway's spool, which names the device and nothing else.
+            self.believed(device, message)
+            kept = b"".join(file.read_bytes() for file in pathlib.Path(gateway["data_dir"]).rglob("*") if file.is_file())
+            self.assertIn(device.device["id"].encode(), kept)
+            self.assertEqual([form for form in forms if form in kept], [])
+            return
+        broker = self.sandbox.report["broker"]
+        kept = pathlib.Path(broker["data_dir"]) / "mosquitto.db"
+        os.kill(gateway["pid"], signal.SIGSTOP)
+        try:
+            self.assertIn(device.publish(message), (0, 0x10))
+            topic = device.device["topic"].encode()
+            # The reading waits: Mosquitto writes down what waits when it is told to.
+            os.kill(broker["pid"], signal.SIGUSR1)
+            eventually("it is on Mosquitto's disk", PATIENCE_S, lambda: kept.exists() and topic in kept.read_bytes())
+            self.assertEqual([form for form in (*forms, device.boot.encode()) if form in kept.read_bytes()], [])
+        finally:
+            os.kill(gateway["pid"], signal.SIGCONT)
+        eventually("the acknowledgement", PATIENCE_S, lambda: device.is_acknowledged(device.seq))
+        type(self).by_hand += 1
+
+    def reading_key(self, *words):
+        """Changes the reading keys beside the running gateway; their public halves, when it has taken them."""
+        report = self.sandbox.report
+        config = pathlib.Path(report["gateway"]["data_dir"]).parent / "config.toml"
+        command = [pathlib.Path(report["data_dir"]) / "bin" / "gateway", "reading-key", *words, "--config", config]
+        ended = subprocess.run(command, capture_output=True, timeout=PATIENCE_S)
+        self.assertEqual(ended.returncode, 0, ended.stderr.decode())
+        listed = [line.split("\t")[:2] for line in ended.stdout.decode().splitlines()]
+        taken = lambda: [[key["id"], key["public"]] for key in self.status()["reading_keys"]] == listed
+        eventually("the gateway has the keys", PATIENCE_S, taken)
+        return listed
+
+    def reading_keys_are_renewed_and_dropped_while_everything_runs(self):
+        device, network = self.device("scale-3"), self.sandbox.report["network"]
+        sealed = lambda key, message: seal.seal(network, key, device.device["topic"], message)
+        (second_id, second), (_, first) = self.reading_key("renew")
+        self.assertEqual(first, self.sandbox.report["gateway"]["reading_key"])
+        (_, third), *_ = self.reading_key("renew")
+        for key in (first, second, third):
+            message = device.message()
+            self.assertIn(device.publish_on(device.device["topic"], sealed(key, message)), (0, 0x10))
+            type(self).by_hand += 1
+            if self.is_mosquitto:
+                eventually("the acknowledgement", PATIENCE_S, lambda: device.is_acknowledged(device.seq))
+        self.assertEqual([public for _, public in self.reading_key("drop", "--id", second_id)], [third, first])
+        late = sealed(second, device.message())
+        self.assertEqual(device.publish_on(device.device["topic"], late), 0 if self.is_mosquitto else NOT_AUTHORIZED)
+        notice = eventually("the reason", PATIENCE_S, lambda: device.notice(late))
+        self.assertEqual(notice["reason"], "not-opened")
+        # The number is not used up, and the fleet, which has the first key, was never refused.
+        self.believed(device, device.sent[device.seq])
+        self.fleet_goes_on()
+
+    def a_fleet_that_spoils_its_seals_has_exactly_the_outcomes_of_its_account(self):
+        report, folder = self.sandbox.report, self.sandbox.folder / "spoilers"
+        folder.mkdir()
+        devices = [d for d in report["devices"][FLEET:] if d["id"] in ("glucose-2", "glucose-3")]
+        entries = [{"id": d["id"], "kind": "glucose-sensor", "key_file": d["key_file"], "user": d["id"], "recording": d["recording"],
+                    "certificate": d["certificate_file"], "private_key": d["private_key_file"]} for d in devices]
+        (folder / "devices.json").write_text(json.dumps(entries))
+        # In the clear is a fault only where seals are required.
+        faults = ["misdirected", "truncated", "flipped", "wrong_unit"] + (["unsealed"] if self.is_mosquitto else [])
+        broker, receipt = urllib.parse.urlsplit(report["gateway"]["mqtt"]), "ack" if self.is_mosquitto else "puback"
+        lines = ['gateway = "home-1"', f'data_dir = "{folder}/data"', f'devices = "{folder}/devices.json"', "cadence_ms = 50", "[mqtt]",
+                 f'address = "{broker.hostname}:{broker.port}"', f'ca = "{report["gateway"]["ca_file"]}"', f'receipt = "{receipt}"', "[seal]",
+                 f'network = "{report["network"]}"', f'reading_key = "{report["gateway"]["reading_key"]}"', "[fault]",
+                 *(f"{fault} = 0.15" for fault in faults)]
+        (folder / "config.toml").write_text("\n".join(lines))
+        reasons = ("not-opened", "malformed", "wrong-unit", "unsealed")
+        before = {reason: self.quarantined(reason) for reason in reasons}
+        program = pathlib.Path(report["data_dir"]) / "bin" / "firmware-sim"
+        ended = subprocess.run([program, "run", "--config", folder / "config.toml", "--for", "10s"], capture_output=True, timeout=120)
+        status = json.loads((folder / "data" / "status.json").read_text())
+        type(self).by_hand += status["acknowledged"]
+        self.assertEqual((ended.returncode, status["unexpected"]), (0, 0), ended.stderr.decode())
+        self.assertEqual(status["published"], status["acknowledged"] + status["refused"])
+        counted = {reason: self.quarantined(reason) - of for reason, of in before.items()}
+        self.assertEqual(sum(counted.values()), status["refused"], counted)
+        # Each strikes one of seven readings, of which there are some hundreds.
+        self.assertEqual({reason for reason, number in counted.items() if number}, set(reasons) - (set() if self.is_mosquitto else {"unsealed"}))
+        lost = [json.loads(line) for line in (folder / "data" / "missing.ndjson").read_text().splitlines()]
+        self.assertEqual({line["why"] for line in lost}, {"not-believed"})
+        high = {g["boot"]: g for g in self.status()["gaps"] if g["device"].startswith("glucose-")}
+        told = {(boot, n) for boot, g in high.items() for low, top in g["missing"] for n in range(low, top + 1)}
+        missing = {(line["boot"], n) for line in lost for n in range(line["from"], line["to"] + 1)}
+        # After the last number that came nobody can know of a gap.
+        self.assertLessEqual(told, missing)
+        self.assertTrue(all(n > max((m for b, m in told if b == boot), default=0) for boot, n in missing - told), missing - told)
+
+    def what_is_sealed_for_somebody_else_forged_or_altered_is_refused(self):
+        device, network = self.device("thermometer-2"), self.sandbox.report["network"]
+        device.seals = True
+        own, key = device.device["topic"], self.sandbox.report["gateway"]["reading_key"]
+        message = device.message("36.71")
+        good = device.sealed(message)
+        elsewhere = seal.seal(network, key, own.replace("home-1", "home-2"), message)
+        flipped = good[:-1] + bytes([good[-1] ^ 1])
+        # Anybody can seal to the gateway; nobody else can sign.
+        forged = device.sealed(message.replace(b"36.71", b"38.71"))
+        cases = [("not-opened", device.sealed(message, topic_of(device.device, "event")), NOT_AUTHORIZED),
+                 ("not-opened", device.sealed(message, topic_of({"id": "scale-2"}, "reading")), NOT_AUTHORIZED),
+                 ("not-opened", elsewhere, NOT_AUTHORIZED), ("not-opened", flipped, NOT_AUTHORIZED),
+                 ("malformed", good[:-1], PAYLOAD_FORMAT_INVALID), ("malformed", good[:1], PAYLOAD_FORMAT_INVALID),
+                 ("malformed", device.sealed(good), PAYLOAD_FORMAT_INVALID), ("wrong-signature", forged, NOT_AUTHORIZED)]
+        before = {reason: self.quarantined(reason) for reason, *_ in cases}
+        for number, (reason, payload, code) in enumerate(cases):
+            self.assertEqual(device.publish_on(own, payload), 0 if self.is_mosquitto else code, number)
+            notice = eventually(f"the reason {reason}", PATIENCE_S, lambda: device.notice(payload))
+            self.assertEqual((notice["reason"], "seq" in notice), (reason, False), number)
+            self.assertNotIn("36.71", json.dumps(notice))
+        counted = {reason: self.quarantined(reason) - of for reason, of in before.items()}
+        self.assertEqual(counted, {"not-opened": 4, "malformed": 3, "wrong-signature": 1})
+        # Its number is not used up; and the same again, and sealed anew, is a repetition.
+        self.believed(device, message)
+        before = self.status()["duplicates"]
+        for again in (good, good, device.sealed(message)):
+            self.assertIn(device.publish_on(own, again), (0, 0x10))
+        eventually("duplicates", PATIENCE_S, lambda: self.status()["duplicates"] >= before + 3)
+        if self.is_mosquitto:
+            eventually("the acknowledgement", PATIENCE_S, lambda: device.progress()["upto_seq"] == device.seq)
 
     # --- T3: what is not believed
 
@@ -629,8 +819,8 @@ class Brokers(Abuse):
         common = ["-h", broker.hostname, "-p", str(broker.port), "--cafile", self.sandbox.report["gateway"]["ca_file"],
                   "--cert", entry["certificate_file"], "--key", entry["private_key_file"], "-i", entry["id"], "-u", entry["id"], "-q", "1"]
         for version in ("5", "311"):
-            ended = subprocess.run(["mosquitto_pub", *common, "-V", version, "-t", entry["topic"], "-s", "-d"], input=device.message(),
-                                   capture_output=True, timeout=30)
+            ended = subprocess.run(["mosquitto_pub", *common, "-V", version, "-t", entry["topic"], "-s", "-d"],
+                                   input=device.as_it_publishes(device.message()), capture_output=True, timeout=30)
             self.assertEqual(ended.returncode, 0, ended.stderr.decode())
             type(self).by_hand += 1
             said = json.dumps({"online": False, "version": version})
@@ -650,7 +840,7 @@ class Brokers(Abuse):
         entry, folder = device.device, self.sandbox.folder
         (folder / "client.js").write_text(NODE_CLIENT)
         for version in ("5", "4"):
-            (folder / "message").write_bytes(device.message())
+            (folder / "message").write_bytes(device.as_it_publishes(device.message()))
             command = ["node", folder / "client.js", self.sandbox.report["gateway"]["mqtt"], self.sandbox.report["gateway"]["ca_file"],
                        entry["certificate_file"], entry["private_key_file"], entry["id"], entry["topic"], folder / "message"]
             ended = subprocess.run(command, capture_output=True, timeout=40, env=os.environ | {"NODE_PATH": str(modules), "VERSION": version})
@@ -687,6 +877,11 @@ TESTS = [
     "nobody_comes_in_without_a_right",
     "an_old_version_of_tls_is_refused",
     "whoever_listens_to_everything_hears_nothing_of_others",
+    "whoever_operates_the_broker_reads_no_value",
+    "what_the_broker_keeps_for_the_gateway_says_nothing",
+    "reading_keys_are_renewed_and_dropped_while_everything_runs",
+    "a_fleet_that_spoils_its_seals_has_exactly_the_outcomes_of_its_account",
+    "what_is_sealed_for_somebody_else_forged_or_altered_is_refused",
     "hostile_payloads_are_kept_apart_with_their_reason",
     "what_comes_twice_or_out_of_order_counts_once",
     "what_is_missing_is_asked_for_until_it_comes",

@@ -14,12 +14,16 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
-sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "peers"))
+sys.path[:0] = [str(pathlib.Path(__file__).parents[1] / "peers"), str(pathlib.Path(__file__).parents[2] / "docs/examples")]
+import seal  # noqa: E402
 from hand import Hand  # noqa: E402
 
 # What is waited for comes within this time on a machine that does something else as well, in seconds.
 PATIENCE_S = 60
 GATEWAY = "home-1"
+CHANNELS = ("reading", "wave", "event")
+# More cannot be sealed.
+CONTENT_BYTES_MAX = 65_404
 
 
 def topic_of(device, channel):
@@ -31,13 +35,17 @@ class Refused(Exception):
 
 
 class Device(Hand):
-    """One connection at a time; what is heard is kept, also over reconnections."""
+    """One connection at a time; what is heard is kept, also over reconnections. Behind a broker of somebody else's it seals
+    what it signs, each time anew."""
 
     def __init__(self, report, device):
         super().__init__(report, device)
         self.client = None
         self.heard = []
         self.sent = {}
+        self.seals = "broker" in report
+        # Digests of what was published for a message.
+        self.published = {}
 
     # --- the connection
 
@@ -88,10 +96,24 @@ class Device(Hand):
 
     def publish(self, message, channel="reading", of=None, retain=False):
         """Publishes with QoS 1; the reason code of the PUBACK, or None if the connection ended instead."""
-        return self.publish_on(topic_of(of or self.device, channel), message, retain)
+        topic = topic_of(of or self.device, channel)
+        if channel in CHANNELS and len(message) <= CONTENT_BYTES_MAX and self.seals:
+            payload = self.sealed(message, topic)
+            self.published.setdefault(message, set()).add(hashlib.sha256(payload).hexdigest())
+            message = payload
+        return self.publish_on(topic, message, retain)
 
-    def publish_on(self, topic, message, retain=False):
-        sent = self.client.publish(topic, message, qos=1, retain=retain)
+    def sealed(self, message, topic=None):
+        """The message, sealed for a topic of its gateway."""
+        return seal.seal(self.report["network"], self.report["gateway"]["reading_key"], topic or self.device["topic"], message)
+
+    def as_it_publishes(self, message):
+        """What another client is to publish for it under its topic `reading`."""
+        return self.sealed(message) if self.seals else message
+
+    def publish_on(self, topic, payload, retain=False):
+        """Publishes just these bytes."""
+        sent = self.client.publish(topic, payload, qos=1, retain=retain)
         deadline = time.monotonic() + PATIENCE_S
         while sent.mid not in self.acks and self.client.is_connected() and time.monotonic() < deadline:
             time.sleep(0.01)
@@ -99,7 +121,8 @@ class Device(Hand):
 
     def flood(self, messages):
         """Publishes all of these, by their number, as fast as the broker takes them; which of them it has not refused."""
-        sent = {seq: self.client.publish(topic_of(self.device, "reading"), message, qos=1).mid for seq, message in messages.items()}
+        topic = topic_of(self.device, "reading")
+        sent = {seq: self.client.publish(topic, self.as_it_publishes(message), qos=1).mid for seq, message in messages.items()}
         deadline = time.monotonic() + PATIENCE_S
         while not set(sent.values()) <= self.acks.keys() and self.client.is_connected() and time.monotonic() < deadline:
             time.sleep(0.05)
@@ -131,8 +154,8 @@ class Device(Hand):
 
     def notice(self, message):
         """What the error topic says of a message."""
-        digest = hashlib.sha256(message).hexdigest()
-        return next((notice for notice in self.told("error") if notice["message"] == digest), None)
+        digests = self.published.get(message, set()) | {hashlib.sha256(message).hexdigest()}
+        return next((notice for notice in self.told("error") if notice["message"] in digests), None)
 
     def progress(self):
         """The last cumulative acknowledgement of this start."""

@@ -13,6 +13,8 @@ use record::{
     merkle,
     observation::Observation,
     reading::{Measured, MeasurementState, Reading, Samples, TimeQuality},
+    topic::{Channel, Topic},
+    transit::{ReadingKey, ReadingSecret, SealedReading},
 };
 use serde::Serialize;
 use serde_bytes::ByteBuf;
@@ -20,9 +22,11 @@ use serde_bytes::ByteBuf;
 use crate::{Form, fixed, form, golden, is_rewritten, key, named, text};
 
 /// Every domain, by the name its digest has in the file.
-const DOMAINS: [(&str, Domain); 16] = [
+const DOMAINS: [(&str, Domain); 18] = [
     ("digest-bundle", Domain::BUNDLE),
     ("digest-reading", Domain::READING),
+    ("digest-reading-key", Domain::READING_KEY),
+    ("digest-sealed-reading", Domain::SEALED_READING),
     ("digest-leaf", Domain::LEAF),
     ("digest-gaps", Domain::GAPS),
     ("digest-samples", Domain::SAMPLES),
@@ -194,6 +198,33 @@ static SEALED: LazyLock<SealedBundle> = LazyLock::new(|| {
     }
 });
 
+fn reading_key() -> ReadingSecret {
+    let key = ReadingKey::read(network(), named("home-1"), PUBLIC).expect("a key");
+    ReadingSecret::of(key, hex::decode(SECRET).expect("hex").into()).expect("the halves belong together")
+}
+
+fn topic() -> Topic {
+    let (device, channel) = (named("oximeter-1"), Channel::Reading);
+    Topic { device, channel }
+}
+
+/// As with a bundle: the pinned message stays as long as it opens to the pinned reading.
+static SEALED_READING: LazyLock<SealedReading> = LazyLock::new(|| {
+    let signed = reading().sign(&key(1));
+    let pinned = golden("bytes.hex", "sealed-reading")
+        .and_then(|text| hex::decode(text).ok())
+        .and_then(|message| SealedReading::receive(&message).ok())
+        .filter(|sealed| {
+            let opened = reading_key().open(&topic(), sealed);
+            opened.is_ok_and(|opened| opened == signed.as_bytes())
+        });
+    match pinned {
+        Some(sealed) => sealed,
+        None if is_rewritten() => reading_key().key().seal(&topic(), signed.as_bytes()).expect("seals"),
+        None => panic!("the pinned sealed message does not open to the pinned reading"),
+    }
+});
+
 pub(crate) fn sealed() -> SealedBundle {
     SEALED.clone()
 }
@@ -226,6 +257,8 @@ pub(crate) fn bytes() -> Vec<Form> {
         form("reading-rich", &rich()),
         form("reading-id", &reading().id()),
         fixed("reading-cose", reading().sign(&key(1)).as_bytes()),
+        fixed("reading-key-id", reading_key().key().id().0.as_bytes()),
+        form("sealed-reading", &*SEALED_READING),
         form("entry", &bundle().entries[0]),
         form("entry-by-ticks", &bundle().entries[1]),
         form("gap-report", &gaps()),
@@ -291,6 +324,18 @@ pub(crate) fn texts() -> Vec<Form> {
 fn the_pinned_payload_opens_to_the_pinned_bundle() {
     assert_eq!(sealed().open(&network(), &secret()).expect("opens"), bundle());
     assert!(sealed().open(&NetworkId(Digest::ZERO), &secret()).is_err());
+}
+
+#[test]
+fn the_pinned_sealed_message_opens_under_its_topic_alone() {
+    let opened = reading_key().open(&topic(), &SEALED_READING).expect("opens");
+    assert_eq!(opened, reading().sign(&key(1)).as_bytes());
+    let channel = Channel::Event;
+    assert!(
+        reading_key()
+            .open(&Topic { channel, ..topic() }, &SEALED_READING)
+            .is_err()
+    );
 }
 
 #[test]

@@ -35,6 +35,20 @@ NODE_PATH = ROOT / "target" / "peers" / "node" / "node_modules"
 EXAMPLES = {"0x00": 0, "0x99": 1}
 
 
+def sealed(message, topic):
+    """As docs/examples seals it, to the running gateway."""
+    if (folder := str(DOCS / "examples")) not in sys.path:
+        sys.path.insert(0, folder)
+    import seal
+
+    return seal.seal(REPORT["network"], REPORT["gateway"]["reading_key"], topic, message)
+
+
+def opening():
+    """What `firmware-sim check` needs to look into what is sealed to the running gateway."""
+    return ["--reading-keys", pathlib.Path(REPORT["gateway"]["data_dir"]) / "reading-keys.json", "--network", REPORT["network"]]
+
+
 def gateway_name():
     return device("scale")["topic"].split("/")[2]
 
@@ -195,6 +209,7 @@ class Schemas(unittest.TestCase):
 
         # As a path: a text could be one.
         cls.cddl = cddl_verifier.Validator(DOCS / "devices" / "reading.cddl")
+        cls.sealed_cddl = cddl_verifier.Validator(DOCS / "devices" / "sealed.cddl")
         schema = json.loads((DOCS / "devices" / "reading.schema.json").read_text())
         jsonschema.Draft202012Validator.check_schema(schema)
         cls.schema = jsonschema.Draft202012Validator(schema)
@@ -218,6 +233,22 @@ class Schemas(unittest.TestCase):
             if what not in NOT_IN_CDDL:
                 self.assertFalse(self.cbor_holds(self.maker.cbor(reading)), what)
             self.assertFalse(self.schema.is_valid(json.loads(self.maker.json(reading))), what)
+
+    @needs("jsonschema", "cddl_verifier", "cryptography")
+    def test_a_sealed_message_has_its_form_and_no_other(self):
+        holds = lambda message: self.sealed_cddl.validate(message, root_type="sealed").valid
+        topic = self.maker.of["topic"]
+        for length in (0, 300, 508, 509, 1_020, 4_092, 16_380, 65_404):
+            message = sealed(b"x" * length, topic)
+            self.assertTrue(holds(message), length)
+            self.assertLessEqual(len(message), 65_536)
+        good = sealed(self.maker.cbor(self.maker.reading()), topic)
+        at = good.index(b"ciphertext") + 11
+        another_size = good[:at] + (527).to_bytes(2, "big") + good[at + 2:-1]
+        for bad in (good[:-1], good + b"\0", b"\xa3" + good[1:], good.replace(b"\x61v\x01", b"\x61v\x02"), another_size):
+            self.assertFalse(holds(bad), bad[:4])
+        self.assertFalse(holds(self.maker.cbor(self.maker.reading())))
+        self.assertFalse(self.cbor_holds(good))
 
     @needs("jsonschema", "cddl_verifier", "mosquitto_sub")
     def test_what_the_fleet_publishes_is_right(self):
@@ -316,13 +347,29 @@ class Conformance(unittest.TestCase):
             ("the good one again", "", maker.json(good), maker.of["topic"]),
             ("its number for another", "equivocation", maker.json(good | {"up_ms": 1}), maker.of["topic"]),
         ]
+        seq += 1
+        good, own = maker.reading(seq), maker.of["topic"]
+        in_cbor, event = sealed(maker.cbor(good), own), own.replace("reading", "event")
+        cases += [
+            ("sealed", "", in_cbor, own),
+            ("sealed anew", "", sealed(maker.cbor(good), own), own),
+            ("not sealed after all", "", maker.cbor(good), own),
+            ("sealed in JSON", "", sealed(maker.json(maker.reading(seq + 1)), event), event),
+            ("sealed for another channel", "not-opened", sealed(maker.cbor(good), event), own),
+            ("sealed for another device", "not-opened", sealed(maker.cbor(good), other.of["topic"]), own),
+            ("sealed and changed", "not-opened", in_cbor[:-1] + bytes([in_cbor[-1] ^ 1]), own),
+            ("sealed and cut off", "malformed", in_cbor[:-1], own),
+            ("sealed twice", "malformed", sealed(in_cbor, own), own),
+            ("sealed by a stranger", "wrong-signature", sealed(other.json(good), own), own),
+            ("its number for another, sealed", "equivocation", sealed(maker.json(good | {"up_ms": 1}), own), own),
+        ]
         publisher = Publisher()
         try:
             told = [publisher.publish(topic, payload) for _, _, payload, topic in cases]
         finally:
             publisher.close()
         lines = [{"topic": topic, "hex": payload.hex(), "qos": 1, "retain": False} for _, _, payload, topic in cases]
-        code, rules, said = self.check(lines)
+        code, rules, said = self.check(lines, *opening())
         self.assertEqual(code, 1)
         self.assertNotIn("Ada", said, "nothing foreign is repeated")
         for at, ((what, reason, _, _), (_, word)) in enumerate(zip(cases, told), start=1):
@@ -374,7 +421,9 @@ class Conformance(unittest.TestCase):
 class Kit(unittest.TestCase):
     """A fleet with every fault, in the place of the sandbox's own, which stands still meanwhile."""
 
-    FAULTS = {f: 0.05 for f in ("drops", "repeats", "replays", "reorder", "wrong_clock", "wrong_unit", "wrong_key", "giants")}
+    FAULTS = {f: 0.05 for f in ("drops", "repeats", "replays", "reorder", "wrong_clock", "wrong_unit", "wrong_key", "giants",
+                               "misdirected", "truncated", "flipped")}
+    REASONS = ("wrong-unit", "wrong-signature", "too-large", "not-opened", "malformed")
 
     def setUp(self):
         self.folder = tempfile.TemporaryDirectory()
@@ -405,8 +454,9 @@ class Kit(unittest.TestCase):
     def test_every_fault_has_its_outcome_and_every_gap_is_known(self):
         fault = "\n".join(["[fault]", *(f"{name} = {part}" for name, part in self.FAULTS.items())])
         profiles = '[profile.bedside]\nfraction = 0.3\nclock = "none"\nstored_steps = 50\nevents = 0.2'
-        before = {reason: clients.quarantined(reason) for reason in ("wrong-unit", "wrong-signature", "too-large")}
-        code, data, status = self.run_fleet("faulty", 6, ["capture = true"], f"{fault}\n{profiles}")
+        seal = f'[seal]\nnetwork = "{REPORT["network"]}"\nreading_key = "{REPORT["gateway"]["reading_key"]}"'
+        before = {reason: clients.quarantined(reason) for reason in self.REASONS}
+        code, data, status = self.run_fleet("faulty", 6, ["capture = true"], f"{seal}\n{fault}\n{profiles}")
         self.assertEqual((code, status["unexpected"]), (0, 0), status)
         self.assertEqual(status["published"], status["acknowledged"] + status["refused"])
         self.assertGreater(min(status["refused"], status["unkept"], status["replayed"]), 5, status)
@@ -451,10 +501,10 @@ class Kit(unittest.TestCase):
     def judged(self, capture, refused):
         """`check` finds in the capture what the gateway refused, and the gaps."""
         enrolment = pathlib.Path(REPORT["gateway"]["data_dir"]).parent / "enrolment.json"
-        ended = firmware_sim("check", capture, "--gateway", gateway_name(), "--enrolment", enrolment, "--quiet")
+        ended = firmware_sim("check", capture, "--gateway", gateway_name(), "--enrolment", enrolment, "--quiet", *opening())
         self.assertEqual(ended.returncode, 1)
         rules = re.findall(r"  FAULT ([a-z-]+):", ended.stdout.decode())
-        self.assertEqual(set(rules), {"wrong-unit", "wrong-signature", "too-large", "gap"})
+        self.assertEqual(set(rules), {*self.REASONS, "gap"})
         self.assertEqual(len([rule for rule in rules if rule != "gap"]), len(refused))
 
     def replayed(self, capture, first):
@@ -473,7 +523,7 @@ class Kit(unittest.TestCase):
 class Examples(unittest.TestCase):
     """The devices in 80 lines: a reading is taken, and an absurd one refused with its sentence."""
 
-    def run_example(self, command, env=None):
+    def run_example(self, command, env=None, seal_to=()):
         of, gateway = device("thermometer"), REPORT["gateway"]
         broker = urllib.parse.urlsplit(gateway["mqtt"])
         arguments = [broker.hostname, str(broker.port), gateway["ca_file"], gateway["mqtt_user"], gateway["mqtt_password_file"]]
@@ -482,7 +532,7 @@ class Examples(unittest.TestCase):
         # The same number twice is a repetition only if nothing is changed; here it is another reading.
         attempts = [("1", value, "0x00"), ("2", "366", "0x99 implausible: Body temperature"), ("1", "36.6", "0x99 equivocation")]
         for seq, celsius, answer in attempts:
-            ended = subprocess.run([*command, *arguments, boot, seq, celsius], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=60, env=env)
+            ended = subprocess.run([*command, *arguments, boot, seq, celsius, *seal_to], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=60, env=env)
             self.assertTrue(ended.stdout.decode().startswith(answer), ended.stdout.decode())
             self.assertEqual(ended.returncode, EXAMPLES[answer[:4]])
         self.served(of, boot, value)
@@ -500,7 +550,9 @@ class Examples(unittest.TestCase):
 
     @needs("paho", "cryptography", "curl")
     def test_python(self):
-        self.run_example([sys.executable, DOCS / "examples" / "publish.py"])
+        command = [sys.executable, "-B", DOCS / "examples" / "publish.py"]
+        self.run_example(command)
+        self.run_example(command, seal_to=[REPORT["network"], REPORT["gateway"]["reading_key"]])
 
     @needs("node", "curl")
     def test_javascript(self):
@@ -508,7 +560,9 @@ class Examples(unittest.TestCase):
             if os.environ.get("CI") == "true":
                 self.fail("in CI the npm package mqtt must be there")
             self.skipTest("not run: the npm package mqtt is not installed")
-        self.run_example(["node", DOCS / "examples" / "publish.js"], os.environ | {"NODE_PATH": str(NODE_PATH)})
+        command, env = ["node", DOCS / "examples" / "publish.js"], os.environ | {"NODE_PATH": str(NODE_PATH)}
+        self.run_example(command, env)
+        self.run_example(command, env, seal_to=[REPORT["network"], REPORT["gateway"]["reading_key"]])
 
     @needs("cc", "curl")
     def test_c(self):
@@ -522,7 +576,7 @@ class Examples(unittest.TestCase):
             self.run_example([program])
 
     def test_each_is_short(self):
-        for file in (DOCS / "examples").iterdir():
+        for file in filter(pathlib.Path.is_file, (DOCS / "examples").iterdir()):
             self.assertLessEqual(len(file.read_text().splitlines()), 80, file.name)
 
 

@@ -8,12 +8,16 @@ use std::{
 };
 
 use record::{
-    ids::{DeviceId, GatewayId},
+    ids::{DeviceId, GatewayId, NetworkId},
     signature::PublicKey,
+    transit::ReadingKeys,
 };
 use serde::Deserialize;
 
-use crate::conformance::{Captured, Finding, Judge};
+use crate::{
+    config,
+    conformance::{Captured, Finding, Judge, Seals},
+};
 
 /// A longer line is no message: four megabytes of hex are more than any broker passes on.
 const LINE_BYTES_MAX: u64 = 5 << 20;
@@ -39,6 +43,37 @@ pub(super) struct Request {
     /// Say nothing of messages that are good.
     #[arg(long)]
     quiet: bool,
+    #[command(flatten)]
+    seals: SealArguments,
+}
+
+/// Of gateways to which devices seal their messages.
+#[derive(Debug, clap::Args)]
+struct SealArguments {
+    /// What comes in the clear is a fault, as at a gateway that requires seals.
+    #[arg(long)]
+    sealed: bool,
+    /// The gateway's reading keys (`reading-keys.json` in its data folder), to look into sealed messages: at a desk, never
+    /// those of a gateway that people use.
+    #[arg(long, value_name = "FILE", requires = "network")]
+    reading_keys: Option<PathBuf>,
+    /// The network that the gateway belongs to.
+    #[arg(long)]
+    network: Option<NetworkId>,
+}
+
+impl SealArguments {
+    fn seals(&self, gateway: &GatewayId) -> Result<Seals, String> {
+        let keys = self.reading_keys.as_ref().zip(self.network).map(|(path, network)| {
+            let text = config::secret(path)?;
+            let keys = ReadingKeys::read(&text, (network, gateway));
+            keys.map_err(|e| format!("reading keys {}: {e}", path.display()))
+        });
+        Ok(Seals {
+            keys: keys.transpose()?,
+            are_required: self.sealed,
+        })
+    }
 }
 
 fn device(text: &str) -> Result<(DeviceId, PublicKey), String> {
@@ -70,7 +105,8 @@ impl Request {
     /// # Errors
     /// A sentence: a file cannot be read, or nobody reads what is printed.
     pub(super) fn check(&self, out: &mut impl Write) -> Result<Outcome, String> {
-        let mut judge = Judge::new(self.gateway.clone(), self.keys()?, !self.from_the_middle);
+        let judge = Judge::new(self.gateway.clone(), self.keys()?, !self.from_the_middle);
+        let mut judge = judge.with_seals(self.seals.seals(&self.gateway)?);
         let mut input = self.open()?;
         let (mut outcome, mut number) = (Outcome::default(), 0_u64);
         while let Some(line) = next_line(&mut input).map_err(|e| format!("{}: {e}", self.capture.display()))? {

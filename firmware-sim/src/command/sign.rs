@@ -6,12 +6,14 @@ use base64::Engine as _;
 use record::{
     canonical::Domain,
     decimal::Decimal,
-    ids::{BootId, DeviceId},
+    ids::{BootId, DeviceId, GatewayId, NetworkId},
     reading::{Measured, MeasurementState, READING_BYTES_MAX, Reading, TimeQuality, VERSION},
     signature::SigningKey,
+    topic::Topic,
+    transit::ReadingKey,
 };
 
-use crate::config;
+use crate::{config, signal::Stream};
 
 /// What to sign.
 #[derive(Debug, clap::Args)]
@@ -40,6 +42,25 @@ pub(super) struct Request {
     /// Sequence number.
     #[arg(long, default_value_t = 1)]
     seq: u64,
+    #[command(flatten)]
+    seal: Seal,
+}
+
+/// Sealed to the gateway's reading key, for one topic. What is printed is the bytes of the message, without a line end.
+#[derive(Debug, clap::Args)]
+struct Seal {
+    /// Seal it to this reading key, as the gateway's /status shows it.
+    #[arg(long, requires_all = ["network", "gateway"])]
+    seal_to: Option<String>,
+    /// The network that the gateway belongs to.
+    #[arg(long)]
+    network: Option<NetworkId>,
+    /// The gateway whose topic it is published under.
+    #[arg(long)]
+    gateway: Option<GatewayId>,
+    /// The last level of the topic that it is published under.
+    #[arg(long, default_value = "reading", value_parser = ["reading", "wave", "event"])]
+    channel: String,
 }
 
 fn boot_id(text: &str) -> Result<BootId, String> {
@@ -47,8 +68,16 @@ fn boot_id(text: &str) -> Result<BootId, String> {
 }
 
 impl Request {
-    /// The signed message, ready to be published.
-    pub(super) fn sign(&self) -> Result<String, String> {
+    /// The message, ready to be published: signed, with a line end that is no part of it; or sealed.
+    pub(super) fn message(&self) -> Result<Vec<u8>, String> {
+        let signed = self.sign()?;
+        match self.seal.key()? {
+            None => Ok(format!("{signed}\n").into_bytes()),
+            Some(key) => self.seal.seal(&key, &signed),
+        }
+    }
+
+    fn sign(&self) -> Result<String, String> {
         let key = SigningKey::from_pem(&config::secret(&self.key)?).map_err(|e| e.to_string())?;
         match &self.reading {
             Some(path) => sign_text(&key, &text(path)?),
@@ -83,6 +112,35 @@ impl Request {
     }
 }
 
+impl Seal {
+    fn key(&self) -> Result<Option<ReadingKey>, String> {
+        let Some(text) = &self.seal_to else { return Ok(None) };
+        let (Some(network), Some(gateway)) = (self.network, self.gateway.clone()) else {
+            return Err("--seal-to needs --network and --gateway".to_owned());
+        };
+        let key = ReadingKey::read(network, gateway, text).map_err(|e| e.to_string())?;
+        Ok(Some(key))
+    }
+
+    /// Seals it for the topic of its own device.
+    fn seal(&self, key: &ReadingKey, signed: &str) -> Result<Vec<u8>, String> {
+        let form: Signed = serde_json::from_str(signed).map_err(|e| format!("not a reading: {e}"))?;
+        let channel = Stream::of(&self.channel).ok_or("there is no such channel")?.channel();
+        let topic = Topic {
+            device: form.reading.device,
+            channel,
+        };
+        let sealed = key.seal(&topic, signed.as_bytes()).map_err(|e| e.to_string())?;
+        Ok(sealed.encode())
+    }
+}
+
+/// Whose a signed message is.
+#[derive(serde::Deserialize)]
+struct Signed {
+    reading: Reading,
+}
+
 fn text(path: &PathBuf) -> Result<String, String> {
     let read = if path.as_os_str() == "-" {
         let mut text = String::new();
@@ -113,7 +171,12 @@ fn utf8(bytes: &[u8]) -> String {
 mod tests {
     use super::*;
     use clap::Parser as _;
-    use record::reading::SignedReading;
+    use record::{
+        canonical::Digest,
+        reading::SignedReading,
+        topic::Channel,
+        transit::{ReadingKeys, SealedReading},
+    };
     use std::os::unix::fs::PermissionsExt as _;
 
     #[derive(Debug, clap::Parser)]
@@ -147,6 +210,48 @@ mod tests {
             .expect("good");
         assert_eq!(reading.observations[0].value.expect("a number").to_string(), "71.40");
         assert!(Line::try_parse_from(&args[..9]).is_err());
+    }
+
+    #[test]
+    fn what_is_sealed_by_hand_opens_at_its_gateway_under_its_topic() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (_, file) = key_file(folder.path());
+        let (network, gateway) = (NetworkId(Digest::ZERO), "home-1".parse().expect("good"));
+        let keys = ReadingKeys::generate(network, gateway, 0).expect("random numbers");
+        let (to, network) = (keys.current().public(), network.to_string());
+        let args = [
+            "sign",
+            "--key",
+            &file,
+            "--device",
+            "scale-1",
+            "--code",
+            "29463-7",
+            "--value",
+            "71.40",
+            "--unit",
+            "kg",
+            "--channel",
+            "event",
+            "--seal-to",
+            &to,
+            "--network",
+            &network,
+            "--gateway",
+            "home-1",
+        ];
+        let line = Line::try_parse_from(args).expect("good");
+        let message = line.request.message().expect("sealed");
+        assert!(!message.windows(5).any(|part| part == b"71.40"));
+        let topic = |channel| Topic {
+            device: "scale-1".parse().expect("good"),
+            channel,
+        };
+        let sealed = SealedReading::receive(&message).expect("well formed");
+        let signed = keys.open(&topic(Channel::Event), &sealed).expect("opens");
+        assert!(signed.starts_with(b"{\"reading\":{") && signed.ends_with(b"}"));
+        assert!(keys.open(&topic(Channel::Reading), &sealed).is_err());
+        assert!(Line::try_parse_from(&args[..15]).is_err(), "a key alone is not enough");
     }
 
     #[test]

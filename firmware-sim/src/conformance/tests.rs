@@ -358,3 +358,56 @@ fn every_reason_is_explained_to_device_makers() {
         assert!(document.contains(&grouped), "{grouped}");
     }
 }
+
+#[test]
+fn a_sealed_message_is_judged_by_what_is_in_it_and_without_keys_by_its_form() {
+    let key = SigningKey::random();
+    let gateway = || "home-1".parse().expect("good");
+    let network = record::ids::NetworkId(Digest::ZERO);
+    let keys = ReadingKeys::generate(network, gateway(), 0).expect("random numbers");
+    let others = ReadingKeys::generate(network, gateway(), 0).expect("random numbers");
+    let seal = |keys: &ReadingKeys, topic: &str, signed: &[u8]| {
+        let topic = Topic::parse(&gateway(), topic).expect("a topic");
+        let sealed = keys.current().seal(&topic, signed).expect("seals");
+        message(OWN, &sealed.encode())
+    };
+    let event = OWN.replace("reading", "event");
+    let good = |seq| reading(seq).sign(&key).as_bytes().to_vec();
+    let mut sick = reading(3);
+    sick.observations[0].value = Some(Decimal::whole(7_100));
+    let mut cut = seal(&keys, OWN, &good(9));
+    cut.payload.pop();
+    let cases = [
+        (seal(&keys, OWN, &good(1)), vec![]),
+        (seal(&keys, OWN, &good(1)), vec![]),
+        (seal(&keys, OWN, reading(2).sign_json(&key).as_bytes()), vec![]),
+        (seal(&keys, OWN, sick.sign(&key).as_bytes()), vec!["implausible"]),
+        (seal(&keys, &event, &good(4)), vec!["not-opened"]),
+        (seal(&others, OWN, &good(4)), vec!["not-opened"]),
+        (
+            seal(&keys, OWN, reading(4).sign(&SigningKey::random()).as_bytes()),
+            vec!["wrong-signature"],
+        ),
+        (cut.clone(), vec!["malformed"]),
+        (message(OWN, &good(4)), vec!["unsealed"]),
+        (seal(&keys, OWN, &good(4)), vec![]),
+    ];
+    let seals = |keys: Option<&ReadingKeys>, are_required| Seals {
+        keys: keys.cloned(),
+        are_required,
+    };
+    let mut opening = judge(&key, &[]).with_seals(seals(Some(&keys), true));
+    for (number, (message, expected)) in cases.iter().enumerate() {
+        let verdict = opening.judge(message);
+        assert_eq!(rules(&verdict), *expected, "case {number}: {verdict:?}");
+        assert!(!format!("{verdict:?}").contains("7100"), "no value is repeated");
+    }
+    assert_eq!(opening.missing(), []);
+    let mut outside = judge(&key, &[]).with_seals(seals(None, false));
+    for (message, expected) in [(&cases[0].0, "sealed"), (&cases[4].0, "sealed"), (&cut, "malformed")] {
+        let verdict = outside.judge(message);
+        assert_eq!(rules(&verdict), [expected]);
+        assert_eq!(verdict.findings[0].is_fault, expected == "malformed");
+    }
+    assert_eq!(rules(&outside.judge(&message(OWN, &good(1)))), Vec::<&str>::new());
+}

@@ -31,6 +31,8 @@ pub(crate) struct Habits {
     pub(crate) clock: Clock,
     /// The part of its single values that are alarms.
     pub(crate) events: f64,
+    /// Whether it seals, if there is something to seal to.
+    pub(crate) seals: bool,
     pub(crate) stored: Option<Stored>,
     /// Messages of an earlier capture that it publishes again.
     pub(crate) replay: VecDeque<(Stream, Bytes)>,
@@ -133,6 +135,7 @@ mod tests {
             faults: fault::Config::default().faults().expect("good"),
             clock: Clock::None,
             events: 0.0,
+            seals: true,
             stored: Some(Stored::of(open(), 20, Duration::from_secs(1))),
             replay: VecDeque::new(),
         };

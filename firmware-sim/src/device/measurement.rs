@@ -112,7 +112,7 @@ impl Device {
 
     pub(super) fn signed(&self, reading: Reading, (stream, class): (Stream, Class), fault: Option<Fault>) -> Entry {
         let (seq, line) = (reading.seq, acknowledged_line(&reading));
-        let payload = Bytes::from(fault::sign(reading, &self.key, fault));
+        let payload = Bytes::from(self.sealed(fault::sign(reading, &self.key, fault), stream, fault));
         Entry::new((seq, stream, class), payload, line, fault)
     }
 }

@@ -45,7 +45,7 @@ impl Device {
         } else {
             tracing::warn!(device = %self.id, boot = %self.boot, seq, code, "a reading is refused");
         }
-        if code == NOT_BELIEVED || entry.fault == Some(Fault::Giant) {
+        if code == NOT_BELIEVED || entry.fault.is_some_and(Fault::hides_number) {
             self.miss((seq, seq), "not-believed").await;
         }
         let line = refused_line((&self.id, self.boot, seq), code, is_expected);

@@ -56,7 +56,7 @@ impl Device {
 /// The code with which the embedded broker refuses for this reason.
 fn code(reason: &str) -> u8 {
     match reason {
-        "unknown-device" | "wrong-signature" | "wrong-topic" | "revoked" | "unassigned" => NOT_BELIEVED,
+        "unknown-device" | "wrong-signature" | "not-opened" | "wrong-topic" | "revoked" | "unassigned" => NOT_BELIEVED,
         _ => AT_FAULT,
     }
 }

@@ -39,6 +39,8 @@ pub struct Invitation {
     pub network: NetworkId,
     /// The gateway, for topics and the proof.
     pub gateway: GatewayId,
+    /// What the device seals its messages to, 64 hexadecimal digits.
+    pub reading_key: String,
     /// What the device is called.
     pub device: DeviceId,
     /// The claim.

@@ -49,7 +49,7 @@ impl Claims {
 mod tests {
     use super::*;
     use crate::{
-        claim::tests::presented,
+        claim::{Evidence, tests::presented},
         standing::tests::{cuff, device},
     };
     use record::{canonical::Digest, ids::NetworkId, signature::SigningKey};
@@ -63,7 +63,13 @@ mod tests {
         let present = |key: &SigningKey, at_ms| {
             let (claim, _) = Claims::make(folder.path(), (cuff.clone(), None), (at_ms, 500)).expect("makes");
             let text = presented(&network, &cuff, key, "pw");
-            Claims::burn(folder.path(), &claim.id, (&network, &home), (&text, at_ms)).expect("in time");
+            Claims::burn(
+                folder.path(),
+                &claim.id,
+                (&network, &home),
+                (&text, Evidence::Login, at_ms),
+            )
+            .expect("in time");
         };
         let asked = |standing: &Standing| {
             let claims = Claims::load(folder.path()).expect("reads");

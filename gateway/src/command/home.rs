@@ -17,7 +17,7 @@ use crate::{
     mqtt,
     outbox::{can_seal_to, now_ms},
     standing::Standing,
-    tls,
+    tls, transit,
 };
 
 /// A claim is valid for so long, at most.
@@ -115,6 +115,8 @@ impl Claim {
                 let subject = subject.map(|file| read_subject(&file)).transpose()?;
                 let door = Door::of(prepared, url)?;
                 let ca_sha256 = tls::fingerprint(ca.as_deref().unwrap_or(door.ca))?;
+                let place = (prepared.sealer.network, &prepared.config.gateway);
+                let keys = transit::open(folder, place, now_ms()).map_err(|e| e.to_string())?;
                 let times = (now_ms(), valid_minutes * 60_000);
                 let (claim, secret) = Claims::make(folder, (device, subject), times).map_err(|e| e.to_string())?;
                 let invitation = Invitation {
@@ -126,6 +128,7 @@ impl Claim {
                     ca_sha256,
                     network: prepared.sealer.network,
                     gateway: prepared.config.gateway.clone(),
+                    reading_key: keys.current().public(),
                     device: claim.device,
                     claim: claim.id,
                     secret,
@@ -165,7 +168,7 @@ impl Assign {
         let folder = &prepared.config.data_dir;
         let subject = self.subject.map(|file| read_subject(&file)).transpose()?;
         let from_ms = self.from.map_or_else(now_ms, jiff::Timestamp::as_millisecond);
-        let _alone = alone(folder)?;
+        let _alone = alone(folder, "assignments.lock")?;
         let mut assignments = Assignments::load(folder).map_err(|e| e.to_string())?;
         let line = Assignment {
             device: self.device,
@@ -190,13 +193,13 @@ fn shown(line: &Assignment) -> String {
     format!("{}\t{}\t{whom}\n", line.device, at(line.from_ms))
 }
 
-fn at(ms: i64) -> String {
+pub(super) fn at(ms: i64) -> String {
     jiff::Timestamp::from_millisecond(ms).map_or_else(|_| ms.to_string(), |at| at.to_string())
 }
 
-/// Two commands at a time would lose one of two lines.
-fn alone(folder: &Path) -> Result<fs::File, String> {
-    let path = folder.join("assignments.lock");
+/// Two commands at a time would lose one of two changes.
+pub(super) fn alone(folder: &Path, name: &str) -> Result<fs::File, String> {
+    let path = folder.join(name);
     let lock = || -> std::io::Result<fs::File> {
         fs::create_dir_all(folder)?;
         let file = fs::File::create(&path)?;

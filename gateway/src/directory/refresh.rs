@@ -1,20 +1,17 @@
 //! The files that people and commands change while the gateway runs, looked at every second and taken when they are whole.
 
-use std::{fs, io, os::unix::fs::MetadataExt as _, path::Path, time::Duration};
+use std::time::Duration;
 
 use super::{Directory, Places};
 use crate::{
     assignment::Assignments,
     claim::Claims,
     enrolment::{self, Enrolments},
-    kept,
+    kept::{self, Stamp},
 };
 
 /// How often it is looked.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-
-/// What tells one state of a file from the next, without reading it.
-type Stamp = Option<(u64, u64, i64, i64)>;
 
 /// Why the files cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -51,7 +48,7 @@ impl Source {
 #[derive(Debug)]
 pub struct Files {
     shelf: Shelf,
-    seen: [Stamp; Source::ALL.len()],
+    seen: [Option<Stamp>; Source::ALL.len()],
 }
 
 /// Where the files are, and what takes them.
@@ -133,18 +130,13 @@ impl Shelf {
         Ok(())
     }
 
-    fn stamp(&self, source: Source) -> Stamp {
+    fn stamp(&self, source: Source) -> Option<Stamp> {
         let Places { enrolments, folder, .. } = &self.places;
         let path = match source {
             Source::List => enrolments.clone(),
             Source::Claims => Claims::folder(folder),
             Source::Assignments => Assignments::file(folder),
         };
-        stamp(&path).ok()
+        kept::stamp(&path).ok()
     }
-}
-
-fn stamp(path: &Path) -> io::Result<(u64, u64, i64, i64)> {
-    let metadata = fs::metadata(path)?;
-    Ok((metadata.ino(), metadata.size(), metadata.mtime(), metadata.mtime_nsec()))
 }

@@ -424,6 +424,7 @@ mod tests {
                 wall_ms: None,
                 ticks_ms: Some(now.up_ms),
                 urgency: Urgency::Live,
+                is_wave: false,
             };
             all.clock(&measurement, has_waited)
         };
@@ -452,6 +453,7 @@ mod tests {
                 wall_ms: None,
                 ticks_ms: Some(now.up_ms),
                 urgency: Urgency::Live,
+                is_wave: false,
             };
             all.clock(&measurement, has_waited).is_some()
         };

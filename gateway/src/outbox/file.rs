@@ -3,13 +3,9 @@
 use std::{fs, io, ops::Deref, path::Path, sync::Arc};
 
 use redb::Database;
-use rustix::{
-    fs::{CWD, RenameFlags, renameat_with},
-    io::Errno,
-};
 
 use super::{Error, damage::reading_back, seal::Sealer, store::Store};
-use crate::kept::sync_name;
+use crate::kept::{self, sync_name};
 
 impl Store {
     /// Opens the file for one gateway on one network, or makes it.
@@ -37,7 +33,7 @@ fn make(path: &Path, create: impl FnOnce(&Path) -> Result<Store, Error>) -> Resu
         _ => {}
     }
     drop(create(&unfinished)?);
-    match named(&unfinished, path, &[rename, link]) {
+    match kept::name(&unfinished, path) {
         // What another process has made meanwhile is not replaced.
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(failed(error)),
         _ => {}
@@ -48,36 +44,6 @@ fn make(path: &Path, create: impl FnOnce(&Path) -> Result<Store, Error>) -> Resu
         _ => {}
     }
     sync_name(path).map_err(failed)
-}
-
-/// A way to give a finished file its name that never replaces a file of that name.
-type Way = fn(&Path, &Path) -> io::Result<()>;
-
-/// Gives the file its name by the first way that its file system has: FAT knows no links, a network's may know links alone.
-fn named(unfinished: &Path, path: &Path, ways: &[Way]) -> io::Result<()> {
-    let mut failure = io::Error::from(io::ErrorKind::Unsupported);
-    for way in ways {
-        match way(unfinished, path) {
-            Err(error) if is_unknown(&error) => failure = error,
-            outcome => return outcome,
-        }
-    }
-    Err(io::Error::new(io::ErrorKind::Unsupported, failure))
-}
-
-/// Whether a file system does not know what it was asked for. FAT calls a link `EPERM`, others an unknown flag `EINVAL`.
-fn is_unknown(error: &io::Error) -> bool {
-    [Errno::PERM, Errno::INVAL, Errno::NOSYS, Errno::OPNOTSUPP]
-        .iter()
-        .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
-}
-
-fn rename(unfinished: &Path, path: &Path) -> io::Result<()> {
-    Ok(renameat_with(CWD, unfinished, CWD, path, RenameFlags::NOREPLACE)?)
-}
-
-fn link(unfinished: &Path, path: &Path) -> io::Result<()> {
-    fs::hard_link(unfinished, path)
 }
 
 const fn failed(error: io::Error) -> Error {
@@ -162,39 +128,6 @@ mod tests {
         });
         assert!(made.is_ok(), "{made:?}");
         assert_eq!(fs::read(&path).expect("reads"), b"of somebody else");
-    }
-
-    #[test]
-    fn a_file_is_named_by_what_its_file_system_knows_and_never_replaces_another() {
-        let lacking: [Way; 3] = [
-            |_, _| Err(Errno::PERM.into()),
-            |_, _| Err(Errno::INVAL.into()),
-            |_, _| Err(Errno::OPNOTSUPP.into()),
-        ];
-        let all: [Way; 2] = [rename, link];
-        for way in all {
-            let folder = tempfile::tempdir().expect("temporary folder");
-            let at = |name: &str| folder.path().join(name);
-            for lack in lacking {
-                fs::write(at("new"), b"new").expect("writes");
-                named(&at("new"), &at("named"), &[lack, way]).expect("named");
-                assert_eq!(fs::read(at("named")).expect("reads"), b"new");
-                fs::write(at("other"), b"other").expect("writes");
-                let taken = named(&at("other"), &at("named"), &[lack, way]).expect_err("taken");
-                assert_eq!(taken.kind(), io::ErrorKind::AlreadyExists);
-                assert_eq!(fs::read(at("named")).expect("reads"), b"new");
-                fs::remove_file(at("named")).expect("is there");
-            }
-            let full: Way = |_, _| Err(Errno::NOSPC.into());
-            fs::write(at("new"), b"new").expect("writes");
-            let refused = named(&at("new"), &at("named"), &[full, way]).expect_err("full");
-            assert_eq!(refused.kind(), io::ErrorKind::StorageFull, "said, not gone around");
-            let refused = named(&at("new"), &at("named"), &lacking).expect_err("no way");
-            assert_eq!(
-                (refused.kind(), at("named").exists()),
-                (io::ErrorKind::Unsupported, false)
-            );
-        }
     }
 
     #[test]

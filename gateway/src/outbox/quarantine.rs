@@ -104,7 +104,8 @@ impl From<Refusal> for ShownRefusal {
     }
 }
 
-fn instant<S: Serializer>(at_ms: &i64, serializer: S) -> Result<S::Ok, S::Error> {
+/// Milliseconds since 1970 as a time that people read.
+pub(crate) fn instant<S: Serializer>(at_ms: &i64, serializer: S) -> Result<S::Ok, S::Error> {
     let instant = jiff::Timestamp::from_millisecond(*at_ms).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
     serializer.collect_str(&instant)
 }

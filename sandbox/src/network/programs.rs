@@ -210,6 +210,10 @@ impl Network {
             Broker::Embedded => "puback",
             Broker::Mosquitto => "ack",
         };
+        // The operator of that broker is not to read what the devices measure; its gateway takes nothing else.
+        if broker == Broker::Mosquitto {
+            config["seal"] = json!({"network": self.id(), "reading_key": self.gateway.reading_key.public()});
+        }
         config["gateway"] = json!(GATEWAY);
         config["data_dir"] = json!(self.fleet_data_dir());
         config["devices"] = json!(self.folder.write("fleet/devices.json", pretty(&devices))?);

@@ -13,11 +13,15 @@ const OVERSIZE: &str = "Max size exceeded: size=";
 /// The reason code for a message that is in quarantine. Each is an error that sending again does not cure.
 pub(super) const fn code(reason: Cause) -> PublishAckReason {
     match reason {
-        Cause::UnknownDevice | Cause::WrongSignature | Cause::Revoked | Cause::Unassigned | Cause::WrongTopic => {
-            PublishAckReason::NotAuthorized
-        }
+        Cause::UnknownDevice
+        | Cause::WrongSignature
+        | Cause::NotOpened
+        | Cause::Revoked
+        | Cause::Unassigned
+        | Cause::WrongTopic => PublishAckReason::NotAuthorized,
         Cause::TooLarge
         | Cause::Malformed
+        | Cause::Unsealed
         | Cause::UnknownCode
         | Cause::WrongUnit
         | Cause::Implausible
