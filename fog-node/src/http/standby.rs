@@ -43,8 +43,7 @@ fn routes() -> Vec<Route<Telemetry>> {
 fn later(node: &Route<super::Context>) -> Route<Telemetry> {
     if node.method == Method::POST {
         // No body is read for it.
-        Route::post(node.path, BODY_BYTES_MAX, |_, _| Box::pin(async { Err(not_now()) }))
-            .from(|_, _, _| Err(not_now()))
+        Route::post(node.path, BODY_BYTES_MAX, |_, _| Box::pin(async { Err(not_now()) })).from(|_, _, _| Err(not_now()))
     } else {
         Route::get(node.path, |_, _| Box::pin(async { Err(not_now()) }))
     }

@@ -5,7 +5,7 @@ mod room;
 mod telling;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::BTreeMap,
     mem,
     path::Path,
     sync::mpsc::{Receiver, RecvTimeoutError},
