@@ -39,6 +39,8 @@ const FENCES: [(&str, &[&str]); 5] = [
             "gateway/src/mqtt",
             "gateway/src/homeassistant",
             "firmware-sim/src/device",
+            "sandbox/src/bench/publisher",
+            "sandbox/src/bench/bare",
         ],
     ),
     ("rmqtt", &["gateway/src/mqtt"]),
