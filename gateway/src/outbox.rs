@@ -798,6 +798,7 @@ pub(crate) mod tests {
                 order: ticket.order,
                 receipt,
                 verified_ms: now_ms(),
+                was_new: true,
             };
             home.outbox.forget(vec![done]).await;
         }

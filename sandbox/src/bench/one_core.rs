@@ -211,7 +211,7 @@ impl Subscriber {
             &stage.network,
             std::env::current_exe().map_err(Fault::file("this program"))?,
         );
-        let mqtt = network.ports.mqtt();
+        let mqtt = network.ports.mqtt_of_gateway();
         let mut child = Command::new("taskset")
             .args(["-c", &THEIRS.to_string()])
             .arg(program)

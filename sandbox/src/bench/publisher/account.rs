@@ -66,6 +66,7 @@ impl Account {
 pub(super) struct Word {
     pub(super) boot: BootId,
     upto_seq: u64,
+    #[serde(default)]
     high_seq: u64,
     #[serde(default)]
     missing: Vec<(u64, u64)>,
