@@ -17,6 +17,7 @@ pub mod payloads;
 pub mod receipts;
 pub mod route;
 pub mod server;
+pub mod standby;
 pub mod tls;
 pub mod token;
 pub mod transactions;

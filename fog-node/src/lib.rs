@@ -16,7 +16,7 @@
 //!    instead of a chain; [`chain`] finalized blocks and the state; [`vault`]
 //!    payloads by content identifier; [`index`] searchable metadata; [`keyring`] the keys this node holds.
 //! 6. [`telemetry`] what an operator sees. [`containment`] the only panics that do not end the process.
-//!    [`decision`] a signed transaction, handed to the organisation's own node.
+//!    [`decision`] a signed transaction, handed to the organisation's own node. [`space`] the room that is left on the disk.
 
 pub mod audit;
 pub mod command;
@@ -50,4 +50,5 @@ pub mod vault;
 
 pub mod containment;
 pub mod decision;
+pub mod space;
 pub mod telemetry;

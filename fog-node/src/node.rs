@@ -30,6 +30,7 @@ use crate::{
         tls::{Identity, is_private},
     },
     replace,
+    space::{self, Space},
     telemetry::Telemetry,
 };
 
@@ -195,14 +196,15 @@ impl Node {
     /// # Errors
     /// [`Error`].
     pub async fn run(self, telemetry: Telemetry) -> Result<(), Error> {
-        let listen = self.config.http.listen;
-        let listener = TcpListener::bind(listen).await;
-        let listener = listener.map_err(|source| Error::Listen {
-            address: listen,
-            source,
-        })?;
         let mut terminate = signal(SignalKind::terminate()).map_err(open("signals"))?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(open("signals"))?;
+        tokio::select! {
+            waited = self.wait_for_room(&telemetry) => waited?,
+            _ = terminate.recv() => return Ok(()),
+            _ = interrupt.recv() => return Ok(()),
+        }
+        let listen = self.config.http.listen;
+        let listener = self.listen().await?;
         let name = self.config.name.clone();
         let shutdown = CancellationToken::new();
         let drain_timeout = Duration::from_millis(self.config.http.drain_timeout_ms);
@@ -217,6 +219,30 @@ impl Node {
         shutdown.cancel();
         running.stop(drain_timeout + STOP_TIMEOUT).await;
         end
+    }
+
+    async fn listen(&self) -> Result<TcpListener, Error> {
+        let address = self.config.http.listen;
+        let listener = TcpListener::bind(address).await;
+        listener.map_err(|source| Error::Listen { address, source })
+    }
+
+    /// Opens nothing on a full disk, where the engine would break down, and says so to whoever asks, until there is room.
+    async fn wait_for_room(&self, telemetry: &Telemetry) -> Result<(), Error> {
+        let space = Space::of(&self.config.data_dir, self.config.vault.disk_reserve_bytes);
+        if !space.is_short() {
+            return Ok(());
+        }
+        let listener = self.listen().await?;
+        let telemetry = telemetry.clone();
+        let done = CancellationToken::new();
+        let door = http::standby::serve(listener, &self.identity, (&self.config.http, telemetry), done.clone());
+        let enough = async {
+            space.enough().await;
+            done.cancel();
+        };
+        let (served, ()) = tokio::join!(door, enough);
+        served.map_err(open("http"))
     }
 
     /// Opens the rooms from the innermost outwards and starts their tasks.
@@ -245,6 +271,7 @@ impl Node {
         let (runs, consensus_runs) = watch::channel(true);
         let validator = key.public();
         let (chain, vault) = (stores.chain.clone(), stores.vault.clone());
+        let space = vault.space().clone();
         let work = Work::on(&stores, &config, key);
         let rooms = Rooms {
             chain: stores.chain,
@@ -261,6 +288,10 @@ impl Node {
         let context = Context::new(config.http, genesis, validator, rooms);
         let mut tasks = JoinSet::new();
         tasks.spawn(named("telemetry", telemetry.keep_up()));
+        tasks.spawn(async move {
+            space.spent().await;
+            ("space", space::SPENT.to_owned())
+        });
         tasks.spawn(named("projection", work.projection.run()));
         let seats = seats::meet(chain, validator, vault, work.recovery.clone());
         tasks.spawn(named("seats", seats));

@@ -26,6 +26,8 @@ use exchange::Exchange;
 pub use peer::Peer;
 use wanted::{MESSAGES_MAX, Message, Seeker};
 
+use crate::space::Space;
+
 /// Where payloads are kept.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -43,6 +45,9 @@ pub struct Config {
     pub driver: Driver,
     /// All payloads together may have this many bytes; a new one above it is refused.
     pub bytes_max: u64,
+    /// Bytes that stay free on the disk of the data folder. Below it nothing new is kept; below a half of it the node stops, and
+    /// waits for room when it is started again.
+    pub disk_reserve_bytes: u64,
     /// Memory for pages of the store, in bytes.
     pub cache_bytes_max: usize,
     /// How payloads travel between fog nodes.
@@ -54,6 +59,7 @@ impl Default for Config {
         Self {
             driver: Driver::Embedded,
             bytes_max: 64 << 30,
+            disk_reserve_bytes: 256 << 20,
             cache_bytes_max: 32 << 20,
             exchange: ExchangeConfig::default(),
         }
@@ -89,8 +95,8 @@ pub enum Error {
         /// The budget.
         bytes_max: u64,
     },
-    /// The disk has no space; resumes by itself when it has.
-    #[error("the disk below the vault is full; free space, the vault resumes by itself")]
+    /// The disk has no space, or less than its reserve; resumes by itself when it has.
+    #[error("the disk of this node is full, it keeps nothing new until there is room; hand it to another node")]
     DiskFull,
     /// Neither here nor at any peer that answered in time; it may be later.
     #[error("payload {0} is neither here nor at a peer that answered in time")]
@@ -129,6 +135,7 @@ pub struct Vault {
     store: Embedded,
     exchange: Exchange,
     seeker: mpsc::Sender<Message>,
+    space: Space,
     runtime: Handle,
 }
 
@@ -161,8 +168,15 @@ impl Vault {
             store,
             exchange,
             seeker,
+            space: Space::of(data_dir, config.disk_reserve_bytes),
             runtime,
         })
+    }
+
+    /// The room that is left on the disk of the data folder.
+    #[must_use]
+    pub const fn space(&self) -> &Space {
+        &self.space
     }
 
     /// Exchanges payloads with these and the configured peers from now on, and with nobody else.
@@ -177,6 +191,9 @@ impl Vault {
     pub async fn put(&self, payload: Bytes) -> Result<Held, Error> {
         if payload.len() > PAYLOAD_BYTES_MAX {
             return Err(Error::TooLarge { bytes: payload.len() });
+        }
+        if self.space.is_short() {
+            return Err(Error::DiskFull);
         }
         let cid = canonical::cid_of(&payload);
         self.store.put(cid, payload).await?;
@@ -262,8 +279,11 @@ impl Vault {
                 reply,
             },
         );
+        let space = self.space.clone();
         let wait = async move {
             let told = async {
+                // Nothing is fetched that could not be kept.
+                space.enough().await;
                 seeker.send(want).await.ok()?;
                 arrived.await.ok()
             };

@@ -213,6 +213,8 @@ pub struct Final {
     pub receipt: VerifiedReceipt,
     /// When it was verified, in milliseconds since 1970.
     pub verified_ms: i64,
+    /// Whether it went before the backlog.
+    pub was_new: bool,
 }
 
 /// The handle to the outbox.
@@ -826,6 +828,7 @@ pub(crate) mod tests {
                 order: ticket.order,
                 receipt,
                 verified_ms: now_ms(),
+                was_new: true,
             };
             home.outbox.forget(vec![done]).await;
         }
@@ -870,6 +873,7 @@ pub(crate) mod tests {
             order: 0,
             receipt: home.receipt(0),
             verified_ms: now_ms(),
+            was_new: true,
         };
         home.config.disk_reserve_bytes = u64::MAX;
         home.reopen().await;
@@ -944,12 +948,14 @@ pub(crate) mod tests {
                 order: second,
                 receipt: receipt.clone(),
                 verified_ms: now_ms(),
+                was_new: true,
             }])
             .await;
         let done = Final {
             order: first,
             receipt,
             verified_ms: now_ms() + 7,
+            was_new: true,
         };
         home.outbox.forget(vec![done.clone(), done]).await;
         home.reopen().await;
@@ -970,6 +976,7 @@ pub(crate) mod tests {
             order,
             receipt: home.receipt(order),
             verified_ms: 1_100,
+            was_new: true,
         };
         home.outbox.forget(vec![done]).await;
         home.spool(&home.oximeter, 2).await;
@@ -1086,6 +1093,7 @@ pub(crate) mod tests {
                     order: ticket.order,
                     receipt,
                     verified_ms: now_ms(),
+                    was_new: true,
                 }])
                 .await;
         }

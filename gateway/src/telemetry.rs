@@ -13,6 +13,13 @@ const BUCKETS_SECONDS: [f64; 14] = [
     0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 30.0, 300.0,
 ];
 
+/// The name of the histogram that a promise is measured with, and its finer buckets.
+const PUBLISH_TO_FINAL: &str = "gateway_outbox_publish_to_final_seconds";
+const PUBLISH_TO_FINAL_SECONDS: [f64; 32] = [
+    0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.07, 0.08, 0.09, 0.1, 0.12, 0.14, 0.16, 0.18, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5,
+    0.6, 0.8, 1.0, 1.25, 1.5, 2.0, 3.0, 5.0, 10.0, 60.0, 600.0, 3_600.0,
+];
+
 /// The form of a log line.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -74,6 +81,7 @@ pub fn log(config: &Config) {
 pub fn record() -> Result<PrometheusHandle, BuildError> {
     let handle = PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &BUCKETS_SECONDS)?
+        .set_buckets_for_metric(Matcher::Full(PUBLISH_TO_FINAL.to_owned()), &PUBLISH_TO_FINAL_SECONDS)?
         .install_recorder()?;
     Ok(handle)
 }

@@ -7,17 +7,26 @@
 //!    so that none disturbs another, and in turn, so that whatever else the machine does meets all lengths alike.
 //! 3. `figures` are the middle over the rounds, with the range; `table` prints them, `--report` keeps them all.
 //!
-//! With `--fleet` it measures the edge instead: what a gateway takes from fleets of several sizes (`fleet`).
+//! With `--fleet` it measures the edge instead: what a gateway takes from fleets of several sizes (`fleet`); with `--hour` what an
+//! hour without fog nodes does (`hour`), with `--overload` what ten times the load does (`overload`), with `--one-core` what a gateway
+//! takes on one processor, beside a bare broker and subscriber (`one_core`, `bare`).
 //!
 //! Nothing here is a limit that fails: what is slow is slow in the table. Only what is wrong fails, like a receipt that does
 //! not hold.
 
+mod bare;
 mod command;
+mod crowd;
 mod edge;
 mod figures;
 mod fleet;
 mod fog;
+mod hour;
+mod one_core;
+mod overload;
+mod publisher;
 mod round;
+mod stage;
 mod table;
 mod usage;
 

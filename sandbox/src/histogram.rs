@@ -5,19 +5,63 @@ use crate::report::Percentiles;
 /// The middle and the slow end of a histogram of seconds, in milliseconds; absent before the first observation.
 #[must_use]
 pub fn percentiles_ms(metrics: &str, name: &str) -> Percentiles {
-    let buckets = buckets(metrics, name);
-    let at = |quantile| quantile_of(&buckets, quantile).map(|seconds| (seconds * 1e6).round() / 1e3);
-    Percentiles {
-        p50: at(0.50),
-        p99: at(0.99),
+    Buckets::of(metrics, name, "").percentiles_ms()
+}
+
+/// A histogram as it stood at one moment.
+#[derive(Clone, Debug, Default)]
+pub struct Buckets(Vec<(f64, f64)>);
+
+impl Buckets {
+    /// Of the histogram with this name, the part that has a label (`lane="new"`); all of it with an empty one.
+    #[must_use]
+    pub fn of(metrics: &str, name: &str, label: &str) -> Self {
+        let mut buckets = buckets(metrics, name, label);
+        // Parts of one histogram have the same bounds.
+        buckets.dedup_by(|next, kept| {
+            let same = next.0.total_cmp(&kept.0).is_eq();
+            if same {
+                kept.1 += next.1;
+            }
+            same
+        });
+        Self(buckets)
+    }
+
+    /// What was observed after an earlier moment of the same process.
+    #[must_use]
+    pub fn since(&self, earlier: &Self) -> Self {
+        let before = |bound: f64| {
+            let same = earlier.0.iter().find(|(other, _)| other.total_cmp(&bound).is_eq());
+            same.map_or(0.0, |(_, count)| *count)
+        };
+        let buckets = self.0.iter().map(|(bound, count)| (*bound, count - before(*bound)));
+        Self(buckets.collect())
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn count(&self) -> f64 {
+        self.0.last().map_or(0.0, |(_, count)| *count)
+    }
+
+    /// The middle and the slow end, in milliseconds; absent if there is nothing.
+    #[must_use]
+    pub fn percentiles_ms(&self) -> Percentiles {
+        let at = |quantile| quantile_of(&self.0, quantile).map(|seconds| (seconds * 1e6).round() / 1e3);
+        Percentiles {
+            p50: at(0.50),
+            p99: at(0.99),
+        }
     }
 }
 
-/// Upper bounds and cumulative counts, in rising order, the infinite one last.
-fn buckets(metrics: &str, name: &str) -> Vec<(f64, f64)> {
+/// Upper bounds and cumulative counts, in rising order, the infinite ones last.
+fn buckets(metrics: &str, name: &str, label: &str) -> Vec<(f64, f64)> {
     let prefix = format!("{name}_bucket{{");
     let mut buckets: Vec<_> = metrics
         .lines()
+        .filter(|line| line.contains(label))
         .filter_map(|line| {
             let (labels, count) = line.strip_prefix(&prefix)?.rsplit_once("} ")?;
             let bound = labels
@@ -56,6 +100,17 @@ mod tests {
     fn a_quantile_lies_in_its_bucket() {
         let percentiles = percentiles_ms(TEXT, "x_seconds");
         assert_eq!((percentiles.p50, percentiles.p99), (Some(100.0), Some(9_100.0)));
+    }
+
+    #[test]
+    fn parts_are_told_apart_and_added_up_and_compared_with_before() {
+        let text = "x_seconds_bucket{lane=\"new\",le=\"0.1\"} 10\nx_seconds_bucket{lane=\"new\",le=\"+Inf\"} 10\n\
+            x_seconds_bucket{lane=\"backlog\",le=\"0.1\"} 0\nx_seconds_bucket{lane=\"backlog\",le=\"+Inf\"} 30\n";
+        let of = |label| Buckets::of(text, "x_seconds", label);
+        assert_eq!((of("").count(), of("lane=\"new\"").count()), (40.0, 10.0));
+        assert_eq!(of("lane=\"new\"").percentiles_ms().p50, Some(50.0));
+        assert_eq!(of("").since(&of("lane=\"new\"")).count(), 30.0);
+        assert_eq!(of("").since(&Buckets::default()).count(), 40.0);
     }
 
     #[test]

@@ -46,9 +46,14 @@ impl Processes {
         let mut failures = self.stop_fleet().await;
         failures.extend(stop(self.gateway.take()).await);
         failures.extend(stop(self.broker.take()).await);
-        let nodes = join_all(self.nodes.drain(..).map(|node| stop(Some(node)))).await;
-        failures.extend(nodes.into_iter().flatten());
+        failures.extend(self.stop_nodes().await);
         failures
+    }
+
+    /// Stops the fog nodes alone; they can be started again.
+    pub async fn stop_nodes(&mut self) -> Vec<String> {
+        let nodes = join_all(self.nodes.drain(..).map(|node| stop(Some(node)))).await;
+        nodes.into_iter().flatten().collect()
     }
 }
 

@@ -107,6 +107,18 @@ impl OnChain {
     pub fn count(&self) -> u64 {
         self.readings.values().sum()
     }
+
+    /// How often a reading is committed to.
+    #[must_use]
+    pub fn times(&self, reading: &ReadingId) -> u64 {
+        self.readings.get(reading).copied().unwrap_or_default()
+    }
+
+    /// What does not hold.
+    #[must_use]
+    pub fn faults(&self) -> &[String] {
+        &self.faults
+    }
 }
 
 /// What the hospital is served.

@@ -1,4 +1,4 @@
-//! Faults of the edge: a gateway process on a disk that is full, read-only or broken, and killed at any moment.
+//! Faults of disks: a gateway on one that is full, read-only or broken, and killed at any moment; fog nodes on full ones.
 //!
 //! A program of its own, because some of it cannot run everywhere (it needs root, or strace): that is then said, and counted
 //! as not run, never as passed. A word on the command line runs the tests whose names contain it; `--measure READINGS
@@ -8,6 +8,7 @@
 
 mod disks;
 mod fog;
+mod full_nodes;
 mod home;
 mod kills;
 mod mount;
@@ -29,7 +30,7 @@ pub(crate) enum Run {
 
 type Test = (&'static str, fn() -> Run);
 
-const TESTS: [Test; 8] = [
+const TESTS: [Test; 10] = [
     ("a_full_disk_stops_the_intake_and_nothing_else", disks::full),
     ("a_read_only_disk_is_said_at_the_start", disks::read_only_at_the_start),
     (
@@ -50,6 +51,14 @@ const TESTS: [Test; 8] = [
     ),
     ("a_stopped_spool_is_listed_inspected_and_carried_away", spool::by_hand),
     ("a_damaged_bundle_is_not_carried_away", spool::damaged),
+    (
+        "a_fog_node_with_a_full_disk_refuses_aloud_and_comes_back",
+        full_nodes::one,
+    ),
+    (
+        "nothing_is_lost_when_the_disks_of_all_fog_nodes_are_full",
+        full_nodes::all,
+    ),
 ];
 
 fn main() -> ExitCode {

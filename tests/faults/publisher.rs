@@ -4,7 +4,7 @@ use std::{fs, net::SocketAddr, sync::Arc, time::Duration};
 
 use record::{
     decimal::Decimal,
-    ids::{BootId, DeviceId},
+    ids::{BootId, DeviceId, ReadingId},
     reading::{Measured, MeasurementState, Reading, TimeQuality, VERSION},
     signature::SigningKey,
 };
@@ -64,6 +64,15 @@ impl Device {
             last_seq: 0,
             acknowledged: Vec::new(),
         }
+    }
+
+    /// The readings that were acknowledged.
+    pub(crate) fn readings(&self) -> impl Iterator<Item = ReadingId> {
+        self.acknowledged.iter().map(|seq| ReadingId {
+            device: self.id.clone(),
+            boot: self.boot,
+            seq: *seq,
+        })
     }
 
     /// The signed reading of this number: always the same bytes.

@@ -27,7 +27,7 @@ const DOORS: [&[&str]; 12] = [
     &["intake", "query", "projection", "retention", "disclosure"],
     &["mempool", "proofs"],
     &["chain", "vault", "index", "keyring"],
-    &["telemetry", "turnstile", "containment", "decision"],
+    &["telemetry", "turnstile", "containment", "decision", "space"],
 ];
 /// Crates (a name, or a beginning with `*`) and the only rooms that may name them.
 const FENCES: [(&str, &[&str]); 5] = [
@@ -39,6 +39,8 @@ const FENCES: [(&str, &[&str]); 5] = [
             "gateway/src/mqtt",
             "gateway/src/homeassistant",
             "firmware-sim/src/device",
+            "sandbox/src/bench/publisher",
+            "sandbox/src/bench/bare",
         ],
     ),
     ("rmqtt", &["gateway/src/mqtt"]),

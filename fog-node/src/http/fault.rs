@@ -208,6 +208,8 @@ impl From<vault::Error> for Fault {
         match error {
             vault::Error::TooLarge { .. } => Self::too_large(error.to_string()),
             vault::Error::Storage(_) => stop(&error),
+            // The room has said so once; a full disk refuses every bundle that comes.
+            vault::Error::DiskFull => Self::unavailable(error.to_string()),
             _ => Self::of_ours(&error, Self::unavailable(ELSEWHERE)),
         }
     }

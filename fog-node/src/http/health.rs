@@ -12,6 +12,9 @@ use super::{
 };
 use crate::{chain::Head, index::Index, recovery::Standing};
 
+/// Why a node with a full disk is not ready.
+pub(super) const FULL: &str = "the disk is full: nothing new is kept until there is room";
+
 /// What is served here.
 #[must_use]
 pub fn routes() -> Vec<Route<Context>> {
@@ -74,6 +77,7 @@ async fn ready(context: Arc<Context>) -> Answered {
             context.recovery.standing() != Standing::Answering,
             "this node's chain is not the majority's, or is being made anew",
         ),
+        (context.vault.space().is_short(), FULL),
         (
             freshness.head_age_ms > context.config.head_age_ms_max,
             "the last block is too old: cut off from the quorum, or it is lost",

@@ -577,6 +577,7 @@ mod tests {
                     order: ticket.order,
                     receipt: home.receipt(ticket.order),
                     verified_ms: crate::outbox::now_ms(),
+                    was_new: true,
                 };
                 home.outbox.forget(vec![done]).await;
             }

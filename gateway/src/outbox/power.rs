@@ -238,6 +238,7 @@ impl<'a> Bench<'a> {
                 order,
                 receipt,
                 verified_ms: 1,
+                was_new: true,
             }])
             .await;
         Some(())

@@ -5,7 +5,7 @@ mod room;
 mod telling;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::BTreeMap,
     mem,
     path::Path,
     sync::mpsc::{Receiver, RecvTimeoutError},
@@ -40,7 +40,8 @@ use super::{
 const FORGET_LINGER: Duration = Duration::from_millis(100);
 /// What sealing, padding and framing may add to one message, for the high-water mark.
 const OVERHEAD_BYTES: u64 = 1_024;
-/// Readings whose times are remembered for the latencies; beyond it new bundles are not timed.
+/// Readings whose times are remembered for the latencies; beyond it those that wait longest are forgotten: of a long backlog its
+/// length says enough, and what is measured now is timed all the same.
 const TIMED_MAX: usize = 50_000;
 /// Notes about bundles that are kept while the disk bears no commit; of those beyond it the uplink finds out again after the
 /// next start.
@@ -61,7 +62,7 @@ pub(super) struct Writer {
     notes: Notes,
     spooled: Spooled,
     aside: Aside,
-    times: HashMap<u64, Vec<Times>>,
+    times: BTreeMap<u64, Vec<Times>>,
     timed: usize,
     publish_to_final: Durations,
     received_to_final: Durations,
@@ -96,7 +97,7 @@ impl Writer {
             notes: Notes::default(),
             spooled: loaded.spooled,
             aside: Aside::of(loaded.refused),
-            times: HashMap::new(),
+            times: BTreeMap::new(),
             timed: 0,
             publish_to_final: Durations::default(),
             received_to_final: Durations::default(),

@@ -169,6 +169,7 @@ impl Flight {
                     order: ticket.order,
                     receipt,
                     verified_ms: now_ms(),
+                    was_new: true,
                 })
             }
             None => Err(lies(node, "receipt")),

@@ -188,7 +188,10 @@ impl Traffic {
                 self.lanes.landed(order);
             }
             match landing {
-                Landing::Final(done) => finals.push(*done),
+                Landing::Final(done) => finals.push(Final {
+                    was_new: matches!(lane, Lane::Alarm | Lane::Live),
+                    ..*done
+                }),
                 Landing::LaidBy(bundle) => self.lay_by(bundle),
                 Landing::SetAside { order, why } => outbox.set_aside(order, why).await,
                 Landing::Gone => {}

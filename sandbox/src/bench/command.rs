@@ -1,22 +1,23 @@
 //! The benchmark's command line.
 
-use std::{ffi::OsString, path::PathBuf, process::ExitCode, time::Duration};
+mod edge;
+
+use std::{ffi::OsString, path::PathBuf, process::ExitCode};
 
 use clap::Parser;
 
-use super::{Order, fleet, run};
+use self::edge::Common;
+use super::{Order, bare, fleet, hour, one_core, overload, run};
 use crate::{
     command::{concluded, delegated, on_runtime, parsed, report_obstacle},
     fault::Fault,
     folder::Folder,
-    hardening, lifeline,
+    lifeline,
     ports::{BASE, NODES_MAX, Ports},
 };
 
 /// Readings of history, at most: sequence numbers and disks are not endless.
 const HISTORY_MAX: u64 = 100_000_000;
-/// Devices of one fleet, at most: as many as one gateway takes.
-const FLEET_MAX: u32 = 10_000;
 /// Samples and rounds, at most.
 const REPETITIONS_MAX: usize = 100_000;
 
@@ -42,18 +43,8 @@ struct Arguments {
     /// How often each node reads everything on its disk again, in seconds.
     #[arg(long, value_name = "N", default_value_t = 300)]
     scrub_s: u64,
-    /// Measure the edge instead: a gateway without fog nodes, and fleets of so many devices, one after the other.
-    #[arg(long, value_name = "N,N,..", value_delimiter = ',', conflicts_with_all = ["history", "samples", "rounds", "nodes", "scrub_s"])]
-    fleet: Vec<u32>,
-    /// How long each fleet is measured, once all of its devices are connected.
-    #[arg(long, value_name = "S", default_value_t = 30, requires = "fleet")]
-    seconds: u32,
-    /// Seconds between two steps of a device of these fleets.
-    #[arg(long, value_name = "S", default_value_t = 10, requires = "fleet")]
-    cadence_s: u32,
-    /// Let the first device of each fleet measure so many times as often as the others, and show what the others wait.
-    #[arg(long, value_name = "TIMES", requires = "fleet")]
-    hot: Option<u32>,
+    #[command(flatten)]
+    edge: edge::Flags,
     /// A new or empty folder for everything [default: ./vitalfog-data/bench-<time>].
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
@@ -68,63 +59,33 @@ struct Arguments {
 /// Runs the benchmark, or what a child of it is started as.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     lifeline::watch();
-    let arguments = match delegated(arguments.into_iter().collect()) {
+    let mut arguments = match delegated(arguments.into_iter().collect()) {
         Ok(code) => return code,
         Err(arguments) => arguments,
     };
+    if arguments.get(1).is_some_and(|word| word == bare::COMMAND) {
+        return bare::main(arguments.split_off(1));
+    }
     match parsed::<Arguments>(arguments) {
-        Ok(arguments) if !arguments.fleet.is_empty() => {
-            concluded(fleet_order(arguments).and_then(|order| on_runtime(fleet::run(order))))
-        }
+        Ok(arguments) if arguments.edge.is_edge() => concluded(at_the_edge(arguments).and_then(|order| match order {
+            edge::Order::Fleets(order) => on_runtime(fleet::run(order)),
+            edge::Order::Hour(order) => on_runtime(hour::run(order)),
+            edge::Order::Overload(order) => on_runtime(overload::run(order)),
+            edge::Order::OneCore(order) => on_runtime(one_core::run(order)),
+        })),
         Ok(arguments) => concluded(order(arguments).and_then(|order| on_runtime(run(order)))),
         Err(code) => code,
     }
 }
 
-/// The same for fleets.
-fn fleet_order(arguments: Arguments) -> Result<fleet::Order, Fault> {
-    let mut faults = Vec::new();
-    let mut expect = |holds: bool, fault: &str| {
-        if !holds {
-            faults.push(fault.to_owned());
-        }
-    };
-    let may_be = 1..=FLEET_MAX;
-    expect(
-        arguments.fleet.iter().all(|devices| may_be.contains(devices)),
-        "--fleet: each has between 1 and 10000 devices",
-    );
-    expect(
-        (1..=86_400).contains(&arguments.seconds),
-        "--seconds: between 1 and 86400",
-    );
-    expect(
-        (1..=3_600).contains(&arguments.cadence_s),
-        "--cadence-s: between 1 and 3600",
-    );
-    expect(
-        arguments.hot.is_none_or(|rate| (1..=1_000).contains(&rate)),
-        "--hot: between 1 and 1000 times",
-    );
-    let largest = arguments.fleet.iter().max().copied().unwrap_or_default();
-    faults.extend(hardening::files_obstacle(largest));
-    let ports = Ports::plan(arguments.port_base, 0);
-    expect_ports(&mut faults, ports.as_ref());
-    let data_dir = arguments.data_dir.unwrap_or_else(default_data_dir);
-    faults.extend(Folder::obstacle(&data_dir));
-    faults.extend(arguments.report.as_deref().and_then(report_obstacle));
-    match ports {
-        Some(ports) if faults.is_empty() => Ok(fleet::Order {
-            sizes: arguments.fleet,
-            time: Duration::from_secs(arguments.seconds.into()),
-            cadence_s: arguments.cadence_s,
-            hot: arguments.hot,
-            ports,
-            data_dir,
-            report: arguments.report,
-        }),
-        _ => Err(Fault::Usage(faults)),
-    }
+/// The same for the edge.
+fn at_the_edge(arguments: Arguments) -> Result<edge::Order, Fault> {
+    arguments.edge.order(Common {
+        port_base: arguments.port_base,
+        rounds: arguments.rounds,
+        data_dir: arguments.data_dir,
+        report: arguments.report,
+    })
 }
 
 fn expect_ports(faults: &mut Vec<String>, ports: Option<&Ports>) {
@@ -235,7 +196,7 @@ mod tests {
     fn what_no_fleet_can_be_measured_with_is_refused() {
         let flags = "bench --fleet 10,0,10001 --seconds 0 --cadence-s 0 --hot 5000 --port-base 80 --report absent/file";
         let arguments = Arguments::try_parse_from(flags.split(' ')).expect("parses");
-        let Err(Fault::Usage(faults)) = fleet_order(arguments) else {
+        let Err(Fault::Usage(faults)) = at_the_edge(arguments) else {
             panic!("it must be refused")
         };
         for flag in [

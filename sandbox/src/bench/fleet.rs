@@ -1,27 +1,30 @@
-//! What a gateway takes from fleets of several sizes: from publishing to the PUBACK, memory, files, processor time.
+//! What a gateway takes from fleets of several sizes: from publishing to the PUBACK and to finality, memory, files, processor time.
 //!
-//! A gateway and a fleet, real processes with disks that are synced and TLS, and no fog node: what is acknowledged stays in the
-//! spool, so that the edge alone is measured. One device can be made *hot*, which measures many times as often, to see that the
-//! others do not wait for it.
+//! A gateway and a fleet, real processes with disks that are synced and TLS. Without fog nodes what is acknowledged stays in the
+//! spool, so that the edge alone is measured; with them (`--fog`) everything has to become final as well. One device can be made
+//! *hot*, which measures many times as often, to see that the others do not wait for it.
+
+mod account;
 
 use std::{
-    fmt, fs,
-    path::{Path, PathBuf},
+    fs,
+    path::PathBuf,
     time::{Duration, Instant},
 };
 
-use firmware_sim::signal::Library;
-use serde::{Deserialize, Serialize};
 use serde_json::{Value as Json, json};
 use tokio::time::sleep;
 
-use super::usage::{load_average, processor_time};
+use self::account::{Figures, GatewayStatus, Limit, Status, Use, status, table};
+use super::{
+    stage::{Finals, LIMITS, Plan, Stage, limit_devices},
+    usage::{load_average, processor_time},
+};
 use crate::{
     children::Supervised,
-    config::{Broker, Limits},
+    config::Broker,
     fault::Fault,
     folder::{Folder, replace_json},
-    household::Household,
     interruption,
     memory::Memory,
     network::Network,
@@ -30,10 +33,6 @@ use crate::{
     status::Screen,
 };
 
-/// Validators of a network that is founded and not started.
-const NODES: u16 = 4;
-/// Blocks of an epoch: as many as the sandbox has.
-const EPOCH_BLOCKS: u64 = 1_000;
 /// Unanswered messages of each device where one is hot.
 const FLOOD_IN_FLIGHT: u16 = 16;
 /// Unacknowledged readings that a device keeps then.
@@ -44,153 +43,22 @@ const FLOOD_LIMIT: Limit = Limit {
     burst: 50,
     messages_per_s: 10,
 };
-/// What each step may take on a slow machine that does something else.
-const LIMITS: Limits = Limits {
-    start_s: 300,
-    enrol_s: 300,
-    drain_s: 300,
-    agree_s: 300,
-    stop_s: 60,
-};
 
 /// What was asked for, checked.
 #[derive(Debug)]
 pub(super) struct Order {
-    /// Devices of each fleet.
-    pub(super) sizes: Vec<u32>,
+    /// Devices of each fleet, and the seconds between two steps of one of them.
+    pub(super) sizes: Vec<(u32, u32)>,
     /// How long each is measured, once all its devices are connected.
     pub(super) time: Duration,
-    /// Seconds between two steps of a device.
-    pub(super) cadence_s: u32,
     /// How many times as often the first device measures.
     pub(super) hot: Option<u32>,
+    /// Whether fog nodes run.
+    pub(super) fog: bool,
+    pub(super) broker: Broker,
     pub(super) ports: Ports,
     pub(super) data_dir: PathBuf,
     pub(super) report: Option<PathBuf>,
-}
-
-/// What the gateway takes of one device.
-#[derive(Clone, Copy, Debug, Serialize)]
-struct Limit {
-    burst: u32,
-    messages_per_s: u32,
-}
-
-/// What one fleet came to.
-#[derive(Debug, Serialize)]
-struct Figures {
-    devices: u32,
-    /// From the first connection to the last.
-    connected_s: f64,
-    /// How long it was measured then.
-    measured_s: f64,
-    /// Readings acknowledged meanwhile.
-    acknowledged: u64,
-    acknowledged_per_s: f64,
-    /// Of all devices; of the others, if one is hot.
-    puback_p50_ms: f64,
-    puback_p99_ms: f64,
-    /// Readings of the hot device that were acknowledged.
-    hot_acknowledged: Option<u64>,
-    /// What may be acknowledged of it.
-    hot_limit: Option<Limit>,
-    gateway: Use,
-    fleet: Use,
-    /// What became of all readings, as the fleet says at its end.
-    unanswered: u64,
-    unexpected: u64,
-    /// Numbers that the gateway misses.
-    gaps: u64,
-    /// Numbers for which a device had no room, so that it never sent them.
-    unkept: u64,
-    load_average: Option<f64>,
-}
-
-/// What a process uses.
-#[derive(Debug, Serialize)]
-struct Use {
-    rss_peak_bytes: u64,
-    open_files: usize,
-    /// Of one processor, while it was measured.
-    processor_percent: f64,
-}
-
-/// What the fleet's `status.json` says that is looked at here.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Status {
-    connected: u64,
-    published: u64,
-    acknowledged: u64,
-    refused: u64,
-    unkept: u64,
-    unexpected: u64,
-    latency_ms: Latency,
-    profiles: std::collections::BTreeMap<String, Part>,
-}
-
-/// What the gateway's `/status` says of numbers that did not come.
-#[derive(Debug, Deserialize)]
-struct GatewayStatus {
-    gaps: Vec<Gap>,
-}
-
-#[derive(Debug, Deserialize)]
-struct Gap {
-    missing: Vec<(u64, u64)>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Part {
-    acknowledged: u64,
-    latency_ms: Latency,
-}
-
-#[derive(Clone, Copy, Debug, Default, Deserialize)]
-#[serde(default)]
-struct Latency {
-    publish_to_puback: Percentiles,
-}
-
-#[derive(Clone, Copy, Debug, Default, Deserialize)]
-#[serde(default)]
-struct Percentiles {
-    p50: f64,
-    p99: f64,
-}
-
-impl fmt::Display for Figures {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let of = |process: &Use| {
-            format!(
-                "{} MB, {} files, {:.0} % of a processor",
-                process.rss_peak_bytes / 1_000_000,
-                process.open_files,
-                process.processor_percent
-            )
-        };
-        write!(
-            f,
-            "{} devices: connected in {:.1} s; {:.0} readings/s for {:.0} s, to PUBACK p50 {:.1} ms, p99 {:.1} ms; gateway {}; \
-             fleet {}; {} without an answer, {} gaps; load {:.1}",
-            self.devices,
-            self.connected_s,
-            self.acknowledged_per_s,
-            self.measured_s,
-            self.puback_p50_ms,
-            self.puback_p99_ms,
-            of(&self.gateway),
-            of(&self.fleet),
-            self.unanswered,
-            self.gaps,
-            self.load_average.unwrap_or_default()
-        )?;
-        match self.hot_acknowledged {
-            Some(hot) => write!(f, "; the hot device got {hot} acknowledged"),
-            None => Ok(()),
-        }
-    }
 }
 
 /// Measures each size, or stops when somebody interrupts; returns whether every reading was answered as it had to be.
@@ -204,6 +72,7 @@ pub(super) async fn run(order: Order) -> Result<bool, Fault> {
     };
     let failures = processes.stop().await;
     let figures = measured?;
+    screen.say(&table(&figures));
     for failure in &failures {
         screen.say(&format!("FAILED: {failure}"));
     }
@@ -219,10 +88,10 @@ pub(super) async fn run(order: Order) -> Result<bool, Fault> {
 async fn measure(order: &Order, processes: &mut Processes, screen: &mut Screen) -> Result<Vec<Figures>, Fault> {
     let folder = Folder::create(&order.data_dir)?;
     let mut all = Vec::new();
-    for devices in &order.sizes {
+    for (devices, cadence_s) in &order.sizes {
         screen.say(&format!("a fleet of {devices} devices"));
         let own = Folder::create(&folder.path(devices.to_string()))?;
-        let figures = one(own, (*devices, order), processes).await?;
+        let figures = one(own, (*devices, *cadence_s, order), processes).await?;
         screen.say(&format!("  {figures}"));
         all.push(figures);
     }
@@ -230,65 +99,63 @@ async fn measure(order: &Order, processes: &mut Processes, screen: &mut Screen) 
 }
 
 /// Starts a gateway and a fleet, measures them, and stops both.
-async fn one(folder: Folder, (devices, order): (u32, &Order), processes: &mut Processes) -> Result<Figures, Fault> {
-    let number = usize::try_from(devices).expect("a usize has 32 bits at least");
-    let household = Household::furnish(&folder, number, Library::embedded())?;
-    let network = Network::found(folder, order.ports.clone(), (NODES, EPOCH_BLOCKS), household)?;
-    let http = network.callers.anybody()?;
-    let program = network.gateway_program(Broker::Embedded)?;
-    if order.hot.is_some() {
-        hold_back(&network.folder.path("gateway/config.toml"))?;
-    }
-    let gateway = Supervised::start(program, LIMITS.stop());
-    let health = format!("{}/healthz", network.gateway_url());
-    let up = || async {
-        http.get(&health)
-            .send()
-            .await
-            .is_ok_and(|answer| answer.status().is_success())
-    };
-    let waited = gateway.wait_until("ready", LIMITS.start(), up).await;
-    let gateway = processes.gateway.insert(gateway);
-    waited?;
-    let program = network.fleet_program_with((Broker::Embedded, usize::MAX), habits(order, &network))?;
+async fn one(
+    folder: Folder,
+    (devices, cadence_s, order): (u32, u32, &Order),
+    processes: &mut Processes,
+) -> Result<Figures, Fault> {
+    let stage = set(folder, (devices, order), processes).await?;
+    let habits = habits((cadence_s, order.hot), &stage.network);
+    let program = stage.network.fleet_program_with((order.broker, usize::MAX), habits)?;
     let started = Instant::now();
     let fleet = processes.fleet.insert(Supervised::start(program, LIMITS.stop()));
-    let status_file = network.fleet_data_dir().join("status.json");
+    let status_file = stage.network.fleet_data_dir().join("status.json");
     let all_connected = || async { status(&status_file).connected >= u64::from(devices) };
     fleet.wait_until("connected", LIMITS.start(), all_connected).await?;
     let connected_s = started.elapsed().as_secs_f64();
 
-    let (before, used, from) = (status(&status_file), [&*gateway, &*fleet].map(time_of), Instant::now());
+    let before = Moment::now(&stage, &status_file, processes).await?;
     sleep(order.time).await;
-    let (after, measured_s) = (status(&status_file), from.elapsed().as_secs_f64());
-    let uses = [(&*gateway, used[0]), (&*fleet, used[1])].map(|(process, used)| usage(process, used, measured_s));
-    let [gateway, fleet] = uses;
+    let after = Moment::now(&stage, &status_file, processes).await?;
+    let spooled = stage.gateway().await?.spooled;
+    let uses = Uses::between(&before, &after, processes);
     let load_average = load_average();
 
     let mut failures = processes.stop_fleet().await;
-    let gaps = missing(&http, &network.gateway_url()).await;
+    let http = stage.network.callers.anybody()?;
+    let gaps = missing(&http, &stage.network.gateway_url()).await;
+    if order.fog {
+        stage.drain().await?;
+    }
     failures.extend(processes.stop().await);
     if let Some(failure) = failures.first() {
         return Err(Fault::Measure(failure.clone()));
     }
     let end = status(&status_file);
-    let usual = after
-        .profiles
-        .get("usual")
-        .map_or(after.latency_ms, |usual| usual.latency_ms);
-    let acknowledged = after.acknowledged - before.acknowledged;
+    let usual = after.fleet.profiles.get("usual");
+    let puback = usual
+        .map_or(after.fleet.latency_ms, |usual| usual.latency_ms)
+        .publish_to_puback;
+    let acknowledged = after.fleet.acknowledged - before.fleet.acknowledged;
+    let (finals, measured_s) = (after.finals.all.since(&before.finals.all), after.seconds_since(&before));
     Ok(Figures {
         devices,
         connected_s,
         measured_s,
         acknowledged,
         acknowledged_per_s: acknowledged as f64 / measured_s,
-        puback_p50_ms: usual.publish_to_puback.p50,
-        puback_p99_ms: usual.publish_to_puback.p99,
-        hot_acknowledged: after.profiles.get("hot").map(|hot| hot.acknowledged),
+        puback_p50_ms: puback.p50,
+        puback_p99_ms: puback.p99,
+        final_p50_ms: finals.percentiles_ms().p50,
+        final_p99_ms: finals.percentiles_ms().p99,
+        final_per_s: order.fog.then(|| finals.count() / measured_s),
+        spooled,
+        hot_acknowledged: after.fleet.profiles.get("hot").map(|hot| hot.acknowledged),
         hot_limit: order.hot.map(|_| FLOOD_LIMIT),
-        gateway,
-        fleet,
+        gateway: uses.gateway,
+        fleet: uses.fleet,
+        broker: uses.broker,
+        nodes: uses.nodes,
         unanswered: end.published.saturating_sub(end.acknowledged + end.refused),
         unexpected: end.unexpected,
         gaps: gaps?,
@@ -297,10 +164,88 @@ async fn one(folder: Folder, (devices, order): (u32, &Order), processes: &mut Pr
     })
 }
 
+/// Starts everything but the fleet.
+async fn set(folder: Folder, (devices, order): (u32, &Order), processes: &mut Processes) -> Result<Stage, Fault> {
+    let plan = Plan {
+        devices,
+        fog: order.fog,
+        broker: order.broker,
+        gateway: true,
+        ports: order.ports.clone(),
+        processor: None,
+    };
+    let change = |settings: &mut toml::Table| {
+        if order.hot.is_some() {
+            limit_devices(settings, (FLOOD_LIMIT.messages_per_s, FLOOD_LIMIT.burst));
+        }
+    };
+    Stage::set(folder, &plan, change, processes).await
+}
+
+/// All accounts at one moment.
+struct Moment {
+    at: Instant,
+    fleet: Status,
+    finals: Finals,
+    times: Vec<Duration>,
+}
+
+impl Moment {
+    async fn now(stage: &Stage, status_file: &std::path::Path, processes: &Processes) -> Result<Self, Fault> {
+        Ok(Self {
+            finals: stage.finals().await?,
+            fleet: status(status_file),
+            times: every(processes).into_iter().map(time_of).collect(),
+            at: Instant::now(),
+        })
+    }
+
+    fn seconds_since(&self, earlier: &Self) -> f64 {
+        self.at.duration_since(earlier.at).as_secs_f64()
+    }
+}
+
+/// Every process, the gateway first, then the fleet, the broker and the fog nodes.
+fn every(processes: &Processes) -> Vec<&Supervised> {
+    let outside = [&processes.gateway, &processes.fleet, &processes.broker];
+    outside.into_iter().flatten().chain(&processes.nodes).collect()
+}
+
+/// What each process used between two moments.
+struct Uses {
+    gateway: Use,
+    fleet: Use,
+    broker: Option<Use>,
+    nodes: Option<Use>,
+}
+
+impl Uses {
+    fn between(before: &Moment, after: &Moment, processes: &Processes) -> Self {
+        let seconds = after.seconds_since(before);
+        let times = before.times.iter().zip(&after.times);
+        let used = every(processes).into_iter().zip(times);
+        let mut uses = used.map(|(process, (then, now))| usage(process, now.saturating_sub(*then), seconds));
+        let mut next = || uses.next().expect("gateway and fleet run");
+        let (gateway, fleet) = (next(), next());
+        let broker = processes.broker.is_some().then(&mut next);
+        let nodes = uses.reduce(|a, b| Use {
+            rss_peak_bytes: a.rss_peak_bytes.max(b.rss_peak_bytes),
+            open_files: a.open_files.max(b.open_files),
+            processor_percent: a.processor_percent + b.processor_percent,
+        });
+        Self {
+            gateway,
+            fleet,
+            broker,
+            nodes,
+        }
+    }
+}
+
 /// Every device at the cadence that was asked for, also those with a waveform; the first one hot, if one is to be.
-fn habits(order: &Order, network: &Network) -> Json {
-    let mut habits = json!({ "speed": 1.0 / f64::from(order.cadence_s) });
-    if let (Some(rate), Some(first)) = (order.hot, network.household.devices.first()) {
+fn habits((cadence_s, hot): (u32, Option<u32>), network: &Network) -> Json {
+    let mut habits = json!({ "speed": 1.0 / f64::from(cadence_s) });
+    if let (Some(rate), Some(first)) = (hot, network.household.devices.first()) {
         habits["profile"] = json!({ "hot": { "devices": [first.id], "rate": rate } });
         // One at a time would be a device that waits for each answer, and no flood.
         habits["mqtt"] = json!({ "in_flight_max": FLOOD_IN_FLIGHT });
@@ -308,19 +253,6 @@ fn habits(order: &Order, network: &Network) -> Json {
         habits["journal_readings_max"] = json!(FLOOD_KEPT);
     }
     habits
-}
-
-/// Sets the limit of a device in the gateway's configuration.
-fn hold_back(config: &Path) -> Result<(), Fault> {
-    let text = fs::read_to_string(config).map_err(Fault::file(config))?;
-    let mut settings: toml::Table = toml::from_str(&text).expect("it was written as TOML just now");
-    let broker = settings["mqtt"]["broker"]
-        .as_table_mut()
-        .expect("the broker has settings");
-    let Limit { burst, messages_per_s } = FLOOD_LIMIT;
-    broker.insert("device_burst_messages_max".to_owned(), i64::from(burst).into());
-    broker.insert("device_messages_per_s_max".to_owned(), i64::from(messages_per_s).into());
-    fs::write(config, settings.to_string()).map_err(Fault::file(config))
 }
 
 /// How many numbers the gateway misses.
@@ -336,20 +268,13 @@ async fn missing(http: &reqwest::Client, gateway: &str) -> Result<u64, Fault> {
     Ok(ranges.map(|(from, to)| to - from + 1).sum())
 }
 
-/// The fleet's own account; nothing yet if there is none.
-fn status(file: &Path) -> Status {
-    let text = fs::read(file).unwrap_or_default();
-    serde_json::from_slice(&text).unwrap_or_default()
-}
-
 fn time_of(process: &Supervised) -> Duration {
     process.life().pid.map(processor_time).unwrap_or_default()
 }
 
-fn usage(process: &Supervised, before: Duration, measured_s: f64) -> Use {
+fn usage(process: &Supervised, used: Duration, measured_s: f64) -> Use {
     let pid = process.life().pid.unwrap_or_default();
     let files = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().count();
-    let used = processor_time(pid).saturating_sub(before);
     Use {
         rss_peak_bytes: Memory::of(pid).peak_bytes.unwrap_or_default(),
         open_files: files,

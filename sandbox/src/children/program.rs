@@ -53,6 +53,17 @@ impl Program {
         }
     }
 
+    /// The same program on one processor alone. `taskset` becomes the program, so the process that is started is still its own.
+    #[must_use]
+    pub fn on_processor(self, processor: u16) -> Self {
+        let words = ["-c".into(), processor.to_string().into(), self.executable];
+        Self {
+            arguments: words.into_iter().chain(self.arguments).collect(),
+            executable: "taskset".into(),
+            ..self
+        }
+    }
+
     /// The end of what it printed.
     #[must_use]
     pub fn log_tail(&self) -> String {

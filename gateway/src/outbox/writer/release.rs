@@ -79,9 +79,12 @@ impl Writer {
     }
 
     pub(super) fn remember_times(&mut self, order: u64, times: Vec<Times>) {
-        if self.timed + times.len() <= TIMED_MAX {
-            self.timed += times.len();
-            self.times.insert(order, times);
+        self.timed += times.len();
+        self.times.insert(order, times);
+        while self.timed > TIMED_MAX
+            && let Some((_, forgotten)) = self.times.pop_first()
+        {
+            self.timed -= forgotten.len();
         }
     }
 
@@ -97,7 +100,8 @@ impl Writer {
             if let Some(wall_ms) = wall_ms {
                 self.publish_to_final.add(wall_ms, done.verified_ms);
                 let seconds = done.verified_ms.saturating_sub(wall_ms).max(0) as f64 / 1_000.0;
-                metrics::histogram!("gateway_outbox_publish_to_final_seconds").record(seconds);
+                let lane = if done.was_new { "new" } else { "backlog" };
+                metrics::histogram!("gateway_outbox_publish_to_final_seconds", "lane" => lane).record(seconds);
             }
         }
     }
@@ -124,5 +128,14 @@ mod tests {
             .expect("reads");
         assert_eq!((writer.timed, writer.times.len()), (0, 0));
         assert!(writer.aside.bytes() > 0);
+        writer.remember_times(1, vec![(None, 1); TIMED_MAX - 1]);
+        writer.remember_times(2, vec![(None, 2)]);
+        assert_eq!(writer.times.len(), 2);
+        writer.remember_times(3, vec![(None, 3)]);
+        assert_eq!(
+            (writer.timed, writer.times.keys().copied().collect::<Vec<_>>()),
+            (2, vec![2, 3]),
+            "what waits longest is timed no more"
+        );
     }
 }

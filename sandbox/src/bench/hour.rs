@@ -1,0 +1,203 @@
+//! A gateway whose fog nodes cannot be reached for an hour: the hour is compressed, the number of its readings is real.
+//!
+//! 1. Fifty devices measure once a second, and all is well.
+//! 2. The fog nodes are stopped. The devices hand in what they would measure in an hour, as fast as it is acknowledged.
+//! 3. The fog nodes come back, and the devices measure once a second again while the spool drains. What they measure now must
+//!    not wait for what is stored.
+//! 4. Everything that was acknowledged is compared with the chain.
+
+use std::{
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+use serde::Serialize;
+use serde_json::json;
+use tokio::time::sleep;
+
+use super::{
+    crowd::{Crowd, Footprint, Meter, Outcome, Stretch, stretch},
+    publisher::Pace,
+    stage::{LIMITS, PAUSE, Plan, Stage, limit_devices},
+    usage::load_average,
+};
+use crate::{
+    config::Broker,
+    fault::Fault,
+    folder::{Folder, replace_json},
+    interruption,
+    ports::Ports,
+    processes::Processes,
+    status::Screen,
+};
+
+/// Devices of the home.
+pub(super) const DEVICES: u32 = 50;
+/// The pace at which a device measures.
+const EVERY: Duration = Duration::from_secs(1);
+/// How long it is measured before, and afterwards.
+const CALM: Duration = Duration::from_secs(20);
+/// What a device may hand in: an hour at once.
+const DEVICE_LIMIT: (u32, u32) = (1_000, 4_000);
+/// Fewer readings than this in the spool are those that are under way.
+const UNDER_WAY: u64 = 100;
+/// While the spool drains, 99 of 100 new readings are final after this time: what docs/PERFORMANCE.md states.
+pub(super) const FINAL_P99_MAX_MS: f64 = 2_000.0;
+/// And acknowledged after this time.
+pub(super) const PUBACK_P99_MAX_MS: f64 = 500.0;
+
+/// What was asked for, checked.
+#[derive(Debug)]
+pub(super) struct Order {
+    /// Readings of each device in the hour.
+    pub(super) readings: u64,
+    pub(super) broker: Broker,
+    pub(super) ports: Ports,
+    pub(super) data_dir: PathBuf,
+    pub(super) report: Option<PathBuf>,
+}
+
+/// What the hour came to.
+#[derive(Debug, Default, Serialize)]
+struct Figures {
+    before: Stretch,
+    offline: Stretch,
+    /// Readings and bundles in the spool when the fog nodes came back.
+    spooled: u64,
+    /// What devices measured while the spool drained, and how long that took.
+    draining: Stretch,
+    footprint: Footprint,
+    after: Stretch,
+    outcome: Outcome,
+    load_average: Option<f64>,
+}
+
+/// Measures it, or stops when somebody interrupts; returns whether nothing was lost and nothing new waited for too long.
+pub(super) async fn run(order: Order) -> Result<bool, Fault> {
+    let interrupted = interruption::listen()?;
+    let (mut screen, mut processes) = (Screen::open(), Processes::default());
+    let measured = tokio::select! {
+        measured = measure(&order, &mut processes, &mut screen) => measured,
+        () = interrupted.cancelled() => Err(Fault::Interrupted),
+    };
+    let mut failures = processes.stop().await;
+    let figures = measured?;
+    failures.extend(figures.outcome.failures());
+    let draining = &figures.draining;
+    let slow =
+        |what: &str, ms: f64, max: f64| (ms > max).then(|| format!("{what} took {ms:.0} ms at p99, bound {max:.0}"));
+    let bounds = [
+        slow(
+            "a PUBACK while the spool drained",
+            draining.puback_p99_ms,
+            PUBACK_P99_MAX_MS,
+        ),
+        slow(
+            "finality of what was new",
+            draining.final_p99_ms.unwrap_or_default(),
+            FINAL_P99_MAX_MS,
+        ),
+    ];
+    let late: Vec<_> = bounds.into_iter().flatten().collect();
+    for failure in failures.iter().chain(&late) {
+        screen.say(&format!("FAILED: {failure}"));
+    }
+    if let Some(path) = &order.report {
+        let bounds = json!({ "puback_p99_ms": PUBACK_P99_MAX_MS, "final_p99_ms": FINAL_P99_MAX_MS });
+        replace_json(
+            path,
+            &json!({ "hour": figures, "failures": failures, "late": late, "bounds": bounds }),
+        )?;
+    }
+    Ok(failures.is_empty() && late.is_empty())
+}
+
+async fn measure(order: &Order, processes: &mut Processes, screen: &mut Screen) -> Result<Figures, Fault> {
+    let plan = Plan {
+        devices: DEVICES,
+        fog: true,
+        broker: order.broker,
+        gateway: true,
+        ports: order.ports.clone(),
+        processor: None,
+    };
+    screen.say("starting four fog nodes, a gateway and fifty devices");
+    let folder = Folder::create(&order.data_dir)?;
+    let stage = Stage::set(
+        folder,
+        &plan,
+        |settings| limit_devices(settings, DEVICE_LIMIT),
+        processes,
+    )
+    .await?;
+    let crowd = Crowd::gather(&stage, order.broker.into(), 0).await?;
+    crowd.set(Pace::Every(EVERY));
+    // Connections are made, caches warm.
+    sleep(CALM / 4).await;
+    let (before, _) = stretch(CALM, (&crowd, &stage, processes)).await?;
+    screen.say(&format!("before:        {before}"));
+
+    let failures = processes.stop_nodes().await;
+    let offline = handed_in(order.readings, &crowd, &stage).await?;
+    screen.say(&format!("without a fog: {offline}"));
+    let spooled = stage.gateway().await?.spooled;
+
+    let (draining, footprint) = drained(&crowd, &stage, processes).await?;
+    screen.say(&format!(
+        "draining:      {draining}; {spooled} were spooled; at most {footprint}"
+    ));
+    let (after, _) = stretch(CALM, (&crowd, &stage, processes)).await?;
+    screen.say(&format!("afterwards:    {after}"));
+
+    let outcome = crowd.conclude(&stage).await?;
+    screen.say(&format!(
+        "acknowledged {}, final {}, lost {}, duplicates {}; load {:.1}",
+        outcome.acknowledged,
+        outcome.final_readings,
+        outcome.lost,
+        outcome.duplicates,
+        load_average().unwrap_or_default()
+    ));
+    if let Some(failure) = failures.first() {
+        return Err(Fault::Measure(failure.clone()));
+    }
+    Ok(Figures {
+        before,
+        offline,
+        spooled,
+        draining,
+        footprint,
+        after,
+        outcome,
+        load_average: load_average(),
+    })
+}
+
+/// Hands in what all devices measure in the hour, and waits until it is acknowledged.
+async fn handed_in(readings: u64, crowd: &Crowd, stage: &Stage) -> Result<Stretch, Fault> {
+    let meter = Meter::start(crowd, stage).await?;
+    let all = crowd.counts().made + readings * crowd.size();
+    crowd.set(Pace::Flood(readings));
+    crowd
+        .until("the hour is in the spool", |counts| {
+            counts.made >= all && counts.acknowledged == counts.made
+        })
+        .await?;
+    meter.end(crowd, stage).await
+}
+
+/// Starts the fog nodes again, and lets the devices measure as usual until the spool is drained.
+async fn drained(crowd: &Crowd, stage: &Stage, processes: &mut Processes) -> Result<(Stretch, Footprint), Fault> {
+    crowd.set(Pace::Every(EVERY));
+    stage.start_fog(processes).await?;
+    let meter = Meter::start(crowd, stage).await?;
+    let (started, mut footprint) = (Instant::now(), Footprint::of(processes, stage).await?);
+    while stage.gateway().await?.spooled > UNDER_WAY {
+        if started.elapsed() > LIMITS.drain() {
+            return Err(Fault::Measure("the spool was not drained in time".to_owned()));
+        }
+        footprint = footprint.most(Footprint::of(processes, stage).await?);
+        sleep(PAUSE).await;
+    }
+    Ok((meter.end(crowd, stage).await?, footprint))
+}
