@@ -3,14 +3,16 @@
 use std::{fs, io, net::SocketAddr, os::unix::fs::DirBuilderExt as _, path::Path};
 
 use metrics_exporter_prometheus::PrometheusHandle;
+use record::ids::NetworkId;
 use tokio::{
     net::TcpListener,
     task::{JoinHandle, JoinSet},
 };
 
 use crate::{
-    config::Prepared,
+    config::{Config, Prepared},
     directory::{self, Directory, Files, Places},
+    enrolment::Enrolments,
     follow::{self, Following},
     homeassistant::{self, Export},
     http::{self, Sources},
@@ -87,29 +89,16 @@ impl Gateway {
         let listen = config.http.listen;
         let listener = TcpListener::bind(listen).await.map_err(|e| Error::Http(listen, e))?;
         let founded = sealer.network;
-        let outbox = Outbox::open(config.outbox, config.quarantine, &config.data_dir, sealer)?;
-        let directory = Directory::from((config.gateway.clone(), enrolments));
-        directory.obey(Standing::load(&config.data_dir)?);
-        let places = Places {
-            enrolments: config.enrolment.file.clone(),
-            folder: config.data_dir.clone(),
-            network: founded,
-        };
-        let files = Files::open(directory.clone(), places).await?;
+        let (spool, quarantine) = (config.outbox.clone(), config.quarantine.clone());
+        let outbox = Outbox::open(spool, quarantine, &config.data_dir, sealer)?;
+        let (directory, files) = devices(&config, enrolments, founded).await?;
         let place = (founded, &config.gateway);
         let keys = transit::open(&config.data_dir, place, outbox::now_ms())?;
         let transit = Transit::new(keys, config.mqtt.demand());
         let shown = config.homeassistant.as_ref().zip(home.as_ref());
         let newest = shown.map(|(config, _)| config.newest());
-        let intake = Intake::shown(
-            Intake::with(
-                config.gateway.clone(),
-                directory.clone(),
-                outbox.clone(),
-                transit.clone(),
-            ),
-            newest.clone(),
-        );
+        let (known, sink) = (directory.clone(), outbox.clone());
+        let intake = Intake::with(config.gateway.clone(), known, sink, transit.clone()).shown(newest.clone());
         let presence = Presence::of(intake.clone(), config.mqtt.silent_after());
         let mqtt = Mqtt::start(mqtt, intake.clone(), presence.clone()).await?;
         let client = follow::client(network.tls().clone())?;
@@ -173,6 +162,19 @@ impl Gateway {
         self.outbox.stop().await;
         self.http.abort();
     }
+}
+
+/// Which device measures whom as of now, and what reads the files that say so again.
+async fn devices(config: &Config, enrolments: Enrolments, network: NetworkId) -> Result<(Directory, Files), Error> {
+    let directory = Directory::from((config.gateway.clone(), enrolments));
+    directory.obey(Standing::load(&config.data_dir)?);
+    let places = Places {
+        enrolments: config.enrolment.file.clone(),
+        folder: config.data_dir.clone(),
+        network,
+    };
+    let files = Files::open(directory.clone(), places).await?;
+    Ok((directory, files))
 }
 
 fn make_folder(path: &Path) -> Result<(), Error> {

@@ -192,8 +192,8 @@ pub(crate) fn one() -> Run {
     };
     let gateway = home.start();
     let mut devices: Vec<_> = (0..DEVICES).map(|index| home.device(index)).collect();
-    let mut all_final = |home: &Home, readings| {
-        publish(home, &mut devices, readings);
+    let mut all_final = |home: &Home, readings: u64| {
+        publish(home, &gateway, &mut devices, readings);
         home.until("all of it is final", |status| status["spooled_bundles"] == 0);
     };
     all_final(&home, 10);
@@ -260,18 +260,18 @@ pub(crate) fn all() -> Run {
     };
     let gateway = home.start();
     let mut devices: Vec<_> = (0..DEVICES).map(|index| home.device(index)).collect();
-    publish(&home, &mut devices, 10);
+    publish(&home, &gateway, &mut devices, 10);
     home.until("all of it is final", |status| status["spooled_bundles"] == 0);
     for index in 0..fogs.nodes.len() {
         fogs.disk(index).fill("ballast", 0);
     }
-    publish(&home, &mut devices, 20);
+    publish(&home, &gateway, &mut devices, 20);
     for index in 0..fogs.nodes.len() {
         fogs.until(&home, index, "each of them says that it is full", |status, body| {
             status == 503 && body.contains(FULL)
         });
     }
-    publish(&home, &mut devices, 5);
+    publish(&home, &gateway, &mut devices, 5);
     home.until("the gateway keeps what it has acknowledged", |status| {
         status["spooled_readings"].as_u64() >= Some(5 * DEVICES as u64)
     });
@@ -283,7 +283,7 @@ pub(crate) fn all() -> Run {
             status == 200
         });
     }
-    publish(&home, &mut devices, 5);
+    publish(&home, &gateway, &mut devices, 5);
     home.until("all of it is final", |status| status["spooled_bundles"] == 0);
     fogs.each_once(&home, &devices);
     for index in 0..fogs.nodes.len() {
