@@ -14,7 +14,12 @@ const GAPS_SHOWN_MAX: usize = 1_000;
 const WAITED_MS: i64 = 1_000;
 
 impl Writer {
-    pub(super) fn recent_gaps(&self) -> Vec<Gap> {
+    /// What devices may be asked for: nothing while room runs short, since what is missing then may be what was refused.
+    pub(super) fn recent_gaps(&mut self) -> Vec<Gap> {
+        let bytes = self.bytes_with(0);
+        if self.space.refuses_a_wave(bytes).is_some() {
+            return Vec::new();
+        }
         self.sequences.recent_gaps(GAPS_SHOWN_MAX)
     }
 
