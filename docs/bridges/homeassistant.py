@@ -12,6 +12,7 @@ said, not what a sensor signed. CONFIG.json:
  "to": {"host": "..", "port": 18830, "ca": "..", "user": "..", "password_file": "..", "certificate": "..", "private_key": "..", "receipt": "puback"},
  "entities": {"statestream/sensor/thermometer/state": {"code": "8310-5", "unit": "Cel"}}}
 
+`to` may have `"seal": {"network": "..", "reading_key": ".."}`, as the gateway's /status has them: behind an outside broker it takes nothing else.
 Of `password_file`, or `certificate` and `private_key`, one is enough. `receipt` is `ack` behind an outside broker (docs/DEVICES.md).
 """
 
@@ -28,6 +29,10 @@ import time
 
 import paho.mqtt.client as mqtt
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+# seal.py lies with the examples; or beside this file.
+sys.path.append(str(pathlib.Path(__file__).resolve().parents[1] / "examples"))
+from seal import seal  # noqa: E402
 
 # A number as a reading carries it: no exponent, no more digits than the gateway takes.
 NUMBER = re.compile(r"-?(0|[1-9][0-9]{0,8})(\.[0-9]{1,9})?")
@@ -115,8 +120,9 @@ class Bridge:
         said, channel = json.loads(message.payload), message.topic.rsplit("/", 1)[1]
         if channel == "ack" and self.config["to"].get("receipt") == "ack":
             self.journal.covered(said)
-        elif channel == "error" and "seq" in said:
-            self.journal.ask("UPDATE readings SET refused = 1 WHERE boot = ? AND seq = ?", said["boot"], said["seq"])
+        elif channel == "error":
+            if "seq" in said:
+                self.journal.ask("UPDATE readings SET refused = 1 WHERE boot = ? AND seq = ?", said["boot"], said["seq"])
             print(f"refused: {said['reason']}: {said['detail']}", file=sys.stderr, flush=True)
         elif channel == "cmd" and "resend" in said:
             lost = self.journal.send_again(said["resend"]["boot"], said["resend"]["ranges"])
@@ -134,6 +140,10 @@ class Bridge:
         self.connected.set()
         self.wake.set()
 
+    def payload(self, message):
+        of = self.config["to"].get("seal")
+        return seal(of["network"], of["reading_key"], f"{self.topics}/reading", message) if of else message
+
     def send(self, client):
         """One at a time, the oldest first, the same bytes until it is answered."""
         while True:
@@ -143,7 +153,7 @@ class Bridge:
                 self.wake.clear()
                 continue
             row, message = waiting
-            sent = client.publish(f"{self.topics}/reading", message, qos=1)
+            sent = client.publish(f"{self.topics}/reading", self.payload(message.encode()), qos=1)
             deadline = time.monotonic() + ANSWER_S
             while sent.mid not in self.answers and time.monotonic() < deadline and self.connected.is_set():
                 time.sleep(0.01)

@@ -110,7 +110,16 @@ impl Intake {
 
     /// Takes a message, and says which reading it is, if the signature is its device's.
     pub async fn receive(&self, topic: &str, message: &Bytes) -> (Option<ReadingId>, Result<Verdict, NotTaken>) {
-        let received_ms = now_ms();
+        self.receive_at(topic, message, now_ms()).await
+    }
+
+    /// The same for one that came before, in milliseconds since 1970, and was not taken then.
+    pub async fn receive_at(
+        &self,
+        topic: &str,
+        message: &Bytes,
+        received_ms: i64,
+    ) -> (Option<ReadingId>, Result<Verdict, NotTaken>) {
         let topic = match Topic::parse(&self.parts.gateway, topic) {
             Ok(topic) => topic,
             Err(refusal) => return (None, self.refuse(None, refusal, message).await),

@@ -616,7 +616,9 @@ class Brokers(Abuse):
             "from": {"host": "127.0.0.1", "port": home.port, "ca": str(home.ca), "user": "bridge", "password_file": str(home.folder / "bridge.password")},
             "to": {"host": broker.hostname, "port": broker.port, "ca": self.sandbox.report["gateway"]["ca_file"], "user": name,
                    "certificate": entry.device["certificate_file"], "private_key": entry.device["private_key_file"],
-                   "receipt": "ack" if self.is_mosquitto else "puback"},
+                   "receipt": "ack" if self.is_mosquitto else "puback"} | (
+                {"seal": {"network": self.sandbox.report["network"], "reading_key": self.sandbox.report["gateway"]["reading_key"]}}
+                if self.is_mosquitto else {}),
             "entities": {topic: {"code": "8310-5", "unit": "Cel"}},
         }))
         # What stood there before was measured nobody knows when.

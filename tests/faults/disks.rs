@@ -56,7 +56,12 @@ pub(crate) fn full() -> Run {
     publish(&home, &gateway, &mut devices, 5);
     home.until("all of it is forgotten", |status| status["spooled_bundles"] == 0);
     assert!(gateway.is_running(), "{}", gateway.log());
-    assert_eq!(gateway.says("there is room again: new readings"), 1, "{}", gateway.log());
+    assert_eq!(
+        gateway.says("there is room again: new readings"),
+        1,
+        "{}",
+        gateway.log()
+    );
     each_once(&home, &fog, &devices);
     Run::Done
 }

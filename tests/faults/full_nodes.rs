@@ -44,6 +44,10 @@ impl Fogs {
     fn start(home: &Home, is_small: impl Fn(usize) -> bool) -> Option<Self> {
         let network = &home.network;
         let mut disks = Vec::new();
+        // What runs here is the test, and the fog node is the sandbox's program under its name.
+        let bin = network.folder.path("bin");
+        fs::create_dir_all(&bin).expect("makes");
+        std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_sandbox"), bin.join("fog-node")).expect("links");
         let mut programs = network.node_programs(300).expect("writes the configurations");
         for (index, plan) in network.nodes.iter().enumerate() {
             if !is_small(index) {

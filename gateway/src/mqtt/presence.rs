@@ -9,14 +9,17 @@ use std::{
 use record::ids::{BootId, DeviceId};
 use serde::{Deserialize, Serialize};
 
-use crate::{intake::Intake, outbox::Way};
+use crate::{
+    intake::Intake,
+    outbox::{GAPS_MAX, Way},
+};
 
 /// Silent devices that are shown by name, at most.
 const SHOWN_MAX: usize = 100;
 /// Starts of a device of which it is remembered what the device does not have any more, at most.
 const LOST_BOOTS_MAX: usize = 8;
 /// Ranges of one start that a device may say it does not have, at most.
-pub(super) const LOST_RANGES_MAX: usize = 64;
+pub(super) const LOST_RANGES_MAX: usize = GAPS_MAX;
 
 /// What is remembered of every enrolled device. It lives in memory: after a start, silence is counted from the start.
 #[derive(Clone, Debug)]
@@ -32,9 +35,11 @@ pub struct Presence {
 struct Sighting {
     reading_at: Option<Instant>,
     is_online: Option<bool>,
-    /// How often it has connected.
+    /// How often it has begun to be there, or begun anew.
     connections: u64,
-    /// What it says it does not have, by start, what was said last in the end.
+    /// Its start, if it said so.
+    boot: Option<BootId>,
+    /// What it says it does not have, by start, in the order of the numbers.
     lost: Vec<(BootId, Vec<(u64, u64)>)>,
 }
 
@@ -127,8 +132,12 @@ impl Presence {
             self.intake.stated(device, (boot, up_ms), way);
         }
         self.note(device, |sighting| {
+            let boot = BootId::deserialize(&state.boot).ok();
+            // Devices say it every few minutes: that alone is no connection.
+            let is_new = sighting.is_online != Some(true) || (boot.is_some() && boot != sighting.boot);
             sighting.is_online = Some(state.online);
-            sighting.connections += u64::from(state.online && arrival != Arrival::Kept);
+            sighting.boot = boot.or(sighting.boot);
+            sighting.connections += u64::from(is_new && state.online && arrival != Arrival::Kept);
             if let Some(lost) = state.lost() {
                 sighting.lose(lost);
             }
@@ -201,20 +210,30 @@ impl Presence {
 impl Sighting {
     /// Remembers what it does not have, of a few starts, in bounded space: who says more is asked again.
     fn lose(&mut self, mut lost: Lost) {
+        lost.ranges.truncate(LOST_RANGES_MAX);
         lost.ranges.retain(|(from, to)| (1..=*to).contains(from));
         let before = self.lost.iter().position(|(of, _)| *of == lost.boot);
         let mut ranges = before.map(|at| self.lost.remove(at).1).unwrap_or_default();
-        for range in lost.ranges {
-            if !ranges.contains(&range) {
-                ranges.push(range);
-            }
-        }
-        ranges.drain(..ranges.len().saturating_sub(LOST_RANGES_MAX));
-        self.lost.push((lost.boot, ranges));
+        ranges.extend(lost.ranges);
+        self.lost.push((lost.boot, joined(ranges)));
         if self.lost.len() > LOST_BOOTS_MAX {
             self.lost.remove(0);
         }
     }
+}
+
+/// Ranges in their order, those that touch as one, the highest of them if there are too many.
+fn joined(mut ranges: Vec<(u64, u64)>) -> Vec<(u64, u64)> {
+    ranges.sort_unstable();
+    let mut joined: Vec<(u64, u64)> = Vec::new();
+    for (from, to) in ranges {
+        match joined.last_mut() {
+            Some((_, end)) if from <= end.saturating_add(1) => *end = to.max(*end),
+            _ => joined.push((from, to)),
+        }
+    }
+    joined.drain(..joined.len().saturating_sub(LOST_RANGES_MAX));
+    joined
 }
 
 #[cfg(test)]
@@ -237,7 +256,9 @@ mod tests {
         let boot = |counter| BootId { counter, random: 1 };
         say(7, "[[4,5],[9,9],[3,2],[0,1]]");
         say(7, "[[4,5],[11,12]]");
-        assert_eq!(presence.said_of(&device, boot(7)), (2, vec![(4, 5), (9, 9), (11, 12)]));
+        assert_eq!(presence.said_of(&device, boot(7)), (1, vec![(4, 5), (9, 9), (11, 12)]));
+        say(7, "[[10,10],[1,3]]");
+        assert_eq!(presence.said_of(&device, boot(7)), (1, vec![(1, 5), (9, 12)]));
         // What is not understood spoils nothing else.
         presence.stated(&device, br#"{"online":true,"boot":7,"up_ms":-1,"lost":[1]}"#, FRESH);
         assert!(presence.is_there(&device));
@@ -245,12 +266,13 @@ mod tests {
             say(counter, "[[1,1]]");
         }
         for seq in 1..1_000 {
-            say(500, &format!("[[{seq},{seq}]]"));
+            say(500, &format!("[[{0},{0}]]", seq * 2));
         }
         assert_eq!(presence.said_of(&device, boot(7)).1, []);
         assert_eq!(presence.said_of(&device, boot(500)).1.len(), LOST_RANGES_MAX);
         assert_eq!(presence.lock()[&device].lost.len(), LOST_BOOTS_MAX);
         let before = presence.said_of(&device, boot(500)).0;
+        assert_eq!(before, 1, "saying it again is no connection");
         presence.stated(&device, br#"{"online":true}"#, Arrival::Kept);
         assert_eq!(
             presence.said_of(&device, boot(500)).0,
@@ -259,6 +281,14 @@ mod tests {
         );
         presence.stated(&device, br#"{"online":false}"#, Arrival::Kept);
         assert!(!presence.is_there(&device));
+        presence.stated(&device, br#"{"online":true,"boot":"8-0000000000000001"}"#, FRESH);
+        assert_eq!(presence.said_of(&device, boot(500)).0, before + 1, "it is back");
+        presence.stated(&device, br#"{"online":true,"boot":"9-0000000000000001"}"#, FRESH);
+        assert_eq!(
+            presence.said_of(&device, boot(500)).0,
+            before + 2,
+            "it has started anew"
+        );
     }
 
     #[tokio::test]

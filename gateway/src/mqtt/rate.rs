@@ -60,11 +60,12 @@ impl Rates {
     }
 
     /// Under which name a message of a device counts. An alarm, and whether the device is there, are not held back by what the
-    /// same device measures: they have a bucket of their own.
+    /// same device measures: they have a bucket of their own each.
     pub(super) fn name(topic: &Topic) -> String {
         match topic.channel {
             // No device's name has a colon.
-            Channel::Event | Channel::State => format!("alarm:{}", topic.device),
+            Channel::Event => format!("alarm:{}", topic.device),
+            Channel::State => format!("state:{}", topic.device),
             _ => topic.device.to_string(),
         }
     }

@@ -361,7 +361,11 @@ mod tests {
         assert_eq!(asked.len(), 3, "{asked:?}");
         presence.stated(&open.device, br#"{"online":true}"#, FRESH);
         let asked = seconds(&mut questions, &presence, start, 30_000..30_010, &wider);
-        assert_eq!(asked, [30_005]);
+        assert!(asked.is_empty(), "it was there all the time");
+        presence.stated(&open.device, br#"{"online":false}"#, Arrival::Kept);
+        presence.stated(&open.device, br#"{"online":true}"#, FRESH);
+        let asked = seconds(&mut questions, &presence, start, 30_010..30_020, &wider);
+        assert_eq!(asked, [30_015]);
         // Closed, it is forgotten.
         assert!(
             questions
@@ -385,7 +389,7 @@ mod tests {
         let stuck = gap(&[(600, 86_400)]);
         assert_eq!(seconds(&mut questions, &presence, start, 600..606, &stuck), [604]);
         let lost = br#"{"online":true,"lost":{"boot":"7-0000000000000001","ranges":[[600,86400]]}}"#;
-        presence.stated(&stuck.device, lost, Arrival::Kept);
+        presence.stated(&stuck.device, lost, FRESH);
         assert!(seconds(&mut questions, &presence, start, 606..10_000, &stuck).is_empty());
     }
 

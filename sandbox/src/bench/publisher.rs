@@ -21,9 +21,11 @@ use futures::{
 };
 use record::{
     decimal::Decimal,
-    ids::{BootId, DeviceId, ReadingId},
+    ids::{BootId, DeviceId, GatewayId, ReadingId},
     reading::{Measured, MeasurementState, Reading, TimeQuality, VERSION},
     signature::SigningKey,
+    topic::{Channel, Topic},
+    transit::ReadingKey,
 };
 use rumqttc::{
     AsyncClient, ConnectionError, Event, EventLoop, Incoming, MqttOptions, PubAckReason, PublishNoticeError,
@@ -114,7 +116,10 @@ pub(super) struct Publisher {
     key: SigningKey,
     boot: BootId,
     options: MqttOptions,
+    gateway: GatewayId,
     link: Link,
+    /// What it seals to; none: it publishes in the clear.
+    seal: Option<ReadingKey>,
     last_seq: u64,
     /// Signed before, from the next number on.
     signed: VecDeque<Bytes>,
@@ -158,7 +163,10 @@ impl Publisher {
                 random: rand::random(),
             },
             options,
+            gateway: GATEWAY.parse().expect("a good name"),
             link,
+            // Behind somebody else's broker the gateway takes nothing else.
+            seal: (link == Link::Mosquitto).then(|| network.gateway.reading_key.clone()),
             last_seq: 0,
             signed: VecDeque::new(),
             flood_until: 0,
@@ -204,7 +212,8 @@ impl Publisher {
         let mut is_connected = false;
         let (mut due, mut again_at, mut look_at) = (Instant::now(), Instant::now(), Instant::now() + LOOK_EVERY);
         loop {
-            let current = *pace.borrow_and_update();
+            // Not marked as seen: below it is noticed that it has changed.
+            let current = *pace.borrow();
             while matches!(current, Pace::Flood(_))
                 && is_connected
                 && self.open.len() < WINDOW
@@ -223,7 +232,7 @@ impl Publisher {
                         self.account.connected.fetch_add(1, Ordering::Relaxed);
                         if self.link == Link::Mosquitto {
                             // Without it no reading is acknowledged, and the run fails.
-                            let _full = client.try_subscribe(self.topic("ack"), QoS::AtLeastOnce);
+                            let _full = client.try_subscribe(self.ack_topic(), QoS::AtLeastOnce);
                         }
                     }
                     Some(Ok(Event::Incoming(Incoming::Publish(message)))) => self.heard(&message.payload),
@@ -283,8 +292,15 @@ impl Publisher {
 
     fn send(&mut self, seq: u64, message: Bytes, (client, answers): (&AsyncClient, &Answers)) {
         self.open.insert(seq, (Instant::now(), message.clone()));
-        let topic = self.topic("reading");
-        match client.try_publish_tracked(topic, message, PublishOptions::at_least_once()) {
+        let topic = Topic {
+            device: self.id.clone(),
+            channel: Channel::Reading,
+        };
+        let payload = match &self.seal {
+            Some(key) => Bytes::from(key.seal(&topic, &message).expect("a reading fits").encode()),
+            None => message,
+        };
+        match client.try_publish_tracked(topic.name(&self.gateway), payload, PublishOptions::at_least_once()) {
             Ok(notice) => answers.push(async move { (seq, Answer::of(notice.wait_async().await)) }.boxed()),
             Err(_) => self.keep(seq),
         }
@@ -332,8 +348,12 @@ impl Publisher {
         lost.into_iter().for_each(|seq| self.keep(seq));
     }
 
-    fn topic(&self, channel: &str) -> String {
-        format!("vitalfog/v1/{GATEWAY}/{}/{channel}", self.id)
+    fn ack_topic(&self) -> String {
+        let topic = Topic {
+            device: self.id.clone(),
+            channel: Channel::Ack,
+        };
+        topic.name(&self.gateway)
     }
 
     fn sign(&self, seq: u64) -> Bytes {

@@ -237,8 +237,8 @@ impl Hooks {
         let verdict = match (&sent.rights, sent.topic) {
             (Some(rights), Ok(topic)) if rights.may_publish(&topic) => {
                 if topic.channel == Channel::State && publish.payload.len() <= STATE_BYTES_MAX {
-                    // Who speaks for others may have held it back.
-                    let way = if rights.device().is_some() {
+                    // Who speaks for others may have held it back, and what is sent again was said before.
+                    let way = if rights.device().is_some() && !publish.dup {
                         Way::Direct
                     } else {
                         Way::Relayed

@@ -7,9 +7,10 @@
 use std::{future, sync::Arc};
 
 use futures::{StreamExt as _, stream::FuturesOrdered};
+use ledger::device::ended;
 use record::{
     ids::ReadingId,
-    topic::{Channel, Topic},
+    topic::{Channel, STATE_BYTES_MAX, Topic},
 };
 use rumqttc::{AsyncClient, Publish};
 use tokio::{
@@ -25,7 +26,7 @@ use crate::{
         presence::{Arrival, Presence},
         rate::Rates,
     },
-    outbox::{NotTaken, Verdict, Way},
+    outbox::{NotTaken, Verdict, Way, now_ms},
 };
 
 /// What the takers of all sessions share.
@@ -99,6 +100,11 @@ impl Taker {
         };
         match taken.fate {
             Fate::TooFast => {}
+            Fate::State if sink.intake.directory().is_out(&device) => {
+                let refusal = ended(&device);
+                let notice = Notice::of(&refusal, None, &taken.message.payload);
+                sink.voice.tell(device.clone(), &notice).await;
+            }
             Fate::State => {
                 let arrival = if taken.message.retain {
                     Arrival::Kept
@@ -141,20 +147,24 @@ async fn take(
     connection: u64,
     message: Publish,
 ) -> Option<Taken> {
+    // When it came, however often it has to be offered: what waited says nothing of its device's counter any more.
+    let received_ms = now_ms();
     let mut pause = PAUSE.0;
     let name = String::from_utf8_lossy(&message.topic).into_owned();
     let topic = Topic::parse(sink.intake.gateway(), &name);
     let fate = if !sink.allows(topic.as_ref().ok()) {
         metrics::counter!("gateway_mqtt_refused_total", "what" => "rate").increment(1);
         Fate::TooFast
-    } else if topic.as_ref().is_ok_and(|topic| topic.channel == Channel::State) {
+    } else if topic.as_ref().is_ok_and(|topic| topic.channel == Channel::State)
+        && message.payload.len() <= STATE_BYTES_MAX
+    {
         Fate::State
     } else {
         loop {
             if link.borrow_and_update().connection != connection {
                 return None;
             }
-            match sink.intake.receive(&name, &message.payload).await {
+            match sink.intake.receive_at(&name, &message.payload, received_ms).await {
                 (reading, Ok(verdict)) => break Fate::Kept(reading, verdict),
                 (_, Err(NotTaken::Stopping)) => future::pending().await,
                 (_, Err(NotTaken::Full | NotTaken::Busy)) => {
