@@ -212,8 +212,7 @@ impl Publisher {
         let mut is_connected = false;
         let (mut due, mut again_at, mut look_at) = (Instant::now(), Instant::now(), Instant::now() + LOOK_EVERY);
         loop {
-            // Not marked as seen: below it is noticed that it has changed.
-            let current = *pace.borrow();
+            let current = *pace.borrow(); // Not marked as seen: below it is noticed that it has changed.
             while matches!(current, Pace::Flood(_))
                 && is_connected
                 && self.open.len() < WINDOW
@@ -232,7 +231,7 @@ impl Publisher {
                         self.account.connected.fetch_add(1, Ordering::Relaxed);
                         if self.link == Link::Mosquitto {
                             // Without it no reading is acknowledged, and the run fails.
-                            let _full = client.try_subscribe(self.ack_topic(), QoS::AtLeastOnce);
+                            let _full = client.try_subscribe(self.topic(Channel::Ack).name(&self.gateway), QoS::AtLeastOnce);
                         }
                     }
                     Some(Ok(Event::Incoming(Incoming::Publish(message)))) => self.heard(&message.payload),
@@ -292,10 +291,7 @@ impl Publisher {
 
     fn send(&mut self, seq: u64, message: Bytes, (client, answers): (&AsyncClient, &Answers)) {
         self.open.insert(seq, (Instant::now(), message.clone()));
-        let topic = Topic {
-            device: self.id.clone(),
-            channel: Channel::Reading,
-        };
+        let topic = self.topic(Channel::Reading);
         let payload = match &self.seal {
             Some(key) => Bytes::from(key.seal(&topic, &message).expect("a reading fits").encode()),
             None => message,
@@ -348,12 +344,11 @@ impl Publisher {
         lost.into_iter().for_each(|seq| self.keep(seq));
     }
 
-    fn ack_topic(&self) -> String {
-        let topic = Topic {
+    fn topic(&self, channel: Channel) -> Topic {
+        Topic {
             device: self.id.clone(),
-            channel: Channel::Ack,
-        };
-        topic.name(&self.gateway)
+            channel,
+        }
     }
 
     fn sign(&self, seq: u64) -> Bytes {
