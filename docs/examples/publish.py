@@ -3,8 +3,7 @@
 
 publish.py HOST PORT CA_FILE USER PASSWORD_FILE GATEWAY DEVICE KEY_FILE BOOT SEQ CELSIUS [NETWORK READING_KEY]
 Prints what the gateway answered; exits 0 if it has the reading, 1 if it refused it, 75 if it is to be sent again.
-With NETWORK and READING_KEY it is sealed. A real device keeps BOOT, SEQ and what is unanswered in flash, says `up_ms` on `state`
-when it connects, and obeys `cmd`, as docs/bridges/homeassistant.py does (docs/DEVICES.md).
+With NETWORK and READING_KEY it is sealed. A real device keeps BOOT, SEQ and what is unanswered, says `up_ms` on `state`, obeys `cmd` (docs/DEVICES.md).
 """
 
 import base64

@@ -264,7 +264,7 @@ class Brokers(Abuse):
         eventually("every message", PATIENCE_S, lambda: any(topic == probe for topic, *_ in operator.heard))
         return operator
 
-    def served(self, device, value):
+    def is_served(self, device, value):
         """Whether the hospital has this value of a device, to the digit."""
         report = self.sandbox.report
         query = urllib.parse.urlencode({"patient": device.device["patient"], "code": "29463-7", "_count": 100})
@@ -307,7 +307,7 @@ class Brokers(Abuse):
             type(self).by_hand += 1
             self.assertEqual(self.quarantined("unsealed"), before)
         for canary in canaries:
-            eventually("served", PATIENCE_S, lambda: self.served(device, canary))
+            eventually("served", PATIENCE_S, lambda: self.is_served(device, canary))
 
     def what_the_broker_keeps_for_the_gateway_says_nothing(self):
         gateway, device, canary = self.sandbox.report["gateway"], self.device("scale-2"), "74.60938271"
