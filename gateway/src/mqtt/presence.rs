@@ -6,7 +6,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use record::ids::{BootId, DeviceId};
+use ledger::device::ended;
+use record::{
+    ids::{BootId, DeviceId},
+    reading::Refusal,
+    topic::{Channel, STATE_BYTES_MAX, Topic},
+};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -121,6 +126,21 @@ impl Presence {
     /// A reading of this device came, and is its own.
     pub(super) fn heard(&self, device: &DeviceId) {
         self.note(device, |sighting| sighting.reading_at = Some(Instant::now()));
+    }
+
+    /// Whether a message under this topic is what a device says of itself; more bytes are judged as a reading, and refused.
+    pub(super) fn is_state(topic: &Topic, message: &[u8]) -> bool {
+        topic.channel == Channel::State && message.len() <= STATE_BYTES_MAX
+    }
+
+    /// What a device says of itself. Of one that is out nothing is believed, and it is to hear why; nothing of it is kept either:
+    /// a state has no signature, and says nothing that somebody would look for in the quarantine.
+    pub(super) fn says(&self, device: &DeviceId, message: &[u8], arrival: Arrival) -> Option<Refusal> {
+        if self.intake.directory().is_out(device) {
+            return Some(ended(device));
+        }
+        self.stated(device, message, arrival);
+        None
     }
 
     /// A message on the device's state topic; one that is not understood changes nothing.

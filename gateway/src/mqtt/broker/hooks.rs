@@ -6,11 +6,10 @@ mod reasons;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use ledger::device::ended;
 use record::{
     ids::{DeviceId, ReadingId},
     reading::{Reason as Cause, Refusal},
-    topic::{Channel, STATE_BYTES_MAX, Topic},
+    topic::{Channel, Topic},
 };
 use rmqtt::{
     codec::{
@@ -236,14 +235,19 @@ impl Hooks {
     async fn take(&self, sent: Sent, publish: &Publish) -> Result<Taken, NotTaken> {
         let verdict = match (&sent.rights, sent.topic) {
             (Some(rights), Ok(topic)) if rights.may_publish(&topic) => {
-                if topic.channel == Channel::State && publish.payload.len() <= STATE_BYTES_MAX {
+                if Presence::is_state(&topic, &publish.payload) {
                     // Who speaks for others may have held it back, and what is sent again was said before.
                     let way = if rights.device().is_some() && !publish.dup {
                         Way::Direct
                     } else {
                         Way::Relayed
                     };
-                    return Ok(self.state(topic.device, &publish.payload, way));
+                    let refusal = self.presence.says(&topic.device, &publish.payload, Arrival::Fresh(way));
+                    return Ok(refusal.map_or(Taken::Accepted, |refusal| Taken::Refused {
+                        device: Some(topic.device),
+                        reading: None,
+                        refusal,
+                    }));
                 }
                 let (reading, verdict) = self.intake.receive(&publish.topic, &publish.payload).await;
                 return Ok(match verdict? {
@@ -275,21 +279,6 @@ impl Hooks {
             }
         };
         Ok(verdict)
-    }
-
-    /// What a device says of itself. Of one that is out nothing is believed, and it hears why; nothing of it is kept either: a
-    /// state has no signature, and says nothing that somebody would look for in the quarantine.
-    fn state(&self, device: DeviceId, message: &[u8], way: Way) -> Taken {
-        if self.intake.directory().is_out(&device) {
-            let refusal = ended(&device);
-            return Taken::Refused {
-                device: Some(device),
-                reading: None,
-                refusal,
-            };
-        }
-        self.presence.stated(&device, message, Arrival::Fresh(way));
-        Taken::Accepted
     }
 
     /// Publishes the reason on the device's error topic, for whoever listens there.

@@ -7,11 +7,7 @@
 use std::{future, sync::Arc};
 
 use futures::{StreamExt as _, stream::FuturesOrdered};
-use ledger::device::ended;
-use record::{
-    ids::ReadingId,
-    topic::{Channel, STATE_BYTES_MAX, Topic},
-};
+use record::{ids::ReadingId, topic::Topic};
 use rumqttc::{AsyncClient, Publish};
 use tokio::{
     sync::{mpsc, watch},
@@ -100,18 +96,16 @@ impl Taker {
         };
         match taken.fate {
             Fate::TooFast => {}
-            Fate::State if sink.intake.directory().is_out(&device) => {
-                let refusal = ended(&device);
-                let notice = Notice::of(&refusal, None, &taken.message.payload);
-                sink.voice.tell(device.clone(), &notice).await;
-            }
             Fate::State => {
                 let arrival = if taken.message.retain {
                     Arrival::Kept
                 } else {
                     Arrival::Fresh(Way::Relayed)
                 };
-                sink.presence.stated(&device, &taken.message.payload, arrival);
+                let payload = &taken.message.payload;
+                if let Some(refusal) = sink.presence.says(&device, payload, arrival) {
+                    sink.voice.tell(device, &Notice::of(&refusal, None, payload)).await;
+                }
             }
             Fate::Kept(_, Verdict::Spooled(durable) | Verdict::Duplicate(durable)) => {
                 sink.presence.heard(&device);
@@ -155,8 +149,9 @@ async fn take(
     let fate = if !sink.allows(topic.as_ref().ok()) {
         metrics::counter!("gateway_mqtt_refused_total", "what" => "rate").increment(1);
         Fate::TooFast
-    } else if topic.as_ref().is_ok_and(|topic| topic.channel == Channel::State)
-        && message.payload.len() <= STATE_BYTES_MAX
+    } else if topic
+        .as_ref()
+        .is_ok_and(|topic| Presence::is_state(topic, &message.payload))
     {
         Fate::State
     } else {
