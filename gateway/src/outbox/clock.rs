@@ -124,7 +124,7 @@ mod tests {
     };
     use ledger::admission::Submission;
     use record::{
-        bundle::{Category, Entry, SealedBundle, SubjectSecret},
+        bundle::{Category, Entry, SealedBundle, SubjectKey, SubjectSecret},
         canonical::Digest,
         decimal::Decimal,
         ids::{BootId, ReadingId},
@@ -184,6 +184,19 @@ mod tests {
         let used = after(messages).expect("live");
         let truth = pair(14_399 * 60_000, 50 + 14_399 * 6);
         assert!(used.delay_beside(&truth).abs() < 50);
+    }
+
+    /// A message of a device without a clock, with what it and the gateway counted when it came.
+    fn of_ticks(id: ReadingId, subject: &SubjectKey, now: Coincidence) -> Measurement {
+        Measurement {
+            id,
+            subject: subject.clone(),
+            entry: Entry::new(now.gateway_ms, SignedReading::receive(b"x").expect("small")),
+            wall_ms: None,
+            ticks_ms: Some(now.up_ms),
+            urgency: Urgency::Live,
+            is_wave: false,
+        }
     }
 
     /// Sends a reading of the scale, received now and measured when its counter stood at `up_ms`.
@@ -304,17 +317,8 @@ mod tests {
         let (_, subject) = SubjectSecret::generate(Category::Vitals, 1).expect("random numbers");
         let timed = |all: &mut Sequences, seq: u64| {
             let now = pair(seq * 1_000, 10);
-            let reading = SignedReading::receive(b"x").expect("small");
             all.record(&id(seq), Digest::ZERO);
-            let measurement = Measurement {
-                id: id(seq),
-                subject: subject.clone(),
-                entry: Entry::new(now.gateway_ms, reading),
-                wall_ms: None,
-                ticks_ms: Some(now.up_ms),
-                urgency: Urgency::Live,
-                is_wave: false,
-            };
+            let measurement = of_ticks(id(seq), &subject, now);
             all.clock(&measurement, false).is_some()
         };
         assert_eq!([1, 2].map(|seq| timed(&mut all, seq)), [false, true]);
@@ -416,16 +420,7 @@ mod tests {
             };
             all.record(&id, Digest::ZERO);
             let now = pair(1_000, 7_199_000);
-            let reading = SignedReading::receive(b"x").expect("small");
-            let measurement = Measurement {
-                id,
-                subject: subject.clone(),
-                entry: Entry::new(now.gateway_ms, reading),
-                wall_ms: None,
-                ticks_ms: Some(now.up_ms),
-                urgency: Urgency::Live,
-                is_wave: false,
-            };
+            let measurement = of_ticks(id, &subject, now);
             all.clock(&measurement, has_waited)
         };
         assert_eq!(timed(2, false), Some(pair(7_200_000, 30)));
@@ -446,15 +441,7 @@ mod tests {
             };
             all.record(&id, Digest::ZERO);
             let now = pair(seq * 1_000, 10);
-            let measurement = Measurement {
-                id,
-                subject: subject.clone(),
-                entry: Entry::new(now.gateway_ms, SignedReading::receive(b"x").expect("small")),
-                wall_ms: None,
-                ticks_ms: Some(now.up_ms),
-                urgency: Urgency::Live,
-                is_wave: false,
-            };
+            let measurement = of_ticks(id, &subject, now);
             all.clock(&measurement, has_waited).is_some()
         };
         let said = [(1, false), (2, true), (3, true), (4, false)].map(|(seq, waited)| timed(&mut all, seq, waited));
