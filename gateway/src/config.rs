@@ -12,7 +12,9 @@ use toml::{Table, Value};
 
 use crate::{
     enrolment::{self, Enrolments},
-    homeassistant, http, mqtt,
+    homeassistant, http,
+    login::Access,
+    mqtt,
     outbox::{self, QuarantineConfig, Sealer, can_seal_to},
     secret, telemetry, transit, uplink,
 };
@@ -85,7 +87,7 @@ pub struct Prepared {
     /// The nodes and their validators.
     pub network: uplink::Network,
     /// How values are shown in the home, if they are.
-    pub homeassistant: Option<homeassistant::Access>,
+    pub homeassistant: Option<Access>,
 }
 
 /// All that is wrong with a configuration.

@@ -9,7 +9,7 @@ mod board;
 mod discovery;
 mod line;
 
-use std::{collections::HashSet, path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::HashSet, path::PathBuf, time::Duration};
 
 use record::ids::{DeviceId, GatewayId};
 use serde::{Deserialize, Serialize};
@@ -22,7 +22,7 @@ use self::{
     board::{Board, ONLINE},
     line::{Heard, Line},
 };
-use crate::{directory::Directory, mqtt::presence::Presence, newest::Newest, outbox::now_ms, secret, tls};
+use crate::{directory::Directory, login::Access, mqtt::presence::Presence, newest::Newest, outbox::now_ms, tls};
 
 /// How often what differs is published.
 const PUBLISH_EVERY: Duration = Duration::from_secs(1);
@@ -65,21 +65,6 @@ impl Default for Config {
     }
 }
 
-/// What is needed to log in, read from its files.
-#[derive(Clone)]
-pub struct Access {
-    host: String,
-    port: u16,
-    tls: Arc<rustls::ClientConfig>,
-    password: String,
-}
-
-impl std::fmt::Debug for Access {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Access({}:{})", self.host, self.port)
-    }
-}
-
 impl Config {
     /// Reads the files; each fault is one sentence.
     ///
@@ -87,30 +72,15 @@ impl Config {
     /// All faults.
     pub fn prepare(&self) -> Result<Access, Vec<String>> {
         let mut faults = Vec::new();
-        let address = self.address.rsplit_once(':');
-        let address = address.and_then(|(host, port)| Some((host, port.parse().ok()?)));
-        if address.is_none() {
-            faults.push(format!("homeassistant.address {:?} must be host:port", self.address));
-        }
         let is_level = |text: &str| !text.is_empty() && !text.contains(['/', '+', '#']);
         if !is_level(&self.prefix) || self.client_id.is_empty() {
             faults
                 .push("homeassistant: prefix must be one level of a topic, and client_id must not be empty".to_owned());
         }
-        let tls =
-            tls::client_of_authority(&self.ca, None).map_err(|fault| faults.push(format!("homeassistant.ca: {fault}")));
-        let file = self.password_file.display();
-        let password = secret::read(&self.password_file)
-            .map_err(|e| faults.push(format!("homeassistant.password_file {file}: {e}")));
-        match (address, tls, password) {
-            (Some((host, port)), Ok(tls), Ok(password)) if faults.is_empty() => Ok(Access {
-                host: host.to_owned(),
-                port,
-                tls: Arc::new(tls),
-                password: password.trim_end().to_owned(),
-            }),
-            _ => Err(faults),
-        }
+        let tls = tls::client_of_authority(&self.ca, None).map_err(|fault| format!("homeassistant.ca: {fault}"));
+        let password_file = Some(self.password_file.as_path());
+        let access = Access::read("homeassistant", &self.address, tls, password_file, &mut faults);
+        access.filter(|_| faults.is_empty()).ok_or(faults)
     }
 
     /// The newest values of those that are shown.

@@ -14,7 +14,7 @@
 //! What is durable may also be shown in its home, if the home wishes: [`newest`] holds it, [`homeassistant`] shows it.
 //!
 //! [`gateway`] composes the rooms, [`config`] describes them, [`http`] shows them, [`telemetry`] carries logs and metrics,
-//! [`secret`] reads keys and passwords, [`kept`] writes small files that must last, [`command`] is the process,
+//! [`secret`] reads keys and passwords, [`login`] what a client of a broker logs in with, [`kept`] writes small files that must last, [`command`] is the process,
 //! [`resync`] what hands it readings from a file.
 
 pub mod command;
@@ -48,6 +48,7 @@ pub mod outbox;
 pub mod standing;
 
 pub mod kept;
+pub mod login;
 pub mod secret;
 pub mod tls;
 

@@ -17,7 +17,7 @@ use self::{
     resend::{Asker, Asking, Voice},
     subscriber::{LinkState, Subscriber},
 };
-use crate::{intake::Intake, outbox::Outbox, transit::Sealed};
+use crate::{intake::Intake, login::Access, outbox::Outbox, transit::Sealed};
 
 /// Which of the two.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -70,7 +70,7 @@ pub enum Prepared {
     /// The embedded broker.
     Embedded(broker::Config, broker::Access),
     /// The client of an outside broker.
-    External(subscriber::Config, subscriber::Access),
+    External(subscriber::Config, Access),
 }
 
 impl Config {

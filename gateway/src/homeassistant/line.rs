@@ -10,10 +10,11 @@ use rumqttc::{
 use tokio::{sync::mpsc, time::sleep};
 
 use super::{
-    Access, Config,
+    Config,
     board::{Change, OFFLINE},
     discovery::Topics,
 };
+use crate::login::Access;
 
 /// Requests to the client that wait, at most.
 const REQUESTS_MAX: usize = 256;
@@ -60,13 +61,15 @@ impl Line {
             .set_transport(Transport::tls_with_config(TlsConfiguration::Rustls(Arc::clone(
                 &access.tls,
             ))))
-            .set_credentials(&config.user, access.password.clone())
             .set_keep_alive(KEEP_ALIVE_S)
             .set_clean_start(true)
             .set_last_will(LastWill::new(topics.gateway(), OFFLINE, QoS::AtLeastOnce, true, None))
             .set_max_packet_size(Some(PACKET_BYTES_MAX))
             .set_outgoing_inflight_upper_limit(IN_FLIGHT_MAX)
             .set_request_channel_capacity(REQUESTS_MAX);
+        if let Some(password) = &access.password {
+            options.set_credentials(&config.user, password.clone());
+        }
         options.validate()?;
         let filter = |path: String| SubscribeFilter::new(path, QoS::AtLeastOnce);
         let own = SubscribeFilter {

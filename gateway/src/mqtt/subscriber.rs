@@ -25,13 +25,9 @@ use self::{
     lane::Lane,
     taker::{Sink, Taker},
 };
-pub use self::{
-    claimant::Config as ClaimsConfig,
-    config::{Access, Config},
-    voice::Voice,
-};
+pub use self::{claimant::Config as ClaimsConfig, config::Config, voice::Voice};
 use super::{Error, presence::Presence, rate::Rates};
-use crate::intake::Intake;
+use crate::{intake::Intake, login::Access};
 
 /// First and longest pause before a message is offered to a full spool again, or the broker is dialled again.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));

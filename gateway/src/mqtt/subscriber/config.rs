@@ -14,7 +14,7 @@ use super::{
     lane::Lane,
     session::{NothingUnderWay, OUTGOING_MAX},
 };
-use crate::{secret, tls};
+use crate::{login::Access, tls};
 
 /// Requests to the client's event loop that wait, at most.
 const REQUESTS_MAX: usize = 1_024;
@@ -87,21 +87,6 @@ impl Default for Config {
     }
 }
 
-/// What is needed to log in, read from its files.
-#[derive(Clone)]
-pub struct Access {
-    host: String,
-    port: u16,
-    tls: Arc<rustls::ClientConfig>,
-    password: Option<String>,
-}
-
-impl std::fmt::Debug for Access {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Access({}:{})", self.host, self.port)
-    }
-}
-
 impl Config {
     /// Reads the files; each fault is one sentence.
     ///
@@ -109,13 +94,6 @@ impl Config {
     /// All faults.
     pub fn prepare(&self) -> Result<Access, Vec<String>> {
         let mut faults = Vec::new();
-        let address = self
-            .address
-            .rsplit_once(':')
-            .and_then(|(host, port)| Some((host, port.parse().ok()?)));
-        if address.is_none() {
-            faults.push(format!("mqtt.subscriber.address {:?} must be host:port", self.address));
-        }
         if self.client_id.is_empty() {
             faults
                 .push("mqtt.subscriber.client_id must not be empty: the broker keeps the session under it".to_owned());
@@ -139,21 +117,11 @@ impl Config {
             faults.push("mqtt.subscriber: password_file needs user".to_owned());
         }
         let tls = tls::client_of_authority(&self.ca, identity)
-            .map_err(|fault| faults.push(format!("mqtt.subscriber.ca, certificate or private_key: {fault}")));
-        let password = self.password_file.as_deref().map(|file| {
-            let read = secret::read(file).map_err(|e| format!("mqtt.subscriber.password_file {}: {e}", file.display()));
-            read.map_err(|fault| faults.push(fault))
-        });
+            .map_err(|fault| format!("mqtt.subscriber.ca, certificate or private_key: {fault}"));
+        let password_file = self.password_file.as_deref();
+        let access = Access::read("mqtt.subscriber", &self.address, tls, password_file, &mut faults);
         faults.extend(self.claims.iter().flat_map(ClaimsConfig::faults));
-        match (address, tls, password.transpose()) {
-            (Some((host, port)), Ok(tls), Ok(password)) if faults.is_empty() => Ok(Access {
-                host: host.to_owned(),
-                port,
-                tls: Arc::new(tls),
-                password: password.map(|password| password.trim_end().to_owned()),
-            }),
-            _ => Err(faults),
-        }
+        access.filter(|_| faults.is_empty()).ok_or(faults)
     }
 
     /// How one of the sessions is opened.
