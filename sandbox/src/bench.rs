@@ -14,6 +14,7 @@
 //! Nothing here is a limit that fails: what is slow is slow in the table. Only what is wrong fails, like a receipt that does
 //! not hold.
 
+mod attended;
 mod bare;
 mod command;
 mod crowd;

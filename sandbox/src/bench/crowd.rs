@@ -1,7 +1,7 @@
 //! All devices of the benchmark at one pace, and what a stretch of time came to: answers, finality, memory, files.
 
 use std::{
-    fs,
+    fmt, fs,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -13,9 +13,40 @@ use tokio_util::sync::CancellationToken;
 use super::{
     figures::percentile,
     publisher::{Account, Counts, Link, Pace, Publisher},
-    stage::{Finals, LIMITS, PAUSE, Stage},
+    stage::{Finals, LIMITS, PAUSE, Plan, Stage, limit_devices},
 };
-use crate::{fault::Fault, memory::Memory, processes::Processes, promises::OnChain};
+use crate::{
+    config::Broker, fault::Fault, folder::Folder, memory::Memory, ports::Ports, processes::Processes, promises::OnChain,
+};
+
+/// Devices of a home.
+pub(super) const DEVICES: u32 = 50;
+
+/// Four fog nodes, a gateway that takes so much of a device, and all devices of a home, connected.
+pub(super) async fn home(
+    folder: Folder,
+    (broker, ports): (Broker, Ports),
+    device_limit: (u32, u32),
+    processes: &mut Processes,
+) -> Result<(Stage, Crowd), Fault> {
+    let plan = Plan {
+        devices: DEVICES,
+        fog: true,
+        broker,
+        gateway: true,
+        ports,
+        processor: None,
+    };
+    let stage = Stage::set(
+        folder,
+        &plan,
+        |settings| limit_devices(settings, device_limit),
+        processes,
+    )
+    .await?;
+    let crowd = Crowd::gather(&stage, broker.into(), 0).await?;
+    Ok((stage, crowd))
+}
 
 /// All devices, each with a task of its own.
 pub(super) struct Crowd {
@@ -123,6 +154,16 @@ pub(super) struct Outcome {
     pub(super) connections_broken: u64,
     /// What else the audit of the chain found.
     pub(super) faults: Vec<String>,
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "acknowledged {}, final {}, lost {}, duplicates {}",
+            self.acknowledged, self.final_readings, self.lost, self.duplicates
+        )
+    }
 }
 
 impl Outcome {

@@ -99,10 +99,20 @@ fn wearable(device: &Device, household: &Household) -> Result<Wearable, Fault> {
     })
 }
 
+/// What the reading of this number says: a heart rate between 60 and 99.
+pub(super) fn heart_rate(seq: u64) -> Measured {
+    Measured {
+        code: "8867-4".to_owned(),
+        value: Some(Decimal::whole(60 + i64::try_from(seq % 40).expect("below 40"))),
+        samples: None,
+        unit: "/min".to_owned(),
+        state: MeasurementState::Valid,
+    }
+}
+
 impl Wearable {
     fn measure(&self, now_ms: i64) -> Entry {
         let seq = self.last_seq.fetch_add(1, Ordering::Relaxed) + 1;
-        let rate = 60 + i64::try_from(seq % 40).expect("below 40");
         let reading = Reading {
             v: VERSION,
             device: self.id.clone(),
@@ -111,13 +121,7 @@ impl Wearable {
             up_ms: seq * 1_000,
             wall: Some(now_ms),
             time_quality: TimeQuality::Synced,
-            observations: vec![Measured {
-                code: "8867-4".to_owned(),
-                value: Some(Decimal::whole(rate)),
-                samples: None,
-                unit: "/min".to_owned(),
-                state: MeasurementState::Valid,
-            }],
+            observations: vec![heart_rate(seq)],
         };
         Entry::new(now_ms, reading.sign(&self.key))
     }

@@ -17,20 +17,13 @@ use tokio::time::sleep;
 
 use self::account::{Figures, GatewayStatus, Limit, Status, Use, status, table};
 use super::{
+    attended::{Ended, attend, conclude},
     stage::{Finals, LIMITS, Plan, Stage, limit_devices},
     usage::{load_average, processor_time},
 };
 use crate::{
-    children::Supervised,
-    config::Broker,
-    fault::Fault,
-    folder::{Folder, replace_json},
-    interruption,
-    memory::Memory,
-    network::Network,
-    ports::Ports,
-    processes::Processes,
-    status::Screen,
+    children::Supervised, config::Broker, fault::Fault, folder::Folder, memory::Memory, network::Network, ports::Ports,
+    processes::Processes, status::Screen,
 };
 
 /// Unanswered messages of each device where one is hot.
@@ -63,22 +56,15 @@ pub(super) struct Order {
 
 /// Measures each size, or stops when somebody interrupts; returns whether every reading was answered as it had to be.
 pub(super) async fn run(order: Order) -> Result<bool, Fault> {
-    let interrupted = interruption::listen()?;
-    let mut screen = Screen::open();
-    let mut processes = Processes::default();
-    let measured = tokio::select! {
-        measured = measure(&order, &mut processes, &mut screen) => measured,
-        () = interrupted.cancelled() => Err(Fault::Interrupted),
-    };
-    let failures = processes.stop().await;
-    let figures = measured?;
+    let attended = attend(async |processes, screen| measure(&order, processes, screen).await);
+    let Ended {
+        figures,
+        failures,
+        mut screen,
+    } = attended.await?;
     screen.say(&table(&figures));
-    for failure in &failures {
-        screen.say(&format!("FAILED: {failure}"));
-    }
-    if let Some(path) = &order.report {
-        replace_json(path, &json!({ "fleets": figures }))?;
-    }
+    let report = json!({ "fleets": figures });
+    conclude(&mut screen, &failures, order.report.as_deref(), &report)?;
     // A flood leaves out more numbers than the gateway keeps apart: its gaps grow together, and are not compared.
     let has_its_gaps = |one: &Figures| one.gaps == 0 || one.unkept > 0;
     let is_as_expected = |one: &Figures| one.unanswered == 0 && one.unexpected == 0 && has_its_gaps(one);

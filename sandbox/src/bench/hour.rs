@@ -16,23 +16,14 @@ use serde_json::json;
 use tokio::time::sleep;
 
 use super::{
-    crowd::{Crowd, Footprint, Meter, Outcome, Stretch, stretch},
+    attended::{Ended, attend, conclude},
+    crowd::{Crowd, Footprint, Meter, Outcome, Stretch, home, stretch},
     publisher::Pace,
-    stage::{LIMITS, PAUSE, Plan, Stage, limit_devices},
+    stage::{LIMITS, PAUSE, Stage},
     usage::load_average,
 };
-use crate::{
-    config::Broker,
-    fault::Fault,
-    folder::{Folder, replace_json},
-    interruption,
-    ports::Ports,
-    processes::Processes,
-    status::Screen,
-};
+use crate::{config::Broker, fault::Fault, folder::Folder, ports::Ports, processes::Processes, status::Screen};
 
-/// Devices of the home.
-pub(super) const DEVICES: u32 = 50;
 /// The pace at which a device measures.
 const EVERY: Duration = Duration::from_secs(1);
 /// How long it is measured before, and afterwards.
@@ -74,14 +65,12 @@ struct Figures {
 
 /// Measures it, or stops when somebody interrupts; returns whether nothing was lost and nothing new waited for too long.
 pub(super) async fn run(order: Order) -> Result<bool, Fault> {
-    let interrupted = interruption::listen()?;
-    let (mut screen, mut processes) = (Screen::open(), Processes::default());
-    let measured = tokio::select! {
-        measured = measure(&order, &mut processes, &mut screen) => measured,
-        () = interrupted.cancelled() => Err(Fault::Interrupted),
-    };
-    let mut failures = processes.stop().await;
-    let figures = measured?;
+    let attended = attend(async |processes, screen| measure(&order, processes, screen).await);
+    let Ended {
+        figures,
+        mut failures,
+        mut screen,
+    } = attended.await?;
     failures.extend(figures.outcome.failures());
     let draining = &figures.draining;
     let slow =
@@ -99,38 +88,22 @@ pub(super) async fn run(order: Order) -> Result<bool, Fault> {
         ),
     ];
     let late: Vec<_> = bounds.into_iter().flatten().collect();
-    for failure in failures.iter().chain(&late) {
-        screen.say(&format!("FAILED: {failure}"));
-    }
-    if let Some(path) = &order.report {
-        let bounds = json!({ "puback_p99_ms": PUBACK_P99_MAX_MS, "final_p99_ms": FINAL_P99_MAX_MS });
-        replace_json(
-            path,
-            &json!({ "hour": figures, "failures": failures, "late": late, "bounds": bounds }),
-        )?;
-    }
+    let bounds = json!({ "puback_p99_ms": PUBACK_P99_MAX_MS, "final_p99_ms": FINAL_P99_MAX_MS });
+    let report = json!({ "hour": figures, "failures": failures, "late": late, "bounds": bounds });
+    conclude(
+        &mut screen,
+        failures.iter().chain(&late),
+        order.report.as_deref(),
+        &report,
+    )?;
     Ok(failures.is_empty() && late.is_empty())
 }
 
 async fn measure(order: &Order, processes: &mut Processes, screen: &mut Screen) -> Result<Figures, Fault> {
-    let plan = Plan {
-        devices: DEVICES,
-        fog: true,
-        broker: order.broker,
-        gateway: true,
-        ports: order.ports.clone(),
-        processor: None,
-    };
     screen.say("starting four fog nodes, a gateway and fifty devices");
     let folder = Folder::create(&order.data_dir)?;
-    let stage = Stage::set(
-        folder,
-        &plan,
-        |settings| limit_devices(settings, DEVICE_LIMIT),
-        processes,
-    )
-    .await?;
-    let crowd = Crowd::gather(&stage, order.broker.into(), 0).await?;
+    let place = (order.broker, order.ports.clone());
+    let (stage, crowd) = home(folder, place, DEVICE_LIMIT, processes).await?;
     crowd.set(Pace::Every(EVERY));
     // Connections are made, caches warm.
     sleep(CALM / 4).await;
@@ -150,14 +123,7 @@ async fn measure(order: &Order, processes: &mut Processes, screen: &mut Screen) 
     screen.say(&format!("afterwards:    {after}"));
 
     let outcome = crowd.conclude(&stage).await?;
-    screen.say(&format!(
-        "acknowledged {}, final {}, lost {}, duplicates {}; load {:.1}",
-        outcome.acknowledged,
-        outcome.final_readings,
-        outcome.lost,
-        outcome.duplicates,
-        load_average().unwrap_or_default()
-    ));
+    screen.say(&format!("{outcome}; load {:.1}", load_average().unwrap_or_default()));
     if let Some(failure) = failures.first() {
         return Err(Fault::Measure(failure.clone()));
     }

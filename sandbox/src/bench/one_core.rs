@@ -14,21 +14,15 @@ use tokio::{
 };
 
 use super::{
+    attended::{Ended, attend, conclude},
     bare,
-    crowd::Crowd,
-    hour::DEVICES,
+    crowd::{Crowd, DEVICES},
     publisher::{Link, Pace},
     stage::{Plan, Stage, limit_devices},
     usage::{load_average, processor_time},
 };
 use crate::{
-    config::Broker,
-    fault::Fault,
-    folder::{Folder, replace_json},
-    interruption, lifeline,
-    ports::Ports,
-    processes::Processes,
-    status::Screen,
+    config::Broker, fault::Fault, folder::Folder, lifeline, ports::Ports, processes::Processes, status::Screen,
 };
 
 /// Where gateway, broker and subscriber run.
@@ -75,28 +69,21 @@ impl std::fmt::Display for Run {
 
 /// Measures both ways in turn, or stops when somebody interrupts.
 pub(super) async fn run(order: Order) -> Result<bool, Fault> {
-    let interrupted = interruption::listen()?;
-    let (mut screen, mut processes) = (Screen::open(), Processes::default());
-    let measured = tokio::select! {
-        measured = measure(&order, &mut processes, &mut screen) => measured,
-        () = interrupted.cancelled() => Err(Fault::Interrupted),
-    };
-    let failures = processes.stop().await;
-    let (gateway, bare) = measured?;
+    let attended = attend(async |processes, screen| measure(&order, processes, screen).await);
+    let Ended {
+        figures: (gateway, bare),
+        failures,
+        mut screen,
+    } = attended.await?;
     let (gateway_per_s, bare_per_s) = (middle(&gateway), middle(&bare));
     screen.say(&format!(
         "the middle of {} rounds: gateway {gateway_per_s:.0} readings/s, bare Mosquitto and subscriber {bare_per_s:.0} ({:.0} %)",
         order.rounds,
         100.0 * gateway_per_s / bare_per_s
     ));
-    for failure in &failures {
-        screen.say(&format!("FAILED: {failure}"));
-    }
-    if let Some(path) = &order.report {
-        let figures =
-            json!({ "gateway": gateway, "bare": bare, "gateway_per_s": gateway_per_s, "bare_per_s": bare_per_s });
-        replace_json(path, &json!({ "one_core": figures, "failures": failures }))?;
-    }
+    let figures = json!({ "gateway": gateway, "bare": bare, "gateway_per_s": gateway_per_s, "bare_per_s": bare_per_s });
+    let report = json!({ "one_core": figures, "failures": failures });
+    conclude(&mut screen, &failures, order.report.as_deref(), &report)?;
     Ok(failures.is_empty())
 }
 

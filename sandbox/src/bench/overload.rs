@@ -12,21 +12,12 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::{
-    crowd::{Crowd, Footprint, Outcome, Stretch, stretch},
-    hour::DEVICES,
+    attended::{Ended, attend, conclude},
+    crowd::{Footprint, Outcome, Stretch, home, stretch},
     publisher::Pace,
-    stage::{Plan, Stage, limit_devices},
     usage::load_average,
 };
-use crate::{
-    config::Broker,
-    fault::Fault,
-    folder::{Folder, replace_json},
-    interruption,
-    ports::Ports,
-    processes::Processes,
-    status::Screen,
-};
+use crate::{config::Broker, fault::Fault, folder::Folder, ports::Ports, processes::Processes, status::Screen};
 
 /// The usual pace of a device.
 const USUAL: Duration = Duration::from_secs(1);
@@ -118,43 +109,23 @@ impl Figures {
 
 /// Measures it, or stops when somebody interrupts; returns whether everything stayed within its bounds.
 pub(super) async fn run(order: Order) -> Result<bool, Fault> {
-    let interrupted = interruption::listen()?;
-    let (mut screen, mut processes) = (Screen::open(), Processes::default());
-    let measured = tokio::select! {
-        measured = measure(&order, &mut processes, &mut screen) => measured,
-        () = interrupted.cancelled() => Err(Fault::Interrupted),
-    };
-    let mut failures = processes.stop().await;
-    let figures = measured?;
+    let attended = attend(async |processes, screen| measure(&order, processes, screen).await);
+    let Ended {
+        figures,
+        mut failures,
+        mut screen,
+    } = attended.await?;
     failures.extend(figures.failures());
-    for failure in &failures {
-        screen.say(&format!("FAILED: {failure}"));
-    }
-    if let Some(path) = &order.report {
-        replace_json(path, &json!({ "overload": figures, "failures": failures }))?;
-    }
+    let report = json!({ "overload": figures, "failures": failures });
+    conclude(&mut screen, &failures, order.report.as_deref(), &report)?;
     Ok(failures.is_empty())
 }
 
 async fn measure(order: &Order, processes: &mut Processes, screen: &mut Screen) -> Result<Figures, Fault> {
-    let plan = Plan {
-        devices: DEVICES,
-        fog: true,
-        broker: order.broker,
-        gateway: true,
-        ports: order.ports.clone(),
-        processor: None,
-    };
     screen.say("starting four fog nodes, a gateway and fifty devices");
     let folder = Folder::create(&order.data_dir)?;
-    let stage = Stage::set(
-        folder,
-        &plan,
-        |settings| limit_devices(settings, DEVICE_LIMIT),
-        processes,
-    )
-    .await?;
-    let crowd = Crowd::gather(&stage, order.broker.into(), 0).await?;
+    let place = (order.broker, order.ports.clone());
+    let (stage, crowd) = home(folder, place, DEVICE_LIMIT, processes).await?;
     crowd.set(Pace::Every(USUAL));
     tokio::time::sleep(CALM / 3).await;
     let (before, used_before) = stretch(CALM, (&crowd, &stage, processes)).await?;
@@ -176,11 +147,7 @@ async fn measure(order: &Order, processes: &mut Processes, screen: &mut Screen) 
     screen.say(&format!("then:     {recovered}; as before after {recovered_s:?} s"));
     let outcome = crowd.conclude(&stage).await?;
     screen.say(&format!(
-        "acknowledged {}, final {}, lost {}, duplicates {}; drained after {:.0} s; load {:.1}",
-        outcome.acknowledged,
-        outcome.final_readings,
-        outcome.lost,
-        outcome.duplicates,
+        "{outcome}; drained after {:.0} s; load {:.1}",
         outcome.drained_s,
         load_average().unwrap_or_default()
     ));

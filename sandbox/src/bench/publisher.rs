@@ -20,9 +20,8 @@ use futures::{
     stream::{self, FuturesUnordered},
 };
 use record::{
-    decimal::Decimal,
     ids::{BootId, DeviceId, GatewayId, ReadingId},
-    reading::{Measured, MeasurementState, Reading, TimeQuality, VERSION},
+    reading::{Reading, TimeQuality, VERSION},
     signature::SigningKey,
     topic::{Channel, Topic},
     transit::ReadingKey,
@@ -40,6 +39,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::account::Word;
 pub(super) use self::account::{Account, Counts};
+use super::edge::heart_rate;
 use crate::{
     config::Broker,
     fault::Fault,
@@ -360,13 +360,7 @@ impl Publisher {
             up_ms: seq * 1_000,
             wall: Some(jiff::Timestamp::now().as_millisecond()),
             time_quality: TimeQuality::Synced,
-            observations: vec![Measured {
-                code: "8867-4".to_owned(),
-                value: Some(Decimal::whole(60 + i64::try_from(seq % 40).expect("below 40"))),
-                samples: None,
-                unit: "/min".to_owned(),
-                state: MeasurementState::Valid,
-            }],
+            observations: vec![heart_rate(seq)],
         };
         Bytes::copy_from_slice(reading.sign(&self.key).as_bytes())
     }
