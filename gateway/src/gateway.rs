@@ -4,10 +4,7 @@ use std::{fs, io, net::SocketAddr, os::unix::fs::DirBuilderExt as _, path::Path}
 
 use metrics_exporter_prometheus::PrometheusHandle;
 use record::ids::NetworkId;
-use tokio::{
-    net::TcpListener,
-    task::{JoinHandle, JoinSet},
-};
+use tokio::task::{JoinHandle, JoinSet};
 
 use crate::{
     config::{Config, Prepared},
@@ -20,6 +17,7 @@ use crate::{
     kept,
     mqtt::{self, Mqtt, presence::Presence},
     outbox::{self, Outbox},
+    port,
     standing::Standing,
     transit::{self, Transit},
     uplink::{self, Uplink},
@@ -87,7 +85,7 @@ impl Gateway {
         } = prepared;
         make_folder(&config.data_dir)?;
         let listen = config.http.listen;
-        let listener = TcpListener::bind(listen).await.map_err(|e| Error::Http(listen, e))?;
+        let listener = port::listen(listen).await.map_err(|e| Error::Http(listen, e))?;
         let founded = sealer.network;
         let (spool, quarantine) = (config.outbox.clone(), config.quarantine.clone());
         let outbox = Outbox::open(spool, quarantine, &config.data_dir, sealer)?;

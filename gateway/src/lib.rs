@@ -14,7 +14,8 @@
 //! What is durable may also be shown in its home, if the home wishes: [`newest`] holds it, [`homeassistant`] shows it.
 //!
 //! [`gateway`] composes the rooms, [`config`] describes them, [`http`] shows them, [`telemetry`] carries logs and metrics,
-//! [`secret`] reads keys and passwords, [`login`] what a client of a broker logs in with, [`kept`] writes small files that must last, [`command`] is the process,
+//! [`secret`] reads keys and passwords, [`login`] what a client of a broker logs in with, [`kept`] writes small files that must last, [`port`] listens,
+//! [`command`] is the process,
 //! [`resync`] what hands it readings from a file.
 
 pub mod command;
@@ -49,6 +50,7 @@ pub mod standing;
 
 pub mod kept;
 pub mod login;
+pub mod port;
 pub mod secret;
 pub mod tls;
 

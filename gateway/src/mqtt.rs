@@ -7,7 +7,7 @@ mod rate;
 pub mod resend;
 pub mod subscriber;
 
-use std::{net::SocketAddr, time::Duration};
+use std::{io, net::SocketAddr, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
@@ -129,6 +129,14 @@ pub enum Error {
     /// The broker cannot listen.
     #[error("the broker cannot listen on {listen}: {source}")]
     Listen {
+        /// Where.
+        listen: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+    /// Nor can what is behind its door.
+    #[error("the broker cannot listen on this machine's own {listen}: {source}")]
+    Inside {
         /// Where.
         listen: SocketAddr,
         /// Why.

@@ -42,7 +42,7 @@ use self::{
     retained::States,
 };
 use super::{Error, presence::Presence, rate::Rates};
-use crate::{intake::Intake, tls};
+use crate::{intake::Intake, port, tls};
 
 /// The one listener's number inside the library.
 const LISTENER: u16 = 1;
@@ -218,11 +218,13 @@ impl Broker {
             listen: config.listen,
             source,
         };
-        let listener = config.bind().map_err(failed)?;
-        let library = listener.local_addr().map_err(failed)?;
+        let inside = |source| Error::Inside { listen: INSIDE, source };
+        let listener = config.bind().map_err(inside)?;
+        let library = listener.local_addr().map_err(inside)?;
         let tls = TlsAcceptor::from(access.tls);
-        let door = Door::open(config.listen, library, tls, config.limits()).map_err(|e| failed(e.into()))?;
-        let listen = door.listen().map_err(|e| failed(e.into()))?;
+        let devices = port::listen(config.listen).await.map_err(failed)?;
+        let door = Door::at(devices, library, tls, config.limits());
+        let listen = door.listen().map_err(failed)?;
         let context = ServerContext::new()
             .task_exec_workers(HANDSHAKES_MAX)
             .task_exec_queue_max(HANDSHAKES_MAX * 4)

@@ -16,7 +16,7 @@ use std::{
 
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
-    net::{TcpListener, TcpSocket, TcpStream},
+    net::{TcpListener, TcpStream},
     sync::oneshot,
     task::JoinSet,
     time::{Instant, sleep, timeout, timeout_at},
@@ -25,8 +25,6 @@ use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 use super::certificate::Presented;
 
-/// Connections that wait in the kernel, at most.
-const BACKLOG: u32 = 512;
 /// Bytes on their way in one direction of a connection, at most.
 const BUFFER_BYTES: usize = 8 << 10;
 /// A client that does not read for this long is dropped.
@@ -59,23 +57,15 @@ pub(super) struct Door {
 }
 
 impl Door {
-    /// Listens for devices; connections are passed on to the library's own listener.
-    pub(super) fn open(listen: SocketAddr, library: SocketAddr, tls: TlsAcceptor, limits: Limits) -> io::Result<Self> {
-        let socket = match listen {
-            SocketAddr::V4(_) => TcpSocket::new_v4(),
-            SocketAddr::V6(_) => TcpSocket::new_v6(),
-        }?;
-        socket.set_reuseaddr(true)?;
-        // Connections inherit it: one whose other end has vanished does not stay for ever.
-        socket.set_keepalive(true)?;
-        socket.bind(listen)?;
-        Ok(Self {
-            listener: socket.listen(BACKLOG)?,
+    /// The devices' listener; connections are passed on to the library's own one.
+    pub(super) fn at(listener: TcpListener, library: SocketAddr, tls: TlsAcceptor, limits: Limits) -> Self {
+        Self {
+            listener,
             library,
             tls,
             limits,
             guests: Guests::default(),
-        })
+        }
     }
 
     pub(super) fn listen(&self) -> io::Result<SocketAddr> {
