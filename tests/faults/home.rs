@@ -4,7 +4,7 @@ use std::{
     ffi::OsString,
     fs,
     io::{Read as _, Write as _},
-    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    net::{SocketAddr, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     thread,
@@ -47,10 +47,20 @@ pub(crate) struct Gateway {
     log: PathBuf,
 }
 
-fn free_port() -> u16 {
-    let draws = std::iter::repeat_with(|| rand::random_range(2_000..9_900));
-    let is_free = |port: &u16| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok();
-    draws.take(1_000).find(is_free).expect("some port is free")
+/// Ports of a home, each another one, on which nobody listens.
+fn free_ports() -> Ports {
+    let draws =
+        std::iter::repeat_with(|| Ports::plan(rand::random_range(2_000..9_900), 4).expect("there are such ports"));
+    let is_free = |ports: &Ports| ports.taken().is_empty();
+    draws.take(1_000).find(is_free).expect("some ports are free")
+}
+
+/// What the kernel knows of a port: who could have it, should it be taken.
+fn sockets_of(port: u16) -> String {
+    let all = fs::read_to_string("/proc/net/tcp").unwrap_or_default();
+    let port = format!(":{port:04X} ");
+    let lines: Vec<_> = all.lines().filter(|line| line.contains(&port)).collect();
+    lines.join("\n")
 }
 
 impl Home {
@@ -60,16 +70,12 @@ impl Home {
         let temporary = tempfile::tempdir().expect("a temporary folder");
         let folder = Folder::create(&temporary.path().join("home")).expect("makes the folder");
         let household = Household::furnish(&folder, devices, Library::embedded()).expect("furnishes");
-        let ports = Ports::plan(free_port() - 1, 4).expect("there are such ports");
-        let network = Network::found(folder, ports, (4, 1_000), household).expect("founds");
+        let network = Network::found(folder, free_ports(), (4, 1_000), household).expect("founds");
         let program = network
             .gateway_program(Broker::Embedded)
             .expect("writes the configuration");
         let config = program.arguments.last().expect("run --config FILE").clone();
-        let (mqtt, http) = (
-            (Ipv4Addr::LOCALHOST, free_port()).into(),
-            (Ipv4Addr::LOCALHOST, free_port()).into(),
-        );
+        let (mqtt, http) = (network.ports.mqtt(), network.ports.gateway_http());
         let home = Self {
             network,
             runtime: Runtime::new().expect("a runtime"),
@@ -80,9 +86,7 @@ impl Home {
             settings: Vec::new(),
         };
         let node = format!("[\"{}\"]", home.network.nodes[0].url);
-        home.set("GATEWAY_MQTT__BROKER__LISTEN", mqtt)
-            .set("GATEWAY_HTTP__LISTEN", http)
-            .set("GATEWAY_UPLINK__NODES", node)
+        home.set("GATEWAY_UPLINK__NODES", node)
             // Down and up again within a test.
             .set("GATEWAY_UPLINK__PAUSE_MAX_MS", 200)
             .set("GATEWAY_UPLINK__BACKLOG_BUNDLES_PER_S_MAX", 10_000)
@@ -142,7 +146,12 @@ impl Home {
         let mut gateway = self.spawn(prefix);
         eventually("the gateway answers", || {
             let ended = gateway.child.try_wait().expect("a child of ours");
-            assert!(ended.is_none(), "it ended with {ended:?}:\n{}", gateway.log());
+            assert!(
+                ended.is_none(),
+                "it ended with {ended:?}:\n{}\n{}",
+                gateway.log(),
+                sockets_of(self.mqtt.port())
+            );
             self.status().is_some()
         });
         gateway
