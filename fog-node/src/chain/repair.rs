@@ -97,6 +97,11 @@ impl Chain {
         if let Err(error) = opened {
             return Some(damage("chain.redb", &error));
         }
+        // Of the register one look tells, whatever the blocks' turn takes: who may read what hangs on it.
+        let (state, snapshot) = self.now();
+        if let Some(damage) = altered(snapshot, |register| register == state.register()) {
+            return Some(damage);
+        }
         let mut replay = Replay {
             state: State::genesis(&self.0.genesis),
             parent: Block::genesis(&self.0.genesis).header.digest(),
@@ -118,14 +123,9 @@ impl Chain {
                 return Some(damage);
             }
         }
-        match snapshot {
-            Ok(snapshot) if snapshot == *replay.state.register() && *state == replay.state => None,
-            Ok(_) => Some(Damage {
-                place: "the register".to_owned(),
-                what: "it is not what the blocks make".to_owned(),
-            }),
-            Err(error) => Some(damage("the register in chain.redb", &error)),
-        }
+        altered(snapshot, |register| {
+            register == replay.state.register() && *state == replay.state
+        })
     }
 
     /// The state after the last block, and the snapshot on the disk that belongs to it: no block comes in between, so that a
@@ -267,6 +267,19 @@ impl Chain {
         }
         Ok((state, head))
     }
+}
+
+/// What is wrong with the register as it is on the disk.
+fn altered(snapshot: Result<Register, Error>, is_right: impl FnOnce(&Register) -> bool) -> Option<Damage> {
+    let (place, what) = match snapshot {
+        Ok(register) if is_right(&register) => return None,
+        Ok(_) => ("the register", "it is not what the blocks make".to_owned()),
+        Err(error) => ("the register in chain.redb", error.to_string()),
+    };
+    Some(Damage {
+        place: place.to_owned(),
+        what,
+    })
 }
 
 fn fetched(source: &impl Source, height: Height, digest: &Digest) -> Result<(CarriedBlock, String), Error> {
