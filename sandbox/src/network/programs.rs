@@ -25,6 +25,21 @@ const IN_FLIGHT_MIN: usize = 64;
 /// As many as four nodes admit at a time from one gateway.
 const IN_FLIGHT_MAX: usize = 256;
 
+/// Whoever wants a scrub more often than this, in seconds, waits for what it finds, and has it read faster.
+const SCRUB_UNHURRIED_S: u64 = 60;
+/// So many times as fast.
+const SCRUB_HURRIED: u64 = 8;
+
+/// How fast a scrub that comes every so many seconds reads.
+fn scrub_bytes_per_s_max(scrub_s: u64) -> u64 {
+    let unhurried = fog_node::recovery::Config::default().scrub_bytes_per_s_max;
+    if scrub_s < SCRUB_UNHURRIED_S {
+        unhurried * SCRUB_HURRIED
+    } else {
+        unhurried
+    }
+}
+
 impl Network {
     /// Seals each node's keyring, writes its configuration, and says how to run it. Each reads all of its disk again every
     /// `scrub_s` seconds.
@@ -72,7 +87,7 @@ impl Network {
             "vault": {"driver": "embedded", "exchange": {"peers": others}},
             "index": {"driver": "sqlite"},
             "keyring": {"passphrase_file": passphrase.file},
-            "recovery": {"scrub_every_ms": scrub_s * 1_000},
+            "recovery": {"scrub_every_ms": scrub_s * 1_000, "scrub_bytes_per_s_max": scrub_bytes_per_s_max(scrub_s)},
         });
         let config = self.folder.write_toml(dir.join("config.toml"), &config)?;
         let program = self.program("fog-node", &node.name, config)?;
