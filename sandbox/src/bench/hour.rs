@@ -2,9 +2,10 @@
 //!
 //! 1. Fifty devices measure once a second, and all is well.
 //! 2. The fog nodes are stopped. The devices hand in what they would measure in an hour, as fast as it is acknowledged.
-//! 3. The fog nodes come back, and the devices measure once a second again while the spool drains. What they measure now must
-//!    not wait for what is stored.
-//! 4. Everything that was acknowledged is compared with the chain.
+//! 3. The devices measure once a second again, and the fog nodes come back. What was measured before they answered had to wait
+//!    for them; that is told apart.
+//! 4. The spool drains. What is measured meanwhile must not wait for what is stored.
+//! 5. Everything that was acknowledged is compared with the chain.
 
 use std::{
     path::PathBuf,
@@ -30,6 +31,9 @@ const EVERY: Duration = Duration::from_secs(1);
 const CALM: Duration = Duration::from_secs(20);
 /// What a device may hand in: an hour at once.
 const DEVICE_LIMIT: (u32, u32) = (1_000, 4_000);
+/// From the first reading that is final again until it is measured what a new one waits for: what was measured while no fog
+/// node answered is final by then, or is backlog (`backlog_after_ms`).
+const SETTLED: Duration = Duration::from_secs(5);
 /// Fewer readings than this in the spool are those that are under way.
 const UNDER_WAY: u64 = 100;
 /// While the spool drains, 99 of 100 new readings are final after this time: what docs/PERFORMANCE.md states.
@@ -55,12 +59,22 @@ struct Figures {
     offline: Stretch,
     /// Readings and bundles in the spool when the fog nodes came back.
     spooled: u64,
-    /// What devices measured while the spool drained, and how long that took.
+    returned: Returned,
+    /// What devices measured from then on until the spool was drained.
     draining: Stretch,
     footprint: Footprint,
     after: Stretch,
     outcome: Outcome,
     load_average: Option<f64>,
+}
+
+/// The fog nodes are back.
+#[derive(Debug, Default, Serialize)]
+struct Returned {
+    /// From when all of them answered until the first reading was final.
+    first_final_s: f64,
+    /// From when all of them answered until what had waited for them was final, or backlog.
+    stretch: Stretch,
 }
 
 /// Measures it, or stops when somebody interrupts; returns whether nothing was lost and nothing new waited for too long.
@@ -115,6 +129,13 @@ async fn measure(order: &Order, processes: &mut Processes, screen: &mut Screen) 
     screen.say(&format!("without a fog: {offline}"));
     let spooled = stage.gateway().await?.spooled;
 
+    crowd.set(Pace::Every(EVERY));
+    stage.start_fog(processes).await?;
+    let returned = returned(&crowd, &stage).await?;
+    screen.say(&format!(
+        "with it again: {}; the first reading was final after {:.1} s",
+        returned.stretch, returned.first_final_s
+    ));
     let (draining, footprint) = drained(&crowd, &stage, processes).await?;
     screen.say(&format!(
         "draining:      {draining}; {spooled} were spooled; at most {footprint}"
@@ -131,6 +152,7 @@ async fn measure(order: &Order, processes: &mut Processes, screen: &mut Screen) 
         before,
         offline,
         spooled,
+        returned,
         draining,
         footprint,
         after,
@@ -152,10 +174,26 @@ async fn handed_in(readings: u64, crowd: &Crowd, stage: &Stage) -> Result<Stretc
     meter.end(crowd, stage).await
 }
 
-/// Starts the fog nodes again, and lets the devices measure as usual until the spool is drained.
-async fn drained(crowd: &Crowd, stage: &Stage, processes: &mut Processes) -> Result<(Stretch, Footprint), Fault> {
-    crowd.set(Pace::Every(EVERY));
-    stage.start_fog(processes).await?;
+/// Waits until readings become final again, and what was measured before has gone ahead or stands back.
+async fn returned(crowd: &Crowd, stage: &Stage) -> Result<Returned, Fault> {
+    let (meter, started) = (Meter::start(crowd, stage).await?, Instant::now());
+    let before = stage.finals().await?.all.count();
+    while stage.finals().await?.all.count() <= before {
+        if started.elapsed() > LIMITS.start() {
+            return Err(Fault::Measure("nothing was final with the fog nodes back".to_owned()));
+        }
+        sleep(PAUSE).await;
+    }
+    let first_final_s = started.elapsed().as_secs_f64();
+    sleep(SETTLED).await;
+    Ok(Returned {
+        first_final_s,
+        stretch: meter.end(crowd, stage).await?,
+    })
+}
+
+/// Waits until the spool is drained, while the devices measure as usual.
+async fn drained(crowd: &Crowd, stage: &Stage, processes: &Processes) -> Result<(Stretch, Footprint), Fault> {
     let meter = Meter::start(crowd, stage).await?;
     let (started, mut footprint) = (Instant::now(), Footprint::of(processes, stage).await?);
     while stage.gateway().await?.spooled > UNDER_WAY {
