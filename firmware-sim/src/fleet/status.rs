@@ -5,7 +5,7 @@ use std::{
     fmt, io,
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use serde::Serialize;
@@ -164,10 +164,10 @@ pub(super) struct Status {
     capture: Option<List>,
     devices: usize,
     summary: Summary,
-    /// Of all devices, and of each profile; anew when every device has a connection for the first time, so that a fleet that
-    /// connects is not taken for one that measures.
+    /// Of all devices, and of each profile; anew when every device has a connection for the first time, and from then on only
+    /// of what was sent since, so that a fleet that connects is not taken for one that measures.
     waited: (Histogram, BTreeMap<Option<Arc<str>>, Histogram>),
-    were_all_connected: bool,
+    all_connected: Option<Instant>,
 }
 
 impl Status {
@@ -184,7 +184,7 @@ impl Status {
             devices,
             summary: Summary::default(),
             waited: (Histogram::new(), BTreeMap::new()),
-            were_all_connected: false,
+            all_connected: None,
         })
     }
 
@@ -227,7 +227,8 @@ impl Status {
         match note {
             Note::Connected => {
                 now.connected += 1;
-                if now.connected == self.devices as u64 && !std::mem::replace(&mut self.were_all_connected, true) {
+                if now.connected == self.devices as u64 && self.all_connected.is_none() {
+                    self.all_connected = Some(Instant::now());
                     self.waited = (Histogram::new(), BTreeMap::new());
                 }
             }
@@ -257,10 +258,12 @@ impl Status {
             } => {
                 now.acknowledged += 1;
                 now.unexpected += u64::from(is_unexpected);
-                let (all, parts) = &mut self.waited;
-                all.record(waited);
-                parts.entry(profile).or_insert_with(Histogram::new).record(waited);
                 self.acknowledged.add(&line);
+                if self.all_connected.is_none_or(|since| since.elapsed() >= waited) {
+                    let (all, parts) = &mut self.waited;
+                    all.record(waited);
+                    parts.entry(profile).or_insert_with(Histogram::new).record(waited);
+                }
             }
         }
     }
@@ -302,18 +305,27 @@ mod tests {
         let (notes, inbox) = mpsc::channel(100);
         let status = Status::open(folder.path(), 2, true).await.expect("open");
         let account = tokio::spawn(status.keep(inbox));
+        let acknowledged = |n: u64, waited| Note::Acknowledged {
+            line: format!(r#"{{"seq":{n}}}"#),
+            waited,
+            profile: (n == 10).then(|| "hot".into()),
+            is_unexpected: n == 3,
+        };
         notes.send(Note::Connected).await.expect("open");
         notes.send(Note::Connected).await.expect("open");
+        let before_all_were_connected = Duration::from_secs(3_600);
+        notes
+            .send(acknowledged(0, before_all_were_connected))
+            .await
+            .expect("open");
+        time::sleep(Duration::from_millis(10)).await;
         for n in 1..=10_u64 {
             let capture = Some(r#"{"topic":"t"}"#.to_owned());
             notes.send(Note::Published { capture }).await.expect("open");
-            let note = Note::Acknowledged {
-                line: format!(r#"{{"seq":{n}}}"#),
-                waited: Duration::from_millis(n),
-                profile: (n == 10).then(|| "hot".into()),
-                is_unexpected: n == 3,
-            };
-            notes.send(note).await.expect("open");
+            notes
+                .send(acknowledged(n, Duration::from_millis(n)))
+                .await
+                .expect("open");
         }
         notes.send(Note::Disconnected).await.expect("open");
         let refused = Note::Refused {
@@ -337,7 +349,7 @@ mod tests {
         );
         assert_eq!(
             (status["published"].as_u64(), status["acknowledged"].as_u64()),
-            (Some(10), Some(10))
+            (Some(10), Some(11))
         );
         assert_eq!(
             (status["refused"].as_u64(), status["unkept"].as_u64()),
@@ -360,6 +372,6 @@ mod tests {
             "missing.ndjson",
             "capture.ndjson",
         ];
-        assert_eq!(files.map(lines), [10, 1, 1, 10]);
+        assert_eq!(files.map(lines), [11, 1, 1, 10]);
     }
 }
