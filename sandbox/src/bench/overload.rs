@@ -144,7 +144,8 @@ async fn measure(order: &Order, processes: &mut Processes, screen: &mut Screen) 
             break (look, None);
         }
     };
-    screen.say(&format!("then:     {recovered}; as before after {recovered_s:?} s"));
+    let after = recovered_s.map_or("not as before".to_owned(), |s| format!("as before after {s:.0} s"));
+    screen.say(&format!("then:     {recovered}; {after}"));
     let outcome = crowd.conclude(&stage).await?;
     screen.say(&format!(
         "{outcome}; drained after {:.0} s; load {:.1}",
