@@ -43,8 +43,9 @@ pub struct Config {
     pub user: String,
     /// A file with the password.
     pub password_file: PathBuf,
-    /// Client id.
-    pub client_id: String,
+    /// Client id; absent: one that is made of the gateway's name, so that the gateways of one broker have one each.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client_id: Option<String>,
     /// What Home Assistant calls its discovery prefix.
     pub prefix: String,
     /// Whose values are shown. An empty list takes away what was shown before.
@@ -58,7 +59,7 @@ impl Default for Config {
             ca: "homeassistant-ca.crt".into(),
             user: "vitalfog".to_owned(),
             password_file: "homeassistant.password".into(),
-            client_id: "vitalfog-homeassistant".to_owned(),
+            client_id: None,
             prefix: "homeassistant".to_owned(),
             devices: Vec::new(),
         }
@@ -73,14 +74,27 @@ impl Config {
     pub fn prepare(&self) -> Result<Access, Vec<String>> {
         let mut faults = Vec::new();
         let is_level = |text: &str| !text.is_empty() && !text.contains(['/', '+', '#']);
-        if !is_level(&self.prefix) || self.client_id.is_empty() {
-            faults
-                .push("homeassistant: prefix must be one level of a topic, and client_id must not be empty".to_owned());
+        if !is_level(&self.prefix) {
+            faults.push(
+                "homeassistant.prefix must be one level of a topic, as Home Assistant's discovery has it".to_owned(),
+            );
+        }
+        if self.client_id.as_ref().is_some_and(String::is_empty) {
+            faults.push(
+                "homeassistant.client_id must not be empty: leave it out, and it is made of the gateway's name"
+                    .to_owned(),
+            );
         }
         let tls = tls::client_of_authority(&self.ca, None).map_err(|fault| format!("homeassistant.ca: {fault}"));
         let password_file = Some(self.password_file.as_path());
         let access = Access::read("homeassistant", &self.address, tls, password_file, &mut faults);
         access.filter(|_| faults.is_empty()).ok_or(faults)
+    }
+
+    /// The client id of this gateway. A broker ends the session of whoever comes under another one's, so no two may have the same.
+    fn client_id(&self, gateway: &GatewayId) -> String {
+        let own = || format!("vitalfog-homeassistant-{gateway}");
+        self.client_id.clone().unwrap_or_else(own)
     }
 
     /// The newest values of those that are shown.
@@ -127,7 +141,7 @@ impl Export {
     ) -> Result<Self, Unusable> {
         let board = Board::of(gateway, &config.prefix, newest);
         Ok(Self {
-            line: Line::of(config, access, &board.topics)?,
+            line: Line::of((config, gateway), access, &board.topics)?,
             board,
             directory,
             presence,

@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use record::ids::GatewayId;
 use rumqttc::{
     AsyncClient, Event, EventLoop, LastWill, MqttOptions, Packet, PublishOptions, QoS, SubscribeFilter,
     SubscribeReasonCode, TlsConfiguration, Transport,
@@ -55,22 +56,12 @@ impl std::fmt::Debug for Line {
 }
 
 impl Line {
-    pub(super) fn of(config: &Config, access: &Access, topics: &Topics) -> Result<Self, rumqttc::ConfigError> {
-        let mut options = MqttOptions::new(&config.client_id, (access.host.as_str(), access.port));
-        options
-            .set_transport(Transport::tls_with_config(TlsConfiguration::Rustls(Arc::clone(
-                &access.tls,
-            ))))
-            .set_keep_alive(KEEP_ALIVE_S)
-            .set_clean_start(true)
-            .set_last_will(LastWill::new(topics.gateway(), OFFLINE, QoS::AtLeastOnce, true, None))
-            .set_max_packet_size(Some(PACKET_BYTES_MAX))
-            .set_outgoing_inflight_upper_limit(IN_FLIGHT_MAX)
-            .set_request_channel_capacity(REQUESTS_MAX);
-        if let Some(password) = &access.password {
-            options.set_credentials(&config.user, password.clone());
-        }
-        options.validate()?;
+    pub(super) fn of(
+        (config, gateway): (&Config, &GatewayId),
+        access: &Access,
+        topics: &Topics,
+    ) -> Result<Self, rumqttc::ConfigError> {
+        let options = options((config, gateway), access, topics)?;
         let filter = |path: String| SubscribeFilter::new(path, QoS::AtLeastOnce);
         let own = SubscribeFilter {
             // What we publish we know.
@@ -107,6 +98,30 @@ impl Line {
         // Unheard, no more is waited for after a while.
         let _full = self.client.try_publish(topic, "", PublishOptions::at_least_once());
     }
+}
+
+/// How this gateway's client connects: the gateway's name is in its client id, or the configuration has another one.
+fn options(
+    (config, gateway): (&Config, &GatewayId),
+    access: &Access,
+    topics: &Topics,
+) -> Result<MqttOptions, rumqttc::ConfigError> {
+    let mut options = MqttOptions::new(config.client_id(gateway), (access.host.as_str(), access.port));
+    options
+        .set_transport(Transport::tls_with_config(TlsConfiguration::Rustls(Arc::clone(
+            &access.tls,
+        ))))
+        .set_keep_alive(KEEP_ALIVE_S)
+        .set_clean_start(true)
+        .set_last_will(LastWill::new(topics.gateway(), OFFLINE, QoS::AtLeastOnce, true, None))
+        .set_max_packet_size(Some(PACKET_BYTES_MAX))
+        .set_outgoing_inflight_upper_limit(IN_FLIGHT_MAX)
+        .set_request_channel_capacity(REQUESTS_MAX);
+    if let Some(password) = &access.password {
+        options.set_credentials(&config.user, password.clone());
+    }
+    options.validate()?;
+    Ok(options)
 }
 
 async fn listen(
@@ -152,5 +167,41 @@ async fn listen(
         if heard.send(said).await.is_err() {
             return;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustls::{ClientConfig, RootCertStore};
+
+    #[test]
+    fn two_gateways_of_one_broker_have_two_client_ids_unless_they_are_told_otherwise() {
+        let _installed = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let tls = ClientConfig::builder().with_root_certificates(RootCertStore::empty());
+        let access = Access {
+            host: "localhost".to_owned(),
+            port: 8883,
+            tls: Arc::new(tls.with_no_client_auth()),
+            password: None,
+        };
+        let client_id = |config: &Config, gateway: &str| {
+            let gateway = gateway.parse().expect("good");
+            let topics = Topics::of(&config.prefix, &gateway);
+            let options = options((config, &gateway), &access, &topics).expect("fits");
+            options.client_id()
+        };
+        let config = Config::default();
+        assert_ne!(client_id(&config, "home-1"), client_id(&config, "home-2"));
+        assert_eq!(
+            client_id(&config, "home-1"),
+            client_id(&config, "home-1"),
+            "also after a restart"
+        );
+        let told = Config {
+            client_id: Some("flat-3".to_owned()),
+            ..config
+        };
+        assert_eq!(client_id(&told, "home-1"), "flat-3");
     }
 }
