@@ -240,7 +240,7 @@ impl Claims {
     ) -> Result<(Claim, String), kept::Error> {
         let folder = Self::folder(data_dir);
         let disk = |error| kept::Error::Disk(folder.display().to_string(), error);
-        fs::create_dir_all(&folder).map_err(disk)?;
+        kept::make_folder(&folder).map_err(disk)?;
         let known = Self::load(data_dir)?;
         for claim in known.iter() {
             if claim.used.is_none() && now_ms > claim.expires_ms {

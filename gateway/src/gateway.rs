@@ -1,6 +1,6 @@
 //! The composition: opens each room in turn, hands each what it needs, and stops them in the reverse order.
 
-use std::{fs, io, net::SocketAddr, os::unix::fs::DirBuilderExt as _, path::Path};
+use std::{io, net::SocketAddr};
 
 use metrics_exporter_prometheus::PrometheusHandle;
 use record::ids::NetworkId;
@@ -83,7 +83,8 @@ impl Gateway {
             network,
             homeassistant: home,
         } = prepared;
-        make_folder(&config.data_dir)?;
+        let folder = config.data_dir.display().to_string();
+        kept::make_folder(&config.data_dir).map_err(|e| Error::Folder(folder, e))?;
         let listen = config.http.listen;
         let listener = port::listen(listen).await.map_err(|e| Error::Http(listen, e))?;
         let founded = sealer.network;
@@ -173,9 +174,4 @@ async fn devices(config: &Config, enrolments: Enrolments, network: NetworkId) ->
     };
     let files = Files::open(directory.clone(), places).await?;
     Ok((directory, files))
-}
-
-fn make_folder(path: &Path) -> Result<(), Error> {
-    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
-    made.map_err(|e| Error::Folder(path.display().to_string(), e))
 }

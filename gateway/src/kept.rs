@@ -1,9 +1,9 @@
 //! Small files that must outlive a power cut: written beside, synced, renamed over the old one, and the folder synced.
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{self, DirBuilder, File, OpenOptions},
     io::{self, Read as _, Write as _},
-    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _},
     path::Path,
 };
 
@@ -96,6 +96,14 @@ fn write(path: &Path, value: &impl Serialize, place: impl FnOnce(&Path) -> io::R
         Ok(placed)
     };
     written().map_err(disk)
+}
+
+/// Makes a folder, and those above it, if they are not there: for this user alone, whoever comes first and whatever the umask.
+///
+/// # Errors
+/// The disk.
+pub fn make_folder(path: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
 /// Makes a file's name durable: a folder forgets names that were not synced, whatever was synced in the file.

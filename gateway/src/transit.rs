@@ -97,7 +97,7 @@ pub fn open(data_dir: &Path, place: (NetworkId, &GatewayId), now_ms: i64) -> Res
         return Ok(keys);
     }
     let folder = |error: std::io::Error| Error::File(data_dir.display().to_string(), error.to_string());
-    std::fs::create_dir_all(data_dir).map_err(folder)?;
+    kept::make_folder(data_dir).map_err(folder)?;
     let made = ReadingKeys::generate(place.0, place.1.clone(), now_ms)?;
     if kept::create(&file(data_dir), &made.kept())? {
         return Ok(made);
@@ -282,7 +282,10 @@ mod tests {
         let current = again.current().id();
         assert!(matches!(again.without(current), Err(KeysError::Absent)));
         replace(folder.path(), &again.without(first.id).expect("forgets")).expect("writes");
-        opened_at(&folder.path().join("before/its/first/start"), 5_000);
+        let early = folder.path().join("before/its/first/start");
+        opened_at(&early, 5_000);
+        let rights = fs::metadata(&early).expect("made").permissions().mode() & 0o777;
+        assert_eq!(rights, 0o700, "nobody else lists it, whoever has made it");
         let again = opened_at(folder.path(), 5_000);
         assert_eq!(
             (opened(&again, &old), opened(&again, &new)),
