@@ -136,6 +136,11 @@ impl Space {
         full
     }
 
+    /// Whether somebody is refused, as it was judged last.
+    pub(super) const fn is_short(&self) -> bool {
+        self.values.full.is_some() || self.waves.full.is_some()
+    }
+
     /// Whether an alarm is taken all the same, given all bytes with it.
     pub(super) fn bears_an_alarm(&mut self, bytes: u64) -> bool {
         bytes <= self.marks.share(self.marks.alarms_percent) && self.free() >= self.marks.reserve_bytes / 2

@@ -46,8 +46,8 @@ const TIMED_MAX: usize = 50_000;
 /// Notes about bundles that are kept while the disk bears no commit; of those beyond it the uplink finds out again after the
 /// next start.
 const NOTES_MAX: usize = 4_096;
-/// While notes wait for the disk it is looked at this often.
-const NOTES_RETRY: Duration = Duration::from_secs(1);
+/// While notes wait for the disk, or somebody is refused for want of room, it is looked this often whether there is some.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// The outbox's state.
 #[derive(Debug)]
@@ -111,7 +111,7 @@ impl Writer {
     pub(super) fn run(mut self, inbox: &Receiver<Request>) {
         loop {
             let mut batch = Batch::default();
-            match inbox.recv_timeout(if self.has_notes() { NOTES_RETRY } else { Duration::MAX }) {
+            match inbox.recv_timeout(self.patience()) {
                 Ok(first) => self.accept(first, &mut batch),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
@@ -119,6 +119,9 @@ impl Writer {
             self.gather(inbox, &mut batch);
             let stop = batch.stop.take();
             self.settle(batch);
+            if self.space.is_short() {
+                self.look_for_room();
+            }
             if let Some(stop) = stop {
                 // Closes the store.
                 drop(self);
@@ -126,6 +129,15 @@ impl Writer {
                 let _unheard = stop.send(());
                 return;
             }
+        }
+    }
+
+    /// How long it waits for a request before it looks for room by itself.
+    fn patience(&self) -> Duration {
+        if self.has_notes() || self.space.is_short() {
+            LOOK_AGAIN
+        } else {
+            Duration::MAX
         }
     }
 
