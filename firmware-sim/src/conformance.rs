@@ -357,7 +357,7 @@ fn state(message: &Captured) -> Verdict {
         |said: &serde_json::Value| said["up_ms"].is_null() || (said["up_ms"].is_u64() && said["boot"].is_string());
     if said.as_ref().is_ok_and(|said| !is_whole(said)) {
         findings.push(advice(
-            "state",
+            Reason::TooLarge.as_str(),
             "up_ms is a whole number of milliseconds since this boot, and needs boot beside it; without both a device that has no \
              clock gets no times by it",
         ));

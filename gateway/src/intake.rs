@@ -9,7 +9,7 @@ use record::{
     ids::{BootId, DeviceId, GatewayId, ReadingId},
     observation::Observation,
     reading::{Reading, Reason, Refusal, SignedReading, TimeQuality},
-    topic::{Channel, Topic},
+    topic::{Channel, STATE_BYTES_MAX, Topic},
     transit::SealedReading,
 };
 
@@ -124,6 +124,10 @@ impl Intake {
             Ok(topic) => topic,
             Err(refusal) => return (None, self.refuse(None, refusal, message).await),
         };
+        if topic.channel == Channel::State && message.len() > STATE_BYTES_MAX {
+            let refusal = giant_state(message.len());
+            return (None, self.refuse(Some(topic.device), refusal, message).await);
+        }
         // From here on it is what the device signed, whether it came sealed or not: a repetition is one also if it was sealed
         // anew, and whoever looks into the quarantine can read it.
         let message = match self.open(&topic, message) {
@@ -168,7 +172,7 @@ impl Intake {
         };
         let topic = Topic {
             device: genuine.reading.device.clone(),
-            channel: Channel::Reading,
+            channel: channel_of(&genuine.reading),
         };
         self.keep(genuine, topic, message, received_ms).await
     }
@@ -292,6 +296,20 @@ impl Genuine {
     }
 }
 
+/// Where a device would have published it, as far as the message says so: a waveform gives way to single values, whichever way
+/// it came. That something was an alarm nobody has signed, and by the time it comes in a file it is none any more.
+fn channel_of(reading: &Reading) -> Channel {
+    let is_wave = reading.observations.iter().any(|measured| measured.samples.is_some());
+    if is_wave { Channel::Wave } else { Channel::Reading }
+}
+
+/// A state that is no state: so many bytes are nothing that a device has to say of itself.
+fn giant_state(bytes: usize) -> Refusal {
+    let detail =
+        format!("a state has at most {STATE_BYTES_MAX} bytes, this one has {bytes}; readings go under `reading`");
+    Refusal::new(Reason::TooLarge, detail)
+}
+
 /// The channel says that it is an alarm; its own clock, if that can be trusted, that it was stored.
 fn urgency(channel: Channel, wall_ms: Option<i64>, received_ms: i64) -> Urgency {
     if channel == Channel::Event {
@@ -324,10 +342,17 @@ fn rejected(device: Option<DeviceId>, refusal: Refusal, message: &Bytes, at_ms: 
 mod tests {
     use super::*;
     use crate::{
-        outbox::tests::{Home, measured},
+        outbox::{
+            Config,
+            tests::{Home, measured},
+        },
         transit::Sealed,
     };
-    use record::{decimal::Decimal, signature::SigningKey};
+    use record::{
+        decimal::Decimal,
+        reading::{Measured, Samples},
+        signature::SigningKey,
+    };
 
     fn topic(device: &str) -> String {
         format!("vitalfog/v1/home-1/{device}/reading")
@@ -579,6 +604,43 @@ mod tests {
         let next = Bytes::copy_from_slice(home.oximeter.reading(2, 97).as_bytes());
         assert!(matches!(home.intake.take_back(&next).await, Ok(Verdict::Spooled(_))));
         assert_eq!(home.outbox.gaps().await, []);
+    }
+
+    #[tokio::test]
+    async fn a_state_that_is_too_large_is_refused_as_that() {
+        let home = Home::open();
+        let state = vec![b' '; STATE_BYTES_MAX + 1];
+        let under = "vitalfog/v1/home-1/oximeter-1/state";
+        assert_eq!(reason(&home, under, &state).await, Reason::TooLarge);
+        assert_eq!(reason(&home, &topic("oximeter-1"), &state).await, Reason::Malformed);
+    }
+
+    #[tokio::test]
+    async fn a_waveform_from_a_file_gives_way_as_one_from_its_device_does() {
+        let home = Home::with(Config {
+            bytes_max: 64_000,
+            waves_percent: 1,
+            ..Config::default()
+        });
+        home.spool(&home.scale, 1).await;
+        let block = Measured {
+            value: None,
+            samples: Some(Samples {
+                origin: Decimal::whole(0),
+                period_ms: Decimal::whole(8),
+                factor: Decimal::whole(1),
+                data: vec![1, 2, 3],
+            }),
+            ..measured("150452", Decimal::whole(0), "1")
+        };
+        let signed = |seq, measured| {
+            let signed = home.oximeter.unsigned(seq, vec![measured]).sign(&home.oximeter.key);
+            Bytes::copy_from_slice(signed.as_bytes())
+        };
+        let wave = signed(1, block);
+        assert_eq!(home.intake.take_back(&wave).await, Err(NotTaken::Full));
+        let value = signed(2, measured("59408-5", Decimal::whole(97), "%"));
+        assert!(matches!(home.intake.take_back(&value).await, Ok(Verdict::Spooled(_))));
     }
 
     #[tokio::test]

@@ -74,6 +74,7 @@ fn what_the_gateway_refuses_is_a_fault_with_its_reason() {
         change(&mut reading);
         (OWN, reading.sign(&key).as_bytes().to_vec())
     };
+    let giant_state = [br#"{"online":true,"note":""#, &[b'x'; 5_000][..], br#""}"#].concat();
     let cases = [
         ("too-large", (OWN, vec![b'{'; 70_000])),
         ("malformed", (OWN, b"not a reading".to_vec())),
@@ -89,6 +90,7 @@ fn what_the_gateway_refuses_is_a_fault_with_its_reason() {
             "implausible",
             own(|r| r.observations[0].value = Some(Decimal::whole(7_100))),
         ),
+        ("too-large", ("vitalfog/v1/home-1/scale-1/state", giant_state)),
     ];
     for (reason, (topic, payload)) in cases {
         let verdict = judge(&key, &[("scale-2", &other)]).judge(&message(topic, &payload));
