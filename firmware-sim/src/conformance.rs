@@ -23,7 +23,7 @@ use record::{
 
 pub(crate) use capture::line as captured_line;
 pub use capture::{Captured, NotCaptured};
-use numbers::{Numbers, Place};
+use numbers::{LEAP_MAX, Numbers, Place};
 use resend::Asked;
 
 /// Something to say about a message.
@@ -334,6 +334,14 @@ fn sequence(id: &ReadingId, place: Place) -> Option<Finding> {
         )),
         Place::OldBoot => Some(fault(
             "boot",
+        Place::Leap => Some(fault(
+            Reason::Implausible.as_str(),
+            format!(
+                "number {} leaves out more than {LEAP_MAX} others, and the gateway believes none that is so far ahead; count up \
+                 by one within a boot",
+                id.seq
+            ),
+        )),
             "the counter of the boot id is not above that of the boot before; keep it in flash and count it up, durably, \
              before the first message of a start",
         )),

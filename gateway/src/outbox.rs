@@ -60,7 +60,7 @@ pub use self::{
     report::{Counters, Report},
     request::CounterState,
     seal::{Sealer, can_seal_to},
-    sequence::{BOOTS_MAX, DIGESTS_MAX, GAPS_MAX, Gap, Progress, STREAMS_MAX},
+    sequence::{BOOTS_MAX, DIGESTS_MAX, GAPS_MAX, Gap, LEAP_MAX, Progress, STREAMS_MAX},
     shelf::{ExportError, Exported, Inspected, Shelf},
     space::Shortage,
     store::{Newest, Ticket},
@@ -933,6 +933,44 @@ pub(crate) mod tests {
         home.spool(&home.scale, 3).await;
         home.spool(&home.scale, 2).await;
         assert_eq!(home.outbox.gaps().await, []);
+    }
+
+    #[tokio::test]
+    async fn a_number_far_ahead_of_all_others_is_refused_and_makes_up_no_gap() {
+        use record::reading::Reason;
+        let home = Home::open();
+        home.spool(&home.scale, 1).await;
+        let far = [u64::MAX / 1_000, LEAP_MAX + 3];
+        for seq in far {
+            let verdict = home.spool(&home.scale, seq).await;
+            assert!(
+                matches!(&verdict, Verdict::Quarantined(durable, refusal) if refusal.reason == Reason::Implausible
+                    && refusal.detail.contains("count up by one") && durable.progress().is_none()),
+                "{verdict:?}"
+            );
+        }
+        // One whose value is refused as well keeps no place either.
+        let sick = Rejected {
+            device: Some(home.scale.id.clone()),
+            refusal: Refusal::new(Reason::Implausible, "no body weighs that"),
+            message: Bytes::copy_from_slice(home.scale.reading(far[0], 970).as_bytes()),
+            size_bytes: 1,
+            measurement: Some(Box::new(home.scale.measurement(far[0], 97))),
+            at_ms: now_ms(),
+        };
+        let verdict = home.outbox.quarantine(sick).await.expect("taken");
+        assert!(matches!(verdict, Verdict::Quarantined(durable, _) if durable.progress().is_none()));
+        assert_eq!(home.outbox.gaps().await, []);
+        let Verdict::Spooled(durable) = home.spool(&home.scale, 2).await else {
+            panic!("the next number is as good as before")
+        };
+        assert_eq!(durable.progress().expect("in a sequence").upto_seq, 2);
+        home.spool(&home.scale, LEAP_MAX + 3).await;
+        assert_eq!(
+            home.outbox.gaps().await[0].missing,
+            [(3, LEAP_MAX + 2)],
+            "the longest that is believed, exactly"
+        );
     }
 
     #[tokio::test]

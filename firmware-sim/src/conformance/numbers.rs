@@ -11,6 +11,8 @@ use record::{
 const BOOTS_MAX: usize = 20_000;
 /// Messages of a boot whose content is remembered.
 const REMEMBERED_MAX: usize = 4_096;
+/// Numbers that one message may leave out, at most, as docs/DEVICES.md has it: a gateway refuses what is above.
+pub(super) const LEAP_MAX: u64 = 1 << 32;
 /// Gaps of a boot that are kept apart; beyond them the two oldest become one.
 const GAPS_MAX: usize = 1_024;
 
@@ -27,6 +29,8 @@ pub(super) enum Place {
     Ahead,
     /// The number of another message.
     Reused,
+    /// So far above all others that the gateway refuses it.
+    Leap,
     /// The first of a boot whose counter did not rise.
     OldBoot,
     /// Measured before a smaller number of its boot.
@@ -72,6 +76,9 @@ impl Numbers {
             Some(_) => return Place::Reused,
             None => {}
         }
+        if id.seq.saturating_sub(boot.high) > LEAP_MAX + 1 {
+            return Place::Leap;
+        }
         let before = boot.known.range(..id.seq).next_back().map(|(_, (_, up_ms))| *up_ms);
         let place = boot.take(id.seq);
         boot.remember(id.seq, (digest, up_ms));
@@ -90,6 +97,9 @@ impl Numbers {
     }
 
     fn first_of_boot(&mut self, key: (DeviceId, BootId), seq: u64, content: (Digest, u64)) -> Place {
+        if self.from_the_start && seq > LEAP_MAX + 1 {
+            return Place::Leap;
+        }
         let others = self.boots.keys().filter(|(device, _)| *device == key.0);
         let highest = others.map(|(_, boot)| boot.counter).max();
         let is_old = highest.is_some_and(|highest| highest >= key.1.counter);
@@ -167,6 +177,21 @@ mod tests {
         assert_eq!(record(5, "e", 39), Place::Backwards);
         let missing: Vec<_> = all.missing().map(|(_, _, from, to)| (from, to)).collect();
         assert_eq!(missing, [(3, 3)]);
+    }
+
+    #[test]
+    fn a_number_that_nobody_has_counted_up_to_is_no_gap() {
+        let mut all = Numbers::new(true);
+        let mut record = |seq| all.record(&id(1, seq), digest("a"), 1);
+        assert_eq!(record(LEAP_MAX + 2), Place::Leap);
+        assert_eq!(record(5), Place::Ahead);
+        assert_eq!(record(5 + LEAP_MAX + 2), Place::Leap);
+        assert_eq!(record(u64::MAX), Place::Leap);
+        let missing: Vec<_> = all.missing().map(|(_, _, from, to)| (from, to)).collect();
+        assert_eq!(missing, [(1, 4)]);
+        // Of a capture that begins somewhere nobody knows what came before.
+        let mut all = Numbers::new(false);
+        assert_eq!(all.record(&id(1, u64::MAX), digest("a"), 1), Place::Next);
     }
 
     #[test]

@@ -90,6 +90,7 @@ fn what_the_gateway_refuses_is_a_fault_with_its_reason() {
             "implausible",
             own(|r| r.observations[0].value = Some(Decimal::whole(7_100))),
         ),
+        ("implausible", own(|r| r.seq = 5_000_000_000)),
         ("too-large", ("vitalfog/v1/home-1/scale-1/state", giant_state)),
     ];
     for (reason, (topic, payload)) in cases {

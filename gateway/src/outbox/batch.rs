@@ -10,7 +10,11 @@ use record::{
 };
 use tokio::sync::oneshot;
 
-use super::{Answer, Final, Measurement, Rejected, Urgency, Why, seal::BUNDLE_MESSAGE_BYTES_MAX, sequence::Sequences};
+use super::{
+    Answer, Final, Measurement, Rejected, Urgency, Why,
+    seal::BUNDLE_MESSAGE_BYTES_MAX,
+    sequence::{LEAP_MAX, Sequences},
+};
 
 /// What framing and signature add to a gap report, at most.
 const REPORT_FRAME_BYTES: usize = 128;
@@ -145,16 +149,22 @@ impl Batch {
     }
 }
 
-/// A reading whose sequence number was used before, as it goes to quarantine.
-pub(super) fn equivocation(measurement: &Measurement) -> Rejected {
+/// A reading whose sequence number was used before, or can be none of its start, as it goes to quarantine: nobody knows its place.
+pub(super) fn misnumbered(measurement: &Measurement, is_leap: bool) -> Rejected {
     let message = measurement.entry.reading.as_bytes().to_vec();
-    let detail = format!(
-        "{} was used for another message before; a new message needs a new number",
-        measurement.id
-    );
+    let id = &measurement.id;
+    let refusal = if is_leap {
+        let detail = format!(
+            "{id} leaves out more than {LEAP_MAX} numbers; count up by one within a boot, and make a new boot at each start"
+        );
+        Refusal::new(Reason::Implausible, detail)
+    } else {
+        let detail = format!("{id} was used for another message before; a new message needs a new number");
+        Refusal::new(Reason::Equivocation, detail)
+    };
     Rejected {
-        device: Some(measurement.id.device.clone()),
-        refusal: Refusal::new(Reason::Equivocation, detail),
+        device: Some(id.device.clone()),
+        refusal,
         size_bytes: message.len() as u64,
         message: message.into(),
         measurement: None,

@@ -22,6 +22,9 @@ pub const DIGESTS_MAX: usize = 256;
 /// Gaps kept for each start of a device. Beyond them the two oldest become one: what lies between would be taken again,
 /// which the fog's index tells apart, rather than lost.
 pub const GAPS_MAX: usize = 256;
+/// Numbers that one message may leave out, at most: at fifty a second it takes 2.7 years to use them up in one start of a device. What
+/// is above is no number that was counted up to, and what it leaves out is not missing.
+pub const LEAP_MAX: u64 = 1 << 32;
 /// Subjects who are told of one device's gaps, at most: a device that is shared by more leaves out who was told first.
 const TOLD_MAX: usize = 16;
 /// Starts kept for each device; the one unused for longest is dropped first.
@@ -65,6 +68,8 @@ pub(super) enum Place {
     Known,
     /// Its sequence number was used for something else.
     Equivocation,
+    /// So far above all others that nobody has counted up to it.
+    Leap,
 }
 
 /// One start of a device, as it is kept.
@@ -138,13 +143,13 @@ impl Sequences {
 
     /// Where a reading stands.
     pub(super) fn judge(&self, id: &ReadingId, digest: &Digest) -> Place {
-        let Some((stream, digests)) = self.stream(id) else {
-            return Place::New;
-        };
-        match digests.get(&id.seq) {
+        let stream = self.stream(id);
+        let high = stream.map_or(0, |(stream, _)| stream.high);
+        match stream.and_then(|(_, digests)| digests.get(&id.seq)) {
             Some(known) if known == digest => Place::Known,
             Some(_) => Place::Equivocation,
-            None if id.seq > stream.high || stream.is_missing(id.seq) => Place::New,
+            None if id.seq.saturating_sub(high) > LEAP_MAX + 1 => Place::Leap,
+            None if id.seq > high || stream.is_some_and(|(stream, _)| stream.is_missing(id.seq)) => Place::New,
             None => Place::Known,
         }
     }
@@ -566,6 +571,23 @@ mod tests {
         assert_eq!((all.by_use.len(), all.numbers.len()), (STREAMS_MAX, STREAMS_MAX));
         assert_eq!(all.judge(&of(0, 1), &digest("x")), Place::New, "the oldest is gone");
         assert_eq!(all.judge(&of(devices - 1, 100), &digest("x")), Place::Known);
+    }
+
+    #[test]
+    fn a_number_that_nobody_has_counted_up_to_opens_no_gap() {
+        let mut all = Sequences::default();
+        let judged = |all: &Sequences, seq| all.judge(&id(1, seq), &digest("x"));
+        assert_eq!(judged(&all, LEAP_MAX + 1), Place::New, "all before it were left out");
+        assert_eq!(judged(&all, LEAP_MAX + 2), Place::Leap);
+        all.record(&id(1, 10), digest("x"));
+        assert_eq!(judged(&all, 10 + LEAP_MAX + 1), Place::New);
+        for far in [10 + LEAP_MAX + 2, u64::MAX] {
+            assert_eq!(judged(&all, far), Place::Leap);
+        }
+        assert_eq!(judged(&all, 9), Place::New);
+        assert_eq!(judged(&all, 10), Place::Known);
+        let told = include_str!("../../../docs/DEVICES.md").replace(',', "");
+        assert!(told.contains(&LEAP_MAX.to_string()), "device makers are told");
     }
 
     #[test]

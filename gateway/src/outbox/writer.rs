@@ -21,7 +21,7 @@ use tokio::sync::watch;
 use self::release::Notes;
 use super::{
     Config, Counters, Durable, Error, Measurement, NotTaken, QuarantineConfig, Rejected, Shortage, Urgency, Verdict,
-    batch::{Batch, Group, Pending, Times, chunks, equivocation},
+    batch::{Batch, Group, Pending, Times, chunks, misnumbered},
     damage::abort,
     latency::Durations,
     now_ms,
@@ -183,9 +183,9 @@ impl Writer {
                 batch.duplicates += 1;
                 batch.answers.push((answer, Pending::Duplicate(measurement.id)));
             }
-            Place::Equivocation if self.full(batch.bytes) == Some(Shortage::Disk) => refuse(answer),
-            Place::Equivocation => {
-                let rejected = equivocation(&measurement);
+            Place::Equivocation | Place::Leap if self.full(batch.bytes) == Some(Shortage::Disk) => refuse(answer),
+            place @ (Place::Equivocation | Place::Leap) => {
+                let rejected = misnumbered(&measurement, place == Place::Leap);
                 batch
                     .answers
                     .push((answer, Pending::Quarantined(None, rejected.refusal.clone())));
@@ -226,7 +226,7 @@ impl Writer {
                 batch.duplicates += 1;
                 batch.answers.push((answer, Pending::Duplicate(id)));
             }
-            Place::Equivocation => {
+            Place::Equivocation | Place::Leap => {
                 batch
                     .answers
                     .push((answer, Pending::Quarantined(None, rejected.refusal.clone())));

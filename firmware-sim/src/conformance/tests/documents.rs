@@ -91,7 +91,10 @@ fn every_reason_is_explained_to_device_makers() {
     ] {
         assert!(document.contains(&format!("| `{}` |", reason.as_str())), "{reason:?}");
     }
+    let leap = numbers::LEAP_MAX.to_string();
+    assert!(document.replace(',', "").contains(&leap), "{leap}");
     for limit in [
+        record::topic::STATE_BYTES_MAX,
         READING_BYTES_MAX,
         record::reading::SAMPLES_MAX,
         record::reading::MEASURED_MAX,
