@@ -39,6 +39,8 @@ struct Known {
     claims: Claims,
     standing: Standing,
     assignments: Assignments,
+    /// Whether enough fog nodes have told since the start: before that, what the chain does not know may only be late.
+    is_told: bool,
     /// The same by device.
     assigned: HashMap<DeviceId, Assignments>,
     /// Of all of these, each device with the keys that count: the chain's word goes before the home's.
@@ -89,6 +91,7 @@ impl From<(GatewayId, Enrolments)> for Directory {
             assignments: Assignments::default(),
             standing: Standing::default(),
             assigned: HashMap::new(),
+            is_told: false,
             devices: HashMap::new(),
         };
         known.gather();
@@ -234,6 +237,30 @@ impl Directory {
     /// Obeys what the chain says from now on.
     pub fn obey(&self, standing: Standing) {
         self.change(|known| known.standing = standing);
+    /// The devices of the list, and those that came by a code, that the chain does not know, in the order of their names: what they
+    /// measure is acknowledged and kept, and served to nobody yet. `None` before enough fog nodes have told.
+    #[must_use]
+    pub fn not_on_chain(&self) -> Option<Vec<DeviceId>> {
+        let known = self.now();
+        if !known.is_told {
+            return None;
+        }
+        let all = known.devices.keys();
+        let mut unknown: Vec<_> = all
+            .filter(|id| !known.standing.devices.contains_key(id))
+            .cloned()
+            .collect();
+        unknown.sort_unstable();
+        Some(unknown)
+    }
+
+    /// From now on a device of which the fog has told nothing is one that the chain does not know.
+    pub fn trust_silence(&self) {
+        if !self.now().is_told {
+            self.change(|known| known.is_told = true);
+        }
+    }
+
     }
 }
 
@@ -328,6 +355,25 @@ mod tests {
         });
         assert_eq!(
             verdict(&home.intake, &home.oximeter.reading(1, 97)).await,
+    #[tokio::test]
+    async fn a_device_that_the_chain_does_not_know_is_named_as_soon_as_the_fog_has_told() {
+        let home = Home::open();
+        let directory = home.intake.directory();
+        assert_eq!(verdict(&home.intake, &home.oximeter.reading(1, 97)).await, None);
+        assert_eq!(directory.not_on_chain(), None, "nobody has told anything yet");
+        directory.trust_silence();
+        let both = [home.oximeter.id.clone(), home.scale.id.clone()];
+        assert_eq!(directory.not_on_chain(), Some(both.to_vec()));
+        directory.obey(says(&home, device(&home.oximeter.key.public(), None)));
+        assert_eq!(directory.not_on_chain(), Some(vec![home.scale.id.clone()]));
+        directory.obey(says(&home, device(&home.oximeter.key.public(), Some(7))));
+        assert_eq!(
+            directory.not_on_chain(),
+            Some(vec![home.scale.id.clone()]),
+            "it is out, not unknown"
+        );
+    }
+
             Some(Reason::Revoked)
         );
         assert_eq!(home.outbox.report().await.expect("runs").counters.acknowledged, 0);

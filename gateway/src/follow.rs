@@ -4,11 +4,11 @@
 //! block. What is believed is kept on the disk first: a restart accepts nobody who is out. Without a link to the fog the
 //! gateway keeps what it knows.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::HashSet, path::PathBuf, sync::Arc, time::Duration};
 
 use ledger::{
     block::Height,
-    device::{ROLL_BYTES_MAX, Roll},
+    device::{ROLL_BYTES_MAX, ROLL_DEVICES_ENOUGH, Roll},
 };
 use record::ids::GatewayId;
 use reqwest::{Client, StatusCode, Url};
@@ -87,10 +87,14 @@ impl Following {
             );
         }
         let mut words = Words::of(self.nodes.len());
+        let mut told = HashSet::new();
         let mut unkept = None;
         loop {
             tokio::select! {
                 Some(Answer { node, roll, again }) = heard.recv() => {
+                    if roll.devices.len() < ROLL_DEVICES_ENOUGH {
+                        told.insert(node);
+                    }
                     let known = self.directory.standing();
                     let believed = words.hear(node, roll, self.voters.liars_max() + 1, &known);
                     // Who asked may have been stopped.
@@ -98,6 +102,9 @@ impl Following {
                     if let Some(standing) = believed {
                         unkept = self.keep(standing.clone()).await;
                         self.obey(&known, standing);
+                    }
+                    if told.len() > self.voters.liars_max() {
+                        self.directory.trust_silence();
                     }
                 }
                 () = sleep(KEEP_AGAIN), if unkept.is_some() => {
@@ -211,7 +218,7 @@ impl Question {
 pub(crate) mod tests {
     use super::*;
     use crate::{
-        enrolment::Enrolments,
+        enrolment::{Enrolment, Enrolments},
         standing::tests::{cuff, device, roll},
     };
     use bytes::Bytes;
@@ -223,8 +230,12 @@ pub(crate) mod tests {
         handover::Committees,
         policy::ValidityPolicy,
     };
-    use record::{canonical::Digest, signature::SigningKey};
-    use std::convert::Infallible;
+    use record::{
+        bundle::{Category, SubjectSecret},
+        canonical::Digest,
+        signature::SigningKey,
+    };
+    use std::{collections::BTreeMap, convert::Infallible, path::Path};
     use tokio::{net::TcpListener, sync::watch, time::timeout};
 
     /// A fog node that tells one thing; it is asked over real HTTP, and waits as the real one does.
@@ -249,6 +260,17 @@ pub(crate) mod tests {
             }
         });
         url.parse().expect("a URL")
+    }
+
+    fn following(nodes: Vec<Url>, directory: &Directory, folder: &Path) -> Following {
+        Following {
+            gateway: "home-1".parse().expect("good"),
+            nodes,
+            client: Client::new(),
+            voters: Voters::new(Committees::founding(&genesis())),
+            directory: directory.clone(),
+            folder: folder.to_owned(),
+        }
     }
 
     pub(crate) fn genesis() -> Genesis {
@@ -285,16 +307,8 @@ pub(crate) mod tests {
         for sender in &tell {
             nodes.push(node(sender.subscribe()).await);
         }
-        let gateway: GatewayId = "home-1".parse().expect("good");
-        let directory = Directory::from((gateway.clone(), Enrolments::default()));
-        let following = Following {
-            gateway,
-            nodes,
-            client: Client::new(),
-            voters: Voters::new(Committees::founding(&genesis())),
-            directory: directory.clone(),
-            folder: folder.path().to_owned(),
-        };
+        let directory = Directory::from(("home-1".parse().expect("good"), Enrolments::default()));
+        let following = following(nodes, &directory, folder.path());
         let task = tokio::spawn(following.run());
         let until = async |done: &dyn Fn() -> bool| {
             while !done() {
@@ -318,6 +332,44 @@ pub(crate) mod tests {
         drop(tell);
         sleep(Duration::from_millis(300)).await;
         assert!(directory.is_out(&cuff()), "without a link it keeps what it knows");
+        task.abort();
+    }
+
+    #[tokio::test]
+    async fn a_listed_device_is_one_that_the_chain_does_not_know_when_two_of_four_nodes_have_told() {
+        let _installed = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let scale: record::ids::DeviceId = "scale-1".parse().expect("good");
+        let listed = Enrolment {
+            device: scale.clone(),
+            key: SigningKey::random().public(),
+            subject: SubjectSecret::generate(Category::Vitals, 1).expect("random numbers").1,
+        };
+        let list = Enrolments::of(vec![listed]).expect("good");
+        let directory = Directory::from(("home-1".parse().expect("good"), list));
+        let silent = Roll {
+            through: Height(0),
+            revoked: None,
+            devices: BTreeMap::new(),
+        };
+        let tell: Vec<_> = (0..4).map(|_| watch::Sender::new(silent.clone())).collect();
+        let mut nodes = Vec::new();
+        for sender in &tell {
+            nodes.push(node(sender.subscribe()).await);
+        }
+        let task = tokio::spawn(following(nodes, &directory, folder.path()).run());
+        let known = roll(&device(&SigningKey::random().public(), None));
+        tell[3].send_replace(known.clone());
+        sleep(Duration::from_millis(500)).await;
+        assert_eq!(directory.not_on_chain(), None, "one of four may keep something back");
+        tell[1].send_replace(known);
+        let told = async {
+            while directory.not_on_chain().is_none() {
+                sleep(Duration::from_millis(5)).await;
+            }
+        };
+        timeout(Duration::from_secs(30), told).await.expect("two have told");
+        assert_eq!(directory.not_on_chain(), Some(vec![scale]));
         task.abort();
     }
 }

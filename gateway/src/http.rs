@@ -3,6 +3,7 @@
 
 pub mod resend;
 pub mod resync;
+mod unserved;
 
 use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -20,6 +21,7 @@ use tokio::{
     time::timeout,
 };
 
+use self::unserved::Unserved;
 use crate::{
     directory::Directory,
     intake::Intake,
@@ -96,6 +98,8 @@ struct Status {
     /// What devices seal to; new ones are given the first.
     reading_keys: Vec<Shown>,
     devices: usize,
+    /// Devices whose readings are taken and served to nobody: the chain does not know them. Null before enough fog nodes have told.
+    not_on_chain: Option<Unserved>,
     connected: usize,
     /// The link to the outside broker; absent with the embedded one.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -141,6 +145,7 @@ impl Sources {
             sealed: self.transit.demand(),
             reading_keys: self.transit.shown(),
             devices: self.devices.len(),
+            not_on_chain: Unserved::of(&self.devices),
             connected: self.connected.count(),
             broker: self.connected.link(),
             silent: self.presence.silence(),
@@ -189,6 +194,9 @@ impl Sources {
                 let silence = self.presence.silence();
                 metrics::gauge!("gateway_devices_silent").set(silence.devices as f64);
                 metrics::gauge!("gateway_devices_online").set(silence.online as f64);
+                if let Some(unserved) = Unserved::of(&self.devices) {
+                    metrics::gauge!("gateway_devices_not_on_chain").set(unserved.devices as f64);
+                }
                 response(StatusCode::OK, "text/plain; version=0.0.4", self.metrics.render())
             }
             "/status" => match self.report().await {

@@ -178,6 +178,16 @@ impl Newcomer {
         done(calm(), &[&order[..], decision].concat())
     }
 
+    /// Waits until the gateway names it, or does not name it any more, among the devices that nobody is served.
+    async fn is_named_as_unserved(&self, wanted: bool) {
+        eventually("the gateway to say whether the chain knows the device", async || {
+            let status = self.visitor.gateway_status().await;
+            let named = status["not_on_chain"]["named"].as_array()?;
+            (named.iter().any(|name| name == self.name()) == wanted).then_some(())
+        })
+        .await;
+    }
+
     async fn is_served(&self, seq: u64) -> bool {
         let patient = self.visitor.report.devices[0].patient;
         let identifier = self.numbered(seq).id().to_string();
@@ -199,9 +209,12 @@ async fn a_device_comes_by_a_code_and_goes_by_a_revocation() {
         "{answer:?}"
     );
 
+    newcomer.is_named_as_unserved(true).await;
+
     let approved = newcomer.decide(&["approve", &newcomer.requests()]);
     assert!(approved.contains("enrol-device"), "{approved}");
     newcomer.serves(1).await;
+    newcomer.is_named_as_unserved(false).await;
 
     newcomer.decide(&["revoke-device", newcomer.name()]);
     let since = Instant::now();
