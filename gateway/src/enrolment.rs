@@ -4,6 +4,7 @@ use std::{collections::HashMap, fs, io, path::PathBuf};
 
 use record::{bundle::SubjectKey, ids::DeviceId, signature::PublicKey};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::outbox;
 
@@ -42,6 +43,36 @@ pub struct Enrolment {
     pub subject: SubjectKey,
 }
 
+/// One device as it is written: each field is read by itself, so that a fault names it.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Written {
+    device: Value,
+    key: Value,
+    subject: Value,
+}
+
+impl Written {
+    fn read(self, number: usize) -> Result<Enrolment, Error> {
+        let device = self
+            .device
+            .as_str()
+            .map(|name| format!(" ({name:?})"))
+            .unwrap_or_default();
+        let field = |field, why: serde_json::Error| Error::Field {
+            number,
+            device: device.clone(),
+            field,
+            why: why.to_string(),
+        };
+        Ok(Enrolment {
+            device: serde_json::from_value(self.device).map_err(|why| field("device", why))?,
+            key: serde_json::from_value(self.key).map_err(|why| field("key", why))?,
+            subject: serde_json::from_value(self.subject).map_err(|why| field("subject", why))?,
+        })
+    }
+}
+
 /// Why the enrolments cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -49,8 +80,20 @@ pub enum Error {
     #[error("cannot be read: {0}")]
     Unreadable(#[from] io::Error),
     /// Not the JSON list we expect.
-    #[error("is not a JSON list of enrolments: {0}")]
+    #[error("is not a JSON list of enrolments, each with device, key and subject: {0}")]
     Malformed(#[from] serde_json::Error),
+    /// One field of one enrolment is no such thing.
+    #[error("enrolment {number}{device}: {field}: {why}")]
+    Field {
+        /// Which of them, from 1.
+        number: usize,
+        /// Its device, if that can be read.
+        device: String,
+        /// What it is called in the file.
+        field: &'static str,
+        /// What is wrong with it.
+        why: String,
+    },
     /// A device twice, a subject key that nothing can be sealed to, or too many devices.
     #[error("{0}")]
     Contradiction(String),
@@ -68,7 +111,13 @@ impl Enrolments {
     /// # Errors
     /// [`Error`].
     pub fn load(config: &Config) -> Result<Self, Error> {
-        Self::of(serde_json::from_str(&fs::read_to_string(&config.file)?)?)
+        let list: Vec<Written> = serde_json::from_str(&fs::read_to_string(&config.file)?)?;
+        let numbered = (1..).zip(list);
+        Self::of(
+            numbered
+                .map(|(number, one)| one.read(number))
+                .collect::<Result<_, _>>()?,
+        )
     }
 
     /// Takes a list.
@@ -150,6 +199,36 @@ mod tests {
             Enrolments::of(vec![one.clone(), one]),
             Err(Error::Contradiction(_))
         ));
+    }
+
+    #[test]
+    fn a_fault_names_the_device_and_the_field() {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let config = Config {
+            file: folder.path().join("enrolment.json"),
+        };
+        let good = serde_json::to_value(enrolment("scale-1")).expect("encodes");
+        let said = |field: &str, value: Value| {
+            let mut bad = good.clone();
+            bad[field] = value;
+            fs::write(&config.file, Value::from(vec![good.clone(), bad]).to_string()).expect("writes");
+            Enrolments::load(&config).expect_err("a fault").to_string()
+        };
+        let second = "enrolment 2 (\"scale-1\"): ";
+        let key = said("key", "12ab".into());
+        assert!(
+            key.starts_with(&format!("{second}key: ")) && key.contains("64 lower-case hex digits"),
+            "{key}"
+        );
+        let subject = said("subject", serde_json::json!({"key": "00"}));
+        assert!(
+            subject.starts_with(&format!("{second}subject: ")) && subject.contains("`key`"),
+            "{subject}"
+        );
+        let device = said("device", "Scale 1".into());
+        assert!(device.contains("device: ") && device.contains("a-z, 0-9"), "{device}");
+        let other = said("kye", 1.into());
+        assert!(other.contains("`kye`"), "{other}");
     }
 
     #[test]
