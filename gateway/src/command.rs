@@ -1,6 +1,7 @@
 //! The process: command line, exit codes, signals.
 
 mod home;
+mod quarantine;
 mod spool;
 mod transit;
 
@@ -95,6 +96,9 @@ enum Command {
     Refused(spool::Refused),
 }
 
+    /// Shows what was refused, and opens it with the quarantine's key; the gateway must be stopped.
+    #[command(subcommand)]
+    Quarantine(quarantine::Quarantine),
 /// Where readings that are missing are.
 #[derive(Debug, clap::Args)]
 #[group(required = true, multiple = false)]
@@ -149,6 +153,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Refused(command) => command.run(),
     }
 }
+        Command::Quarantine(command) => command.run(),
 
 /// Does something beside a gateway that may be running, and says what came of it.
 fn beside(config: &Path, work: impl FnOnce(&Prepared) -> Result<String, String>) -> ExitCode {

@@ -61,7 +61,7 @@ pub use self::{
     request::CounterState,
     seal::{Sealer, can_seal_to},
     sequence::{BOOTS_MAX, DIGESTS_MAX, GAPS_MAX, Gap, LEAP_MAX, Progress, STREAMS_MAX},
-    shelf::{ExportError, Exported, Inspected, Shelf},
+    shelf::{ExportError, Exported, Inspected, NotOpened, Quarantined, Shelf},
     space::Shortage,
     store::{Newest, Ticket},
     stored::Stored,
@@ -512,6 +512,11 @@ pub(crate) mod tests {
         pub(crate) fn demand(&mut self, demand: Sealed) {
             let place = (&self.sealer, self.folder.path());
             self.intake = sink(place, &self.outbox, &[&self.oximeter, &self.scale], demand);
+        }
+
+        /// The key that opens the quarantine.
+        pub(super) const fn quarantine_key(&self) -> &SubjectSecret {
+            &self.quarantine
         }
 
         /// The key that devices seal to.

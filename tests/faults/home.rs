@@ -107,6 +107,11 @@ impl Home {
         &self.network.gateway.data_dir
     }
 
+    /// One of the files beside the gateway's configuration.
+    pub(crate) fn beside(&self, name: &str) -> PathBuf {
+        self.config.with_file_name(name)
+    }
+
     /// A device that publishes by itself.
     pub(crate) fn device(&self, index: usize) -> Device {
         Device::of(&self.network, index, self.mqtt)

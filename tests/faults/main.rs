@@ -13,6 +13,7 @@ mod home;
 mod kills;
 mod mount;
 mod publisher;
+mod quarantine;
 mod spool;
 
 use std::{
@@ -30,7 +31,7 @@ pub(crate) enum Run {
 
 type Test = (&'static str, fn() -> Run);
 
-const TESTS: [Test; 10] = [
+const TESTS: [Test; 11] = [
     ("a_full_disk_stops_the_intake_and_nothing_else", disks::full),
     ("a_read_only_disk_is_said_at_the_start", disks::read_only_at_the_start),
     (
@@ -51,6 +52,10 @@ const TESTS: [Test; 10] = [
     ),
     ("a_stopped_spool_is_listed_inspected_and_carried_away", spool::by_hand),
     ("a_damaged_bundle_is_not_carried_away", spool::damaged),
+    (
+        "what_was_refused_is_shown_to_who_has_the_key_and_handed_in_again",
+        quarantine::handed_in_again,
+    ),
     (
         "a_fog_node_with_a_full_disk_refuses_aloud_and_comes_back",
         full_nodes::one,

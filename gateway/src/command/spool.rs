@@ -7,7 +7,7 @@ use std::{
 };
 
 use clap::Subcommand;
-use record::ids::BundleId;
+use record::ids::{BundleId, NetworkId};
 
 use super::{FAILED, end_on_panic, prepare, refuse};
 use crate::outbox::{self, Inspected, Shelf, Ticket, now_ms};
@@ -65,9 +65,15 @@ pub(super) enum Refused {
     },
 }
 
+/// The spool of a stopped gateway, and the network it belongs to.
+pub(super) struct Opened {
+    pub(super) shelf: Shelf,
+    pub(super) network: NetworkId,
+}
+
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
-enum Failure {
+pub(super) enum Failure {
     #[error(transparent)]
     Open(#[from] outbox::Error),
     #[error("the spool cannot be read: {0}")]
@@ -83,17 +89,19 @@ enum Failure {
 impl Spool {
     pub(super) fn run(self) -> ExitCode {
         match self {
-            Self::List { config } => with_shelf(&config, |shelf, out| {
+            Self::List { config } => with_shelf(&config, |Opened { shelf, .. }, out| {
                 let now = now_ms();
                 shelf.each(|ticket| out.write_all(line(&ticket, now).as_bytes()).map_err(Failure::from))
             }),
-            Self::Inspect { config, bundle } => with_shelf(&config, |shelf, out| match shelf.inspect(bundle)? {
-                Some(inspected) => Ok(out.write_all(text(&inspected).as_bytes())?),
-                None => Err(Failure::Said(format!(
-                    "{bundle} is not in the queue: it is final, or set aside, or unknown"
-                ))),
-            }),
-            Self::Export { config, to } => with_shelf(&config, |shelf, out| {
+            Self::Inspect { config, bundle } => {
+                with_shelf(&config, |Opened { shelf, .. }, out| match shelf.inspect(bundle)? {
+                    Some(inspected) => Ok(out.write_all(text(&inspected).as_bytes())?),
+                    None => Err(Failure::Said(format!(
+                        "{bundle} is not in the queue: it is final, or set aside, or unknown"
+                    ))),
+                })
+            }
+            Self::Export { config, to } => with_shelf(&config, |Opened { shelf, .. }, out| {
                 let exported = shelf.export(&to)?;
                 writeln!(out, "{} bundles are in {}", exported.bundles, to.display())?;
                 match exported.damaged {
@@ -110,7 +118,7 @@ impl Spool {
 impl Refused {
     pub(super) fn run(self) -> ExitCode {
         match self {
-            Self::List { config } => with_shelf(&config, |shelf, out| {
+            Self::List { config } => with_shelf(&config, |Opened { shelf, .. }, out| {
                 for one in shelf.refused()? {
                     let since = jiff::Timestamp::from_millisecond(one.at_ms).map(|at| at.to_string());
                     let (since, reason) = (since.unwrap_or_default(), one.reason_in_one_line());
@@ -122,7 +130,7 @@ impl Refused {
                 }
                 Ok(())
             }),
-            Self::Requeue { config, bundle, .. } => with_shelf(&config, |shelf, out| {
+            Self::Requeue { config, bundle, .. } => with_shelf(&config, |Opened { shelf, .. }, out| {
                 Ok(writeln!(
                     out,
                     "{} bundles go back into the queue",
@@ -134,7 +142,7 @@ impl Refused {
 }
 
 /// Does something with the spool of a stopped gateway.
-fn with_shelf(config: &Path, work: impl FnOnce(&Shelf, &mut dyn Write) -> Result<(), Failure>) -> ExitCode {
+pub(super) fn with_shelf(config: &Path, work: impl FnOnce(&Opened, &mut dyn Write) -> Result<(), Failure>) -> ExitCode {
     let prepared = match prepare(config) {
         Ok(prepared) => prepared,
         Err(faults) => return refuse(&faults),
@@ -143,7 +151,10 @@ fn with_shelf(config: &Path, work: impl FnOnce(&Shelf, &mut dyn Write) -> Result
     let mut out = io::BufWriter::new(io::stdout().lock());
     let worked = Shelf::open(&prepared.config.data_dir, &prepared.sealer)
         .map_err(Failure::from)
-        .and_then(|shelf| work(&shelf, &mut out));
+        .and_then(|shelf| {
+            let network = prepared.sealer.network;
+            work(&Opened { shelf, network }, &mut out)
+        });
     // What was done before a failure is said, too.
     let worked = out.flush().map_err(Failure::from).and(worked);
     match worked {

@@ -19,6 +19,9 @@ use record::{
     signature::PublicKey,
 };
 
+mod quarantined;
+
+pub use self::quarantined::{NotOpened, Quarantined};
 use super::{Error, Refused, SPOOL, Stored, Ticket, damage::reading_back, seal::Sealer, store::Store};
 
 /// Memory for the store's pages while somebody looks at the spool, in bytes.

@@ -1,6 +1,8 @@
 //! The outbox's tables in redb: what one commit writes, and what a start reads back.
 
-use std::sync::{Arc, Weak};
+mod reader;
+
+use std::sync::Arc;
 
 use record::{
     canonical::{self, Digest},
@@ -10,6 +12,7 @@ use redb::{Database, Durability, ReadableDatabase as _, ReadableTable as _, Tabl
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
+pub(super) use self::reader::Reader;
 use super::{
     Counters, Error, Urgency,
     file::Handle,
@@ -117,10 +120,6 @@ impl From<Arc<Database>> for Store {
         Self { db: Handle::of(db) }
     }
 }
-
-/// The store for readers, who do not keep it open: a database that is not closed costs a repair at the next start.
-#[derive(Clone, Debug)]
-pub(super) struct Reader(Weak<Database>);
 
 impl Store {
     /// The store in a database, for one gateway on one network.
@@ -292,56 +291,20 @@ impl Store {
         Ok(submissions.get(order)?.map(|row| row.value().to_vec()))
     }
 
+    /// Up to `limit` messages in quarantine from a number on.
+    pub(super) fn quarantined(&self, from: u64, limit: usize) -> Result<Vec<(u64, Kept)>, redb::Error> {
+        let quarantine = self.db.begin_read()?.open_table(QUARANTINE)?;
+        let rows = quarantine.range(from..)?.take(limit);
+        rows.map(|row| {
+            let (number, kept) = row?;
+            Ok((number.value(), decoded(kept.value())?))
+        })
+        .collect()
+    }
+
     /// A handle for readers.
     pub(super) fn reader(&self) -> Reader {
-        Reader(Arc::downgrade(&self.db))
-    }
-}
-
-impl Reader {
-    /// Up to `limit` tickets from a place on; none once the store is closed.
-    pub(super) fn tickets(&self, from: u64, limit: usize) -> Result<Vec<Ticket>, redb::Error> {
-        let db = self.0.upgrade();
-        db.map_or(Ok(Vec::new()), |db| Store::from(db).tickets(from, limit))
-    }
-
-    /// The same of the alarms alone.
-    pub(super) fn alarms(&self, from: u64, limit: usize) -> Result<Vec<Ticket>, redb::Error> {
-        let Some(db) = self.0.upgrade() else {
-            return Ok(Vec::new());
-        };
-        let read = db.begin_read()?;
-        let (alarms, queue) = (read.open_table(ALARMS)?, read.open_table(QUEUE)?);
-        let mut found = Vec::new();
-        for row in alarms.range(from..)?.take(limit) {
-            if let Some(ticket) = queue.get(row?.0.value())? {
-                found.push(decoded(ticket.value())?);
-            }
-        }
-        Ok(found)
-    }
-
-    /// The place of the first bundle, from a place on, behind which all were sealed since a time; the end if the last was not.
-    pub(super) fn first_since(&self, from: u64, since_ms: i64) -> Result<u64, redb::Error> {
-        let Some(db) = self.0.upgrade() else {
-            return Ok(from);
-        };
-        let queue = db.begin_read()?.open_table(QUEUE)?;
-        let mut first = None;
-        for row in queue.range(from..)?.rev() {
-            let ticket: Ticket = decoded(row?.1.value())?;
-            if ticket.sealed_ms.is_none_or(|at| at < since_ms) {
-                return Ok(first.unwrap_or(ticket.order + 1));
-            }
-            first = Some(ticket.order);
-        }
-        Ok(first.unwrap_or(from))
-    }
-
-    /// The bytes to submit for a place; `None` once the store is closed.
-    pub(super) fn submission(&self, order: u64) -> Result<Option<Vec<u8>>, redb::Error> {
-        let db = self.0.upgrade();
-        db.map_or(Ok(None), |db| Store::from(db).submission(order))
+        Reader::of(&self.db)
     }
 }
 
