@@ -30,7 +30,7 @@ mod proof;
 
 pub use self::{
     answer::{answer, answer_topic, request_topic},
-    invitation::{Invitation, Kind},
+    invitation::{Invitation, Kind, is_address},
     name::ClaimId,
     proof::SecretProof,
 };

@@ -8,8 +8,10 @@ mod transit;
 use std::{
     ffi::OsString,
     io::Write as _,
+    net::SocketAddr,
     path::{Path, PathBuf},
     process::ExitCode,
+    str::FromStr,
     time::Duration,
 };
 
@@ -94,11 +96,11 @@ enum Command {
     /// Shows bundles that were set aside, or gives them back to the queue; the gateway must be stopped.
     #[command(subcommand)]
     Refused(spool::Refused),
-}
-
     /// Shows what was refused, and opens it with the quarantine's key; the gateway must be stopped.
     #[command(subcommand)]
     Quarantine(quarantine::Quarantine),
+}
+
 /// Where readings that are missing are.
 #[derive(Debug, clap::Args)]
 #[group(required = true, multiple = false)]
@@ -151,9 +153,9 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Resync { config, source } => resync(&config, source),
         Command::Spool(command) => command.run(),
         Command::Refused(command) => command.run(),
+        Command::Quarantine(command) => command.run(),
     }
 }
-        Command::Quarantine(command) => command.run(),
 
 /// Does something beside a gateway that may be running, and says what came of it.
 fn beside(config: &Path, work: impl FnOnce(&Prepared) -> Result<String, String>) -> ExitCode {
@@ -175,21 +177,15 @@ fn beside(config: &Path, work: impl FnOnce(&Prepared) -> Result<String, String>)
 
 /// Says what became of the readings in a file, or what a device was asked for.
 fn resync(config: &Path, source: Source) -> ExitCode {
-    let gateway = match Config::load(config) {
-        Ok(config) => config.http.listen,
+    let config = match Config::load(config) {
+        Ok(config) => config,
         Err(faults) => return refuse(&faults),
     };
-    let got = runtime().map_err(resync::Error::File).and_then(|runtime| {
-        runtime.block_on(async {
-            match (source.from, source.device) {
-                (Some(file), _) => resync::hand_in(gateway, &file)
-                    .await
-                    .map(|tally| resync::summary(&tally)),
-                (None, device) => {
-                    let device = device.expect("one of both is required");
-                    resync::ask(gateway, device).await.map(|asked| resync::asked(&asked))
-                }
-            }
+    let got = runtime().map_err(|e| e.to_string()).and_then(|runtime| {
+        let said = runtime.block_on(got(config.http.listen, source));
+        said.map_err(|error| match error {
+            resync::Error::Unknown(_) => home::among(&error.to_string(), &config),
+            _ => error.to_string(),
         })
     });
     match got {
@@ -197,12 +193,32 @@ fn resync(config: &Path, source: Source) -> ExitCode {
             Ok(()) => ExitCode::SUCCESS,
             Err(_unprinted) => ExitCode::from(FAILED),
         },
-        Err(error) => {
+        Err(why) => {
             // Standard error may be closed; the exit code still says it.
-            let _unprinted = writeln!(std::io::stderr(), "{error}");
+            let _unprinted = writeln!(std::io::stderr(), "{why}");
             ExitCode::from(FAILED)
         }
     }
+}
+
+async fn got(gateway: SocketAddr, source: Source) -> Result<String, resync::Error> {
+    match (source.from, source.device) {
+        (Some(file), _) => {
+            let tally = resync::hand_in(gateway, &file).await?;
+            Ok(resync::summary(&tally))
+        }
+        (None, device) => {
+            let device = device.expect("one of both is required");
+            let asked = resync::ask(gateway, device).await?;
+            Ok(resync::asked(&asked))
+        }
+    }
+}
+
+/// An identifier that a list has printed.
+fn identifier<T: FromStr>(text: &str) -> Result<T, String> {
+    let expected = "expected 68 lower-case hexadecimal digits that begin with 1220, whole, as the list prints them";
+    text.parse().map_err(|_| expected.to_owned())
 }
 
 fn prepare(path: &Path) -> Result<Prepared, Faults> {

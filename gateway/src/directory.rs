@@ -16,6 +16,7 @@ use crate::{
     claim::{self, Claim, ClaimId, Claims, Evidence},
     enrolment::{Enrolment, Enrolments},
     outbox::now_ms,
+    spelling,
     standing::Standing,
 };
 
@@ -38,9 +39,9 @@ struct Known {
     listed: Enrolments,
     claims: Claims,
     standing: Standing,
-    assignments: Assignments,
     /// Whether enough fog nodes have told since the start: before that, what the chain does not know may only be late.
     is_told: bool,
+    assignments: Assignments,
     /// The same by device.
     assigned: HashMap<DeviceId, Assignments>,
     /// Of all of these, each device with the keys that count: the chain's word goes before the home's.
@@ -90,8 +91,8 @@ impl From<(GatewayId, Enrolments)> for Directory {
             claims: Claims::default(),
             assignments: Assignments::default(),
             standing: Standing::default(),
-            assigned: HashMap::new(),
             is_told: false,
+            assigned: HashMap::new(),
             devices: HashMap::new(),
         };
         known.gather();
@@ -161,6 +162,14 @@ impl Directory {
         self.now().devices.contains_key(id)
     }
 
+    /// Refuses a name that no device has, revoked or not.
+    ///
+    /// # Errors
+    /// A sentence, with the names that are nearest to it.
+    pub fn spelt(&self, id: &DeviceId) -> Result<(), String> {
+        spelling::known(id, self.now().devices.keys())
+    }
+
     /// Follows the changes.
     #[must_use]
     pub fn changes(&self) -> Changes {
@@ -228,15 +237,6 @@ impl Directory {
         Ok(claim)
     }
 
-    /// What the chain says, as far as it is believed.
-    #[must_use]
-    pub fn standing(&self) -> Standing {
-        self.now().standing.clone()
-    }
-
-    /// Obeys what the chain says from now on.
-    pub fn obey(&self, standing: Standing) {
-        self.change(|known| known.standing = standing);
     /// The devices of the list, and those that came by a code, that the chain does not know, in the order of their names: what they
     /// measure is acknowledged and kept, and served to nobody yet. `None` before enough fog nodes have told.
     #[must_use]
@@ -261,6 +261,15 @@ impl Directory {
         }
     }
 
+    /// What the chain says, as far as it is believed.
+    #[must_use]
+    pub fn standing(&self) -> Standing {
+        self.now().standing.clone()
+    }
+
+    /// Obeys what the chain says from now on.
+    pub fn obey(&self, standing: Standing) {
+        self.change(|known| known.standing = standing);
     }
 }
 
@@ -347,15 +356,6 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_revoked_gateway_acknowledges_nothing_that_nobody_would_take() {
-        let home = Home::open();
-        home.intake.directory().obey(Standing {
-            revoked: Some(ledger::device::Moment::default()),
-            ..Standing::default()
-        });
-        assert_eq!(
-            verdict(&home.intake, &home.oximeter.reading(1, 97)).await,
-    #[tokio::test]
     async fn a_device_that_the_chain_does_not_know_is_named_as_soon_as_the_fog_has_told() {
         let home = Home::open();
         let directory = home.intake.directory();
@@ -374,6 +374,15 @@ mod tests {
         );
     }
 
+    #[tokio::test]
+    async fn a_revoked_gateway_acknowledges_nothing_that_nobody_would_take() {
+        let home = Home::open();
+        home.intake.directory().obey(Standing {
+            revoked: Some(ledger::device::Moment::default()),
+            ..Standing::default()
+        });
+        assert_eq!(
+            verdict(&home.intake, &home.oximeter.reading(1, 97)).await,
             Some(Reason::Revoked)
         );
         assert_eq!(home.outbox.report().await.expect("runs").counters.acknowledged, 0);

@@ -179,7 +179,7 @@ impl Sources {
             return resync::answer(&self.intake, request).await;
         }
         if request.method() == Method::POST && request.uri().path() == resend::PATH {
-            return resend::answer(&self.asker, request).await;
+            return resend::answer((&self.asker, &self.devices), request).await;
         }
         if request.method() != Method::GET && request.method() != Method::HEAD {
             return response(StatusCode::METHOD_NOT_ALLOWED, "text/plain", "only GET and HEAD\n");

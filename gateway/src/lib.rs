@@ -15,6 +15,7 @@
 //!
 //! [`gateway`] composes the rooms, [`config`] describes them, [`http`] shows them, [`telemetry`] carries logs and metrics,
 //! [`secret`] reads keys and passwords, [`login`] what a client of a broker logs in with, [`kept`] writes small files that must last, [`port`] listens,
+//! [`spelling`] says what a mistyped name was perhaps meant to be,
 //! [`command`] is the process,
 //! [`resync`] what hands it readings from a file.
 
@@ -52,6 +53,7 @@ pub mod kept;
 pub mod login;
 pub mod port;
 pub mod secret;
+pub mod spelling;
 pub mod tls;
 
 pub mod telemetry;

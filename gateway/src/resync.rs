@@ -14,9 +14,12 @@ use reqwest::{Client, StatusCode, header::CONTENT_TYPE};
 
 use record::ids::DeviceId;
 
-use crate::http::{
-    resend::{self, Asked, Question},
-    resync::{LINE_BYTES_MAX, MEDIA_TYPE, PART_BYTES_MAX, PATH, Tally},
+use crate::{
+    http::{
+        resend::{self, Asked, Question},
+        resync::{LINE_BYTES_MAX, MEDIA_TYPE, PART_BYTES_MAX, PATH, Tally},
+    },
+    uplink::body,
 };
 
 /// A part must be taken within this time.
@@ -26,12 +29,15 @@ const FULL_PAUSE: Duration = Duration::from_secs(1);
 /// Pauses in which not one line was taken, in a row, before it is given up.
 const PAUSES_MAX: u32 = 30;
 
-/// Why a file could not be handed in to its end.
+/// More bytes than a sentence of the gateway has.
+const SENTENCE_BYTES_MAX: usize = 4_096;
+
+/// Why a file could not be handed in to its end, or a device not be asked.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     /// It cannot be read.
-    #[error("the file cannot be read: {0}")]
-    File(#[from] io::Error),
+    #[error("{0} cannot be read: {1}")]
+    File(String, #[source] io::Error),
     /// It is no file of readings.
     #[error("line {0} is longer than any reading: each line is one message, in its JSON form or as base64")]
     Line(u64),
@@ -41,6 +47,9 @@ pub(crate) enum Error {
     /// Somebody else is there.
     #[error("http://{0} answers {1}: http.listen of the configuration must be the running gateway's")]
     Refused(SocketAddr, StatusCode),
+    /// There is no such device.
+    #[error("{0}")]
+    Unknown(String),
     /// The spool is full, and stays so.
     #[error("the gateway's spool takes nothing now; hand the file in again later: {}", summary(.0))]
     Full(Tally),
@@ -72,6 +81,10 @@ pub(crate) async fn ask(gateway: SocketAddr, device: DeviceId) -> Result<Asked, 
     let answer = request.send().await.map_err(unreachable)?;
     match answer.status() {
         StatusCode::OK => answer.json().await.map_err(unreachable),
+        StatusCode::NOT_FOUND => {
+            let said = body(answer, SENTENCE_BYTES_MAX).await.unwrap_or_default();
+            Err(Error::Unknown(String::from_utf8_lossy(&said).into_owned()))
+        }
         status => Err(Error::Refused(gateway, status)),
     }
 }
@@ -96,8 +109,10 @@ fn client(gateway: SocketAddr) -> Result<Client, Error> {
 pub(crate) async fn hand_in(gateway: SocketAddr, file: &Path) -> Result<Tally, Error> {
     let unreachable = |error| Error::Gateway(gateway, error);
     let client = client(gateway)?;
+    let unreadable = |error| Error::File(file.display().to_string(), error);
     let mut lines = Lines {
-        file: BufReader::new(File::open(file)?),
+        file: BufReader::new(File::open(file).map_err(unreadable)?),
+        name: file.display().to_string(),
         number: 0,
     };
     let mut all = Tally::default();
@@ -131,6 +146,7 @@ pub(crate) async fn hand_in(gateway: SocketAddr, file: &Path) -> Result<Tally, E
 /// The lines of a file.
 struct Lines {
     file: BufReader<File>,
+    name: String,
     number: u64,
 }
 
@@ -141,7 +157,8 @@ impl Lines {
         while bytes + LINE_BYTES_MAX + 2 <= PART_BYTES_MAX {
             let mut line = Vec::new();
             let mut limited = (&mut self.file).take(LINE_BYTES_MAX as u64 + 2);
-            limited.read_until(b'\n', &mut line)?;
+            let read = limited.read_until(b'\n', &mut line);
+            read.map_err(|error| Error::File(self.name.clone(), error))?;
             self.number += 1;
             match line.last() {
                 None => return Ok(()),
@@ -169,6 +186,7 @@ mod tests {
         std::fs::write(&path, [line.as_slice(); 100].join(&b'\n')).expect("written");
         let read = |path: &Path| Lines {
             file: BufReader::new(File::open(path).expect("opens")),
+            name: path.display().to_string(),
             number: 0,
         };
         let (mut lines, mut sizes) = (read(&path), Vec::new());
@@ -221,5 +239,8 @@ mod tests {
             .expect("a port");
         let error = hand_in(nobody, &path).await.expect_err("nobody is there");
         assert!(error.to_string().contains("must run"), "{error}");
+        let absent = folder.path().join("readnigs");
+        let error = hand_in(nobody, &absent).await.expect_err("no such file");
+        assert!(error.to_string().contains("readnigs cannot be read"), "{error}");
     }
 }

@@ -11,6 +11,7 @@ mod fog;
 mod full_nodes;
 mod home;
 mod kills;
+mod mistyped;
 mod mount;
 mod publisher;
 mod quarantine;
@@ -31,7 +32,7 @@ pub(crate) enum Run {
 
 type Test = (&'static str, fn() -> Run);
 
-const TESTS: [Test; 11] = [
+const TESTS: [Test; 12] = [
     ("a_full_disk_stops_the_intake_and_nothing_else", disks::full),
     ("a_read_only_disk_is_said_at_the_start", disks::read_only_at_the_start),
     (
@@ -55,6 +56,10 @@ const TESTS: [Test; 11] = [
     (
         "what_was_refused_is_shown_to_who_has_the_key_and_handed_in_again",
         quarantine::handed_in_again,
+    ),
+    (
+        "what_is_mistyped_is_refused_with_what_to_write_instead",
+        mistyped::refused,
     ),
     (
         "a_fog_node_with_a_full_disk_refuses_aloud_and_comes_back",

@@ -234,6 +234,20 @@ async fn a_device_comes_by_a_code_and_goes_by_a_revocation() {
     let again = newcomer.publish(seq + 1).await;
     assert!(again.is_err(), "it does not come in again: {again:?}");
     assert!(newcomer.is_served(1).await, "what it measured before stays");
+    let order = [
+        "gateway",
+        "claim",
+        "new",
+        "--device",
+        newcomer.name(),
+        "--config",
+        &newcomer.configs.0,
+    ];
+    let (is_made, said) = calm().command(&order);
+    assert!(
+        !is_made && said.contains("used up"),
+        "a code that could come to nothing: {said}"
+    );
 }
 
 #[tokio::test]

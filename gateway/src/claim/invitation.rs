@@ -51,8 +51,48 @@ pub struct Invitation {
     pub expires_ms: i64,
 }
 
+/// Whether a device can connect there: `mqtts://host:port`, and nothing else.
+#[must_use]
+pub fn is_address(url: &str) -> bool {
+    let place = url.strip_prefix("mqtts://").and_then(|place| place.rsplit_once(':'));
+    place.is_some_and(|(host, port)| {
+        let is_host = !host.is_empty() && !host.contains(|c: char| c.is_whitespace() || "/@?#".contains(c));
+        is_host && port.parse::<u16>().is_ok_and(|port| port > 0)
+    })
+}
+
 impl fmt::Debug for Invitation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Invitation({} for {})", self.claim, self.device)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_is_sent_nowhere_without_tls_nor_without_a_port() {
+        for good in [
+            "mqtts://broker.example:8883",
+            "mqtts://127.0.0.1:18830",
+            "mqtts://[::1]:8883",
+        ] {
+            assert!(is_address(good), "{good}");
+        }
+        for bad in [
+            "http://broker.example:8883",
+            "mqtt://broker.example:1883",
+            "broker.example:8883",
+            "mqtts://broker.example",
+            "mqtts://:8883",
+            "mqtts://broker.example:0",
+            "mqtts://broker.example:88833",
+            "mqtts://broker.example:8883/",
+            "mqtts://user@broker.example:8883",
+            "",
+        ] {
+            assert!(!is_address(bad), "{bad}");
+        }
     }
 }

@@ -3,6 +3,7 @@
 use std::{
     fs,
     io::Write as _,
+    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
 };
 
@@ -12,10 +13,11 @@ use record::{bundle::SubjectKey, ids::DeviceId};
 
 use crate::{
     assignment::{Assignment, Assignments},
-    claim::{Claims, Invitation, Kind},
-    config::Prepared,
-    mqtt,
+    claim::{Claims, Invitation, Kind, is_address},
+    config::{Config, Prepared},
+    kept, mqtt,
     outbox::{can_seal_to, now_ms},
+    spelling,
     standing::Standing,
     tls, transit,
 };
@@ -29,30 +31,7 @@ const SUBJECT_BYTES_MAX: u64 = 16 << 10;
 #[derive(Debug, Subcommand)]
 pub(super) enum Claim {
     /// Prints a code for one device: as text, and as a QR code.
-    New {
-        /// The gateway's configuration, TOML.
-        #[arg(long)]
-        config: PathBuf,
-        /// What the device is to be called. One that is enrolled gets another key by it.
-        #[arg(long)]
-        device: DeviceId,
-        /// Whom it measures: a subject key as in the enrolment file, JSON. Without it, it measures whom it is assigned to.
-        #[arg(long)]
-        subject: Option<PathBuf>,
-        /// Where the device connects, mqtts://HOST:PORT; as the configuration says if it is not given.
-        #[arg(long)]
-        url: Option<String>,
-        /// The authority that signed the broker's certificate, PEM; that of the fog nodes, or of the outside broker, if it is not
-        /// given.
-        #[arg(long)]
-        ca: Option<PathBuf>,
-        /// Until when it can be used.
-        #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(i64).range(1..=VALID_MINUTES_MAX))]
-        valid_minutes: i64,
-        /// Writes the QR code into this file as well, SVG. It is a secret until it is used.
-        #[arg(long)]
-        svg: Option<PathBuf>,
-    },
+    New(New),
     /// One line each: claim, device, until when, what became of it, and which key was presented.
     List {
         /// The gateway's configuration, TOML.
@@ -66,6 +45,33 @@ pub(super) enum Claim {
         #[arg(long)]
         config: PathBuf,
     },
+}
+
+/// A code for one device.
+#[derive(Debug, Args)]
+pub(super) struct New {
+    /// The gateway's configuration, TOML.
+    #[arg(long)]
+    config: PathBuf,
+    /// What the device is to be called. One that is enrolled gets another key by it.
+    #[arg(long)]
+    device: DeviceId,
+    /// Whom it measures: a subject key as in the enrolment file, JSON. Without it, it measures whom it is assigned to.
+    #[arg(long)]
+    subject: Option<PathBuf>,
+    /// Where the device connects, mqtts://HOST:PORT; as the configuration says if it is not given.
+    #[arg(long)]
+    url: Option<String>,
+    /// The authority that signed the broker's certificate, PEM; that of the fog nodes, or of the outside broker, if it is not
+    /// given.
+    #[arg(long)]
+    ca: Option<PathBuf>,
+    /// Until when it can be used.
+    #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(i64).range(1..=VALID_MINUTES_MAX))]
+    valid_minutes: i64,
+    /// Writes the QR code into this file as well, SVG. It is a secret until it is used.
+    #[arg(long)]
+    svg: Option<PathBuf>,
 }
 
 /// Says whom a device measures, from a time on.
@@ -84,7 +90,7 @@ pub(super) struct Assign {
     #[arg(long, conflicts_with = "subject")]
     nobody: bool,
     /// From when on, e.g. 2026-11-26T08:00:00Z; from now on if it is not given.
-    #[arg(long)]
+    #[arg(long, value_parser = moment)]
     from: Option<jiff::Timestamp>,
 }
 
@@ -92,7 +98,7 @@ impl Claim {
     /// The configuration that is named.
     pub(super) fn config(&self) -> &Path {
         match self {
-            Self::New { config, .. } | Self::List { config } | Self::Requests { config } => config,
+            Self::New(New { config, .. }) | Self::List { config } | Self::Requests { config } => config,
         }
     }
 
@@ -103,39 +109,7 @@ impl Claim {
     pub(super) fn run(self, prepared: &Prepared) -> Result<String, String> {
         let folder = &prepared.config.data_dir;
         match self {
-            Self::New {
-                device,
-                subject,
-                url,
-                ca,
-                valid_minutes,
-                svg,
-                ..
-            } => {
-                let subject = subject.map(|file| read_subject(&file)).transpose()?;
-                let door = Door::of(prepared, url)?;
-                let ca_sha256 = tls::fingerprint(ca.as_deref().unwrap_or(door.ca))?;
-                let place = (prepared.sealer.network, &prepared.config.gateway);
-                let keys = transit::open(folder, place, now_ms()).map_err(|e| e.to_string())?;
-                let times = (now_ms(), valid_minutes * 60_000);
-                let (claim, secret) = Claims::make(folder, (device, subject), times).map_err(|e| e.to_string())?;
-                let invitation = Invitation {
-                    v: 1,
-                    broker: door.kind,
-                    url: door.url,
-                    user: door.user,
-                    password: door.password,
-                    ca_sha256,
-                    network: prepared.sealer.network,
-                    gateway: prepared.config.gateway.clone(),
-                    reading_key: keys.current().public(),
-                    device: claim.device,
-                    claim: claim.id,
-                    secret,
-                    expires_ms: claim.expires_ms,
-                };
-                print(&invitation, svg.as_deref())
-            }
+            Self::New(new) => new.run(prepared),
             Self::List { .. } => {
                 let claims = Claims::load(folder).map_err(|e| e.to_string())?;
                 let line = |claim: &crate::claim::Claim| {
@@ -159,6 +133,53 @@ impl Claim {
     }
 }
 
+impl New {
+    fn run(self, prepared: &Prepared) -> Result<String, String> {
+        let folder = &prepared.config.data_dir;
+        let standing = Standing::load(folder).map_err(|e| e.to_string())?;
+        if standing
+            .devices
+            .get(&self.device)
+            .is_some_and(|device| device.revoked.is_some())
+        {
+            let device = self.device;
+            return Err(format!(
+                "device {device} is revoked on the chain, and its name is used up for good: give the device another name"
+            ));
+        }
+        let subject = self.subject.map(|file| read_subject(&file)).transpose()?;
+        let door = Door::of(prepared, self.url)?;
+        let ca_sha256 = tls::fingerprint(self.ca.as_deref().unwrap_or(door.ca))?;
+        let place = (prepared.sealer.network, &prepared.config.gateway);
+        let keys = transit::open(folder, place, now_ms()).map_err(|e| e.to_string())?;
+        let times = (now_ms(), self.valid_minutes * 60_000);
+        let image = self.svg.as_deref().map(Image::make).transpose()?;
+        let made = Claims::make(folder, (self.device, subject), times);
+        let (claim, secret) = made.map_err(|error| {
+            if let Some(image) = &image {
+                image.forget();
+            }
+            error.to_string()
+        })?;
+        let invitation = Invitation {
+            v: 1,
+            broker: door.kind,
+            url: door.url,
+            user: door.user,
+            password: door.password,
+            ca_sha256,
+            network: prepared.sealer.network,
+            gateway: prepared.config.gateway.clone(),
+            reading_key: keys.current().public(),
+            device: claim.device,
+            claim: claim.id,
+            secret,
+            expires_ms: claim.expires_ms,
+        };
+        print(&invitation, image)
+    }
+}
+
 impl Assign {
     /// Keeps it; the running gateway takes it within a second or two.
     ///
@@ -166,6 +187,7 @@ impl Assign {
     /// A sentence.
     pub(super) fn run(self, prepared: &Prepared) -> Result<String, String> {
         let folder = &prepared.config.data_dir;
+        known(prepared, &self.device)?;
         let subject = self.subject.map(|file| read_subject(&file)).transpose()?;
         let from_ms = self.from.map_or_else(now_ms, jiff::Timestamp::as_millisecond);
         let _alone = alone(folder, "assignments.lock")?;
@@ -179,6 +201,28 @@ impl Assign {
         assignments.add(folder, line).map_err(|e| e.to_string())?;
         Ok(said)
     }
+}
+
+/// Refuses a device that nobody knows: neither the list, nor a code that was or is to be used, nor the chain.
+fn known(prepared: &Prepared, device: &DeviceId) -> Result<(), String> {
+    let folder = &prepared.config.data_dir;
+    let claims = Claims::load(folder).map_err(|e| e.to_string())?;
+    let standing = Standing::load(folder).map_err(|e| e.to_string())?;
+    let listed = prepared.enrolments.iter().map(|one| &one.device);
+    let by_code = claims.iter().map(|claim| &claim.device);
+    let all = listed.chain(by_code).chain(standing.devices.keys());
+    spelling::known(device, all).map_err(|unknown| among(&unknown, &prepared.config))
+}
+
+/// A sentence about a device that is not known, and where those are that are.
+pub(super) fn among(unknown: &str, config: &Config) -> String {
+    let list = config.enrolment.file.display();
+    format!("{unknown}\nthe devices are those of {list}, and those of the codes that `gateway claim list` shows")
+}
+
+fn moment(text: &str) -> Result<jiff::Timestamp, String> {
+    let expected = "expected a day, a time and Z or an offset, e.g. 2026-11-26T08:00:00Z or 2026-11-26T09:00:00+01:00";
+    text.parse().map_err(|_| expected.to_owned())
 }
 
 /// All assignments, one line each: device, from when on, and the id of the key that its readings are sealed to.
@@ -201,7 +245,7 @@ pub(super) fn at(ms: i64) -> String {
 pub(super) fn alone(folder: &Path, name: &str) -> Result<fs::File, String> {
     let path = folder.join(name);
     let lock = || -> std::io::Result<fs::File> {
-        fs::create_dir_all(folder)?;
+        kept::make_folder(folder)?;
         let file = fs::File::create(&path)?;
         rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive)?;
         Ok(file)
@@ -211,7 +255,7 @@ pub(super) fn alone(folder: &Path, name: &str) -> Result<fs::File, String> {
 
 fn read_subject(file: &Path) -> Result<SubjectKey, String> {
     let sentence = |e: &dyn std::fmt::Display| format!("subject {}: {e}", file.display());
-    let read = crate::kept::read::<SubjectKey>(file, SUBJECT_BYTES_MAX).map_err(|e| sentence(&e))?;
+    let read = kept::read::<SubjectKey>(file, SUBJECT_BYTES_MAX).map_err(|e| sentence(&e))?;
     let subject = read.ok_or_else(|| sentence(&"there is no such file"))?;
     if can_seal_to(&subject) {
         Ok(subject)
@@ -231,6 +275,11 @@ struct Door<'a> {
 
 impl<'a> Door<'a> {
     fn of(prepared: &'a Prepared, url: Option<String>) -> Result<Self, String> {
+        if let Some(url) = url.as_deref().filter(|url| !is_address(url)) {
+            return Err(format!(
+                "--url {url:?} must be mqtts://HOST:PORT: a device connects by MQTT over TLS, and never without"
+            ));
+        }
         let mqtt = &prepared.config.mqtt;
         if mqtt.driver == mqtt::Driver::Embedded {
             let listen = mqtt.broker.listen;
@@ -262,22 +311,48 @@ impl<'a> Door<'a> {
 }
 
 /// The invitation as text and as a QR code for a terminal; as SVG in a file that nobody else can read.
-fn print(invitation: &Invitation, file: Option<&Path>) -> Result<String, String> {
+fn print(invitation: &Invitation, image: Option<Image>) -> Result<String, String> {
     let text = serde_json::to_string(invitation).map_err(|e| e.to_string())?;
     let code = QrCode::with_error_correction_level(&text, EcLevel::L).map_err(|e| e.to_string())?;
-    if let Some(file) = file {
-        let image = code.render::<svg::Color<'_>>().min_dimensions(400, 400).build();
-        write_secret(file, &image).map_err(|e| format!("svg {}: {e}", file.display()))?;
+    if let Some(image) = image {
+        image.draw(&code)?;
     }
     let blocks = code.render::<Dense1x2>().build();
     Ok(format!("{text}\n\n{blocks}\n"))
 }
 
-fn write_secret(path: &Path, text: &str) -> std::io::Result<()> {
-    use std::os::unix::fs::OpenOptionsExt as _;
-    let mut options = fs::OpenOptions::new();
-    // Not over something else: a file that is there keeps its rights.
-    let mut file = options.write(true).create_new(true).mode(0o600).open(path)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()
+/// The file of a code, empty: it is there before the claim is made, which nobody could use whose code was not printed.
+struct Image<'a> {
+    path: &'a Path,
+    file: fs::File,
+}
+
+impl<'a> Image<'a> {
+    fn make(path: &'a Path) -> Result<Self, String> {
+        let mut options = fs::OpenOptions::new();
+        // Not over something else: a file that is there keeps its rights.
+        let made = options.write(true).create_new(true).mode(0o600).open(path);
+        let file = made.map_err(|e| {
+            format!(
+                "--svg {}: {e}; name a new file in a folder that is there",
+                path.display()
+            )
+        })?;
+        Ok(Self { path, file })
+    }
+
+    /// There is nothing to draw.
+    fn forget(&self) {
+        // It is empty: nobody misses it, and nobody is misled by it.
+        let _still_there = fs::remove_file(self.path);
+    }
+
+    fn draw(mut self, code: &QrCode) -> Result<(), String> {
+        let image = code.render::<svg::Color<'_>>().min_dimensions(400, 400).build();
+        let written = self
+            .file
+            .write_all(image.as_bytes())
+            .and_then(|()| self.file.sync_all());
+        written.map_err(|e| format!("--svg {}: {e}", self.path.display()))
+    }
 }

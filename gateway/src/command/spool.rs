@@ -9,7 +9,7 @@ use std::{
 use clap::Subcommand;
 use record::ids::{BundleId, NetworkId};
 
-use super::{FAILED, end_on_panic, prepare, refuse};
+use super::{FAILED, end_on_panic, identifier, prepare, refuse};
 use crate::outbox::{self, Inspected, Shelf, Ticket, now_ms};
 
 /// A commitment's bucket is an hour.
@@ -29,7 +29,7 @@ pub(super) enum Spool {
         #[arg(long)]
         config: PathBuf,
         /// The bundle.
-        #[arg(long)]
+        #[arg(long, value_parser = identifier::<BundleId>)]
         bundle: BundleId,
     },
     /// Writes each bundle to a file of its own, as a fog node takes it. The spool stays as it is.
@@ -57,7 +57,7 @@ pub(super) enum Refused {
         #[arg(long)]
         config: PathBuf,
         /// This bundle alone.
-        #[arg(long, required_unless_present = "all")]
+        #[arg(long, required_unless_present = "all", value_parser = identifier::<BundleId>)]
         bundle: Option<BundleId>,
         /// All of them.
         #[arg(long, conflicts_with = "bundle")]
@@ -131,11 +131,12 @@ impl Refused {
                 Ok(())
             }),
             Self::Requeue { config, bundle, .. } => with_shelf(&config, |Opened { shelf, .. }, out| {
-                Ok(writeln!(
-                    out,
-                    "{} bundles go back into the queue",
-                    shelf.requeue(bundle)?
-                )?)
+                match (shelf.requeue(bundle)?, bundle) {
+                    (0, Some(bundle)) => Err(Failure::Said(format!(
+                        "{bundle} is not among those that were set aside: `gateway refused list` shows them"
+                    ))),
+                    (requeued, _) => Ok(writeln!(out, "{requeued} bundles go back into the queue")?),
+                }
             }),
         }
     }

@@ -5,7 +5,10 @@ use std::path::{Path, PathBuf};
 use clap::Subcommand;
 use record::ids::ReadingKeyId;
 
-use super::home::{alone, at};
+use super::{
+    home::{alone, at},
+    identifier,
+};
 use crate::{
     config::Prepared,
     outbox::now_ms,
@@ -33,7 +36,7 @@ pub(super) enum ReadingKey {
         #[arg(long)]
         config: PathBuf,
         /// Its identifier.
-        #[arg(long)]
+        #[arg(long, value_parser = identifier::<ReadingKeyId>)]
         id: ReadingKeyId,
     },
 }

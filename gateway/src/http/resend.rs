@@ -10,7 +10,10 @@ use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
 
 use super::response;
-use crate::mqtt::resend::{Asker, Resend};
+use crate::{
+    directory::Directory,
+    mqtt::resend::{Asker, Resend},
+};
 
 /// Where it is.
 pub const PATH: &str = "/resend";
@@ -37,8 +40,11 @@ pub struct Asked {
     pub asked: Vec<Resend>,
 }
 
-/// Has the device asked, and says for what.
-pub(super) async fn answer(asker: &Asker, request: Request<Incoming>) -> Response<Full<Bytes>> {
+/// Has the device asked, and says for what. One that nobody knows is not asked: nothing would be missing of it.
+pub(super) async fn answer(
+    (asker, devices): (&Asker, &Directory),
+    request: Request<Incoming>,
+) -> Response<Full<Bytes>> {
     let is_right = request.headers().get(CONTENT_TYPE).is_some_and(|of| of == MEDIA_TYPE);
     if !is_right {
         return response(
@@ -60,6 +66,9 @@ pub(super) async fn answer(asker: &Asker, request: Request<Incoming>) -> Respons
         let say = "send {\"device\": NAME}\n";
         return response(StatusCode::BAD_REQUEST, "text/plain", say);
     };
+    if let Err(unknown) = devices.spelt(&device) {
+        return response(StatusCode::NOT_FOUND, "text/plain", unknown);
+    }
     match asker.ask(device).await {
         Some(asked) => {
             let text = serde_json::to_string(&Asked { asked }).expect("plain fields");

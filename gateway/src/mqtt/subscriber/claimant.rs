@@ -43,7 +43,7 @@ impl Config {
     /// What is wrong with it, a sentence each.
     pub(super) fn faults(&self) -> Vec<String> {
         let mut faults = Vec::new();
-        if !self.url.starts_with("mqtts://") {
+        if !claim::is_address(&self.url) {
             faults.push(format!(
                 "mqtt.subscriber.claims.url {:?} must be mqtts://host:port",
                 self.url
