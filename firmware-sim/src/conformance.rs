@@ -5,6 +5,7 @@
 //! that the gateway uses; `tests/peers/devices.py` sends the same messages to a gateway and compares.
 
 mod capture;
+mod malformed;
 mod numbers;
 mod resend;
 mod signature;
@@ -256,7 +257,8 @@ impl Judge {
             Reason::TooLarge => Some(format!(
                 "split it: fewer observations, or a waveform in blocks of one second, below {READING_BYTES_MAX} bytes"
             )),
-            Reason::Malformed => Some("docs/devices has every field of each form".to_owned()),
+            Reason::Malformed => malformed::field(&message.payload)
+                .or_else(|| Some("docs/devices has every field of each form".to_owned())),
             _ => None,
         };
         let sentence = match more {
@@ -332,8 +334,6 @@ fn sequence(id: &ReadingId, place: Place) -> Option<Finding> {
                 id.seq
             ),
         )),
-        Place::OldBoot => Some(fault(
-            "boot",
         Place::Leap => Some(fault(
             Reason::Implausible.as_str(),
             format!(
@@ -342,6 +342,8 @@ fn sequence(id: &ReadingId, place: Place) -> Option<Finding> {
                 id.seq
             ),
         )),
+        Place::OldBoot => Some(fault(
+            "boot",
             "the counter of the boot id is not above that of the boot before; keep it in flash and count it up, durably, \
              before the first message of a start",
         )),
@@ -356,7 +358,7 @@ fn state(message: &Captured) -> Verdict {
     let mut findings = Vec::new();
     if message.payload.len() > STATE_BYTES_MAX {
         findings.push(fault(
-            "state",
+            Reason::TooLarge.as_str(),
             format!("a state message has at most {STATE_BYTES_MAX} bytes"),
         ));
     }
@@ -365,7 +367,7 @@ fn state(message: &Captured) -> Verdict {
         |said: &serde_json::Value| said["up_ms"].is_null() || (said["up_ms"].is_u64() && said["boot"].is_string());
     if said.as_ref().is_ok_and(|said| !is_whole(said)) {
         findings.push(advice(
-            Reason::TooLarge.as_str(),
+            "state",
             "up_ms is a whole number of milliseconds since this boot, and needs boot beside it; without both a device that has no \
              clock gets no times by it",
         ));
