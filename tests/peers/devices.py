@@ -150,6 +150,7 @@ WRONG_SENSE = {
     "a unit of something else": (one(unit="kg"), "wrong-unit"),
     "too hot": (one(value=[3660, 1]), "implausible"),
     "too cold": (one(value=[-1, 0]), "implausible"),
+    "a number that nobody counted up to": ({"seq": 1 << 62}, "implausible"),
 }
 # CDDL cannot say that a number is above zero when it is a pair.
 NOT_IN_CDDL = {"a waveform without time"}
@@ -346,6 +347,7 @@ class Conformance(unittest.TestCase):
             ("nobody's device", "unknown-device", maker.json(good | {"device": "nobody"}), maker.of["topic"]),
             ("noise", "malformed", b"\x00\xffnoise", maker.of["topic"]),
             ("too many bytes", "too-large", b"{" * 70_000, maker.of["topic"]),
+            ("a giant state", "too-large", b'{"online": true, "note": "' + b"x" * 5_000 + b'"}', maker.of["topic"].replace("reading", "state")),
             ("the good one", "", maker.json(good), maker.of["topic"]),
             ("the good one again", "", maker.json(good), maker.of["topic"]),
             ("its number for another", "equivocation", maker.json(good | {"up_ms": 1}), maker.of["topic"]),
