@@ -299,18 +299,21 @@ impl Status {
 mod tests {
     use super::*;
 
+    fn acknowledged(n: u64, waited: Duration) -> Note {
+        Note::Acknowledged {
+            line: format!(r#"{{"seq":{n}}}"#),
+            waited,
+            profile: (n == 10).then(|| "hot".into()),
+            is_unexpected: n == 3,
+        }
+    }
+
     #[tokio::test]
     async fn the_account_says_what_the_devices_said() {
         let folder = tempfile::tempdir().expect("a folder");
         let (notes, inbox) = mpsc::channel(100);
         let status = Status::open(folder.path(), 2, true).await.expect("open");
         let account = tokio::spawn(status.keep(inbox));
-        let acknowledged = |n: u64, waited| Note::Acknowledged {
-            line: format!(r#"{{"seq":{n}}}"#),
-            waited,
-            profile: (n == 10).then(|| "hot".into()),
-            is_unexpected: n == 3,
-        };
         notes.send(Note::Connected).await.expect("open");
         notes.send(Note::Connected).await.expect("open");
         let before_all_were_connected = Duration::from_secs(3_600);
