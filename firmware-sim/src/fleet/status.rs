@@ -321,7 +321,8 @@ mod tests {
             .send(acknowledged(0, before_all_were_connected))
             .await
             .expect("open");
-        time::sleep(Duration::from_millis(10)).await;
+        // Long before the first of the others was sent, also if the account is written meanwhile.
+        time::sleep(Duration::from_millis(500)).await;
         for n in 1..=10_u64 {
             let capture = Some(r#"{"topic":"t"}"#.to_owned());
             notes.send(Note::Published { capture }).await.expect("open");
