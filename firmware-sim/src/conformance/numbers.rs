@@ -12,7 +12,7 @@ const BOOTS_MAX: usize = 20_000;
 /// Messages of a boot whose content is remembered.
 const REMEMBERED_MAX: usize = 4_096;
 /// Numbers that one message may leave out, at most, as docs/DEVICES.md has it: a gateway refuses what is above.
-pub(super) const LEAP_MAX: u64 = 1 << 32;
+pub(super) const LEAP_MAX: u64 = 1 << 31;
 /// Gaps of a boot that are kept apart; beyond them the two oldest become one.
 const GAPS_MAX: usize = 1_024;
 

@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 use super::{
     Answer, Final, Measurement, Rejected, Urgency, Why,
     seal::BUNDLE_MESSAGE_BYTES_MAX,
-    sequence::{LEAP_MAX, Sequences},
+    sequence::{LEAP_MAX, Place, Sequences},
 };
 
 /// What framing and signature add to a gap report, at most.
@@ -150,10 +150,10 @@ impl Batch {
 }
 
 /// A reading whose sequence number was used before, or can be none of its start, as it goes to quarantine: nobody knows its place.
-pub(super) fn misnumbered(measurement: &Measurement, is_leap: bool) -> Rejected {
+pub(super) fn misnumbered(measurement: &Measurement, place: &Place) -> Rejected {
     let message = measurement.entry.reading.as_bytes().to_vec();
     let id = &measurement.id;
-    let refusal = if is_leap {
+    let refusal = if *place == Place::Leap {
         let detail = format!(
             "{id} leaves out more than {LEAP_MAX} numbers; count up by one within a boot, and make a new boot at each start"
         );

@@ -22,9 +22,9 @@ pub const DIGESTS_MAX: usize = 256;
 /// Gaps kept for each start of a device. Beyond them the two oldest become one: what lies between would be taken again,
 /// which the fog's index tells apart, rather than lost.
 pub const GAPS_MAX: usize = 256;
-/// Numbers that one message may leave out, at most: at fifty a second it takes 2.7 years to use them up in one start of a device. What
-/// is above is no number that was counted up to, and what it leaves out is not missing.
-pub const LEAP_MAX: u64 = 1 << 32;
+/// Numbers that one message may leave out, at most: at fifty a second it takes sixteen months to use them up in one start of a device. What
+/// is above (an erased counter of 32 bits is) is no number that was counted up to, and what it leaves out is not missing.
+pub const LEAP_MAX: u64 = 1 << 31;
 /// Subjects who are told of one device's gaps, at most: a device that is shared by more leaves out who was told first.
 const TOLD_MAX: usize = 16;
 /// Starts kept for each device; the one unused for longest is dropped first.
@@ -579,9 +579,10 @@ mod tests {
         let judged = |all: &Sequences, seq| all.judge(&id(1, seq), &digest("x"));
         assert_eq!(judged(&all, LEAP_MAX + 1), Place::New, "all before it were left out");
         assert_eq!(judged(&all, LEAP_MAX + 2), Place::Leap);
+        assert_eq!(judged(&all, u64::from(u32::MAX)), Place::Leap, "an erased counter");
         all.record(&id(1, 10), digest("x"));
         assert_eq!(judged(&all, 10 + LEAP_MAX + 1), Place::New);
-        for far in [10 + LEAP_MAX + 2, u64::MAX] {
+        for far in [10 + LEAP_MAX + 2, u64::from(u32::MAX), u64::MAX] {
             assert_eq!(judged(&all, far), Place::Leap);
         }
         assert_eq!(judged(&all, 9), Place::New);

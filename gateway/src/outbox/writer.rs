@@ -185,7 +185,7 @@ impl Writer {
             }
             Place::Equivocation | Place::Leap if self.full(batch.bytes) == Some(Shortage::Disk) => refuse(answer),
             place @ (Place::Equivocation | Place::Leap) => {
-                let rejected = misnumbered(&measurement, place == Place::Leap);
+                let rejected = misnumbered(&measurement, &place);
                 batch
                     .answers
                     .push((answer, Pending::Quarantined(None, rejected.refusal.clone())));
