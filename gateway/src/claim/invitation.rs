@@ -57,7 +57,10 @@ pub fn is_address(url: &str) -> bool {
     let place = url.strip_prefix("mqtts://").and_then(|place| place.rsplit_once(':'));
     place.is_some_and(|(host, port)| {
         let is_host = !host.is_empty() && !host.contains(|c: char| c.is_whitespace() || "/@?#".contains(c));
-        is_host && port.parse::<u16>().is_ok_and(|port| port > 0)
+        // An IPv6 address stands in brackets, so that its colons are not the port's.
+        let is_whole = !host.contains(':') || (host.starts_with('[') && host.ends_with(']'));
+        let is_port = port.bytes().all(|c| c.is_ascii_digit()) && port.parse::<u16>().is_ok_and(|port| port > 0);
+        is_host && is_whole && is_port
     })
 }
 
@@ -90,6 +93,9 @@ mod tests {
             "mqtts://broker.example:88833",
             "mqtts://broker.example:8883/",
             "mqtts://user@broker.example:8883",
+            "mqtts://::1:8883",
+            "mqtts://a:b:8883",
+            "mqtts://broker.example:+8883",
             "",
         ] {
             assert!(!is_address(bad), "{bad}");

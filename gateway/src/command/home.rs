@@ -315,7 +315,10 @@ fn print(invitation: &Invitation, image: Option<Image>) -> Result<String, String
     let text = serde_json::to_string(invitation).map_err(|e| e.to_string())?;
     let code = QrCode::with_error_correction_level(&text, EcLevel::L).map_err(|e| e.to_string())?;
     if let Some(image) = image {
-        image.draw(&code)?;
+        // The claim is made: without its image there is still its text.
+        if let Err(fault) = image.draw(&code) {
+            return Ok(format!("{text}\n\nno image: {fault}\n"));
+        }
     }
     let blocks = code.render::<Dense1x2>().build();
     Ok(format!("{text}\n\n{blocks}\n"))
@@ -343,7 +346,7 @@ impl<'a> Image<'a> {
 
     /// There is nothing to draw.
     fn forget(&self) {
-        // It is empty: nobody misses it, and nobody is misled by it.
+        // Nobody misses it, and nobody is misled by it.
         let _still_there = fs::remove_file(self.path);
     }
 
@@ -353,6 +356,8 @@ impl<'a> Image<'a> {
             .file
             .write_all(image.as_bytes())
             .and_then(|()| self.file.sync_all());
-        written.map_err(|e| format!("--svg {}: {e}", self.path.display()))
+        written
+            .inspect_err(|_| self.forget())
+            .map_err(|e| format!("--svg {}: {e}", self.path.display()))
     }
 }
