@@ -63,6 +63,11 @@ impl Known {
             .extend(told.map(|(id, device)| (id.clone(), device.clone())));
     }
 
+    fn not_on_chain(&self) -> impl Iterator<Item = &DeviceId> {
+        let all = self.devices.keys();
+        all.filter(|id| !self.standing.devices.contains_key(id))
+    }
+
     fn subject(&self, reading: &Reading, received_ms: i64) -> Result<SubjectKey, Refusal> {
         // What was measured before a change belongs to whom it was before; a clock that is ahead does not choose.
         let wall_ms = reading.wall.filter(|_| reading.time_quality == TimeQuality::Synced);
@@ -162,11 +167,20 @@ impl Directory {
         self.now().devices.contains_key(id)
     }
 
+    /// Whether its readings belong to one person or another, by the time at which they were measured.
+    #[must_use]
+    pub fn is_shared(&self, id: &DeviceId) -> bool {
+        self.now().assigned.contains_key(id)
+    }
+
     /// Refuses a name that no device has, revoked or not.
     ///
     /// # Errors
     /// A sentence, with the names that are nearest to it.
     pub fn spelt(&self, id: &DeviceId) -> Result<(), String> {
+        if self.knows(id) {
+            return Ok(());
+        }
         spelling::known(id, self.now().devices.keys())
     }
 
@@ -245,13 +259,16 @@ impl Directory {
         if !known.is_told {
             return None;
         }
-        let all = known.devices.keys();
-        let mut unknown: Vec<_> = all
-            .filter(|id| !known.standing.devices.contains_key(id))
-            .cloned()
-            .collect();
+        let mut unknown: Vec<_> = known.not_on_chain().cloned().collect();
         unknown.sort_unstable();
         Some(unknown)
+    }
+
+    /// How many these are.
+    #[must_use]
+    pub fn count_not_on_chain(&self) -> Option<usize> {
+        let known = self.now();
+        known.is_told.then(|| known.not_on_chain().count())
     }
 
     /// From now on a device of which the fog has told nothing is one that the chain does not know.
@@ -451,6 +468,41 @@ mod tests {
             Ok(other),
             "a clock that is ahead does not choose"
         );
+    }
+
+    #[tokio::test]
+    async fn whom_a_shared_device_without_a_clock_measured_is_not_guessed_from_a_file() {
+        let home = Home::open();
+        let undated = |seq| {
+            let mut reading = home
+                .oximeter
+                .unsigned(seq, vec![measured("59408-5", Decimal::whole(97), "%")]);
+            (reading.wall, reading.time_quality) = (None, TimeQuality::Relative);
+            Bytes::copy_from_slice(reading.sign(&home.oximeter.key).as_bytes())
+        };
+        let is_taken = |verdict| matches!(verdict, Ok(Verdict::Spooled(_)));
+        assert!(
+            is_taken(home.intake.take_back(&undated(1)).await),
+            "it is nobody else's"
+        );
+        let mut assignments = Assignments::default();
+        let line = Assignment {
+            device: home.oximeter.id.clone(),
+            subject: Some(home.oximeter.subject.clone()),
+            from_ms: 0,
+        };
+        assignments.add(home.folder.path(), line).expect("keeps");
+        home.intake.directory().change(|known| known.assignments = assignments);
+        match home.intake.take_back(&undated(2)).await {
+            Ok(Verdict::Quarantined(_, refusal)) => assert_eq!(refusal.reason, Reason::Unassigned),
+            other => panic!("{other:?}"),
+        }
+        assert!(
+            is_taken(home.intake.take(OWN, &undated(2)).await),
+            "from the device itself it is of now"
+        );
+        let dated = Bytes::copy_from_slice(home.oximeter.reading(3, 97).as_bytes());
+        assert!(is_taken(home.intake.take_back(&dated).await));
     }
 
     #[tokio::test]

@@ -194,8 +194,8 @@ impl Sources {
                 let silence = self.presence.silence();
                 metrics::gauge!("gateway_devices_silent").set(silence.devices as f64);
                 metrics::gauge!("gateway_devices_online").set(silence.online as f64);
-                if let Some(unserved) = Unserved::of(&self.devices) {
-                    metrics::gauge!("gateway_devices_not_on_chain").set(unserved.devices as f64);
+                if let Some(unserved) = self.devices.count_not_on_chain() {
+                    metrics::gauge!("gateway_devices_not_on_chain").set(unserved as f64);
                 }
                 response(StatusCode::OK, "text/plain; version=0.0.4", self.metrics.render())
             }

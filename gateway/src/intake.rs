@@ -170,8 +170,14 @@ impl Intake {
             Ok(genuine) => genuine,
             Err(refusal) => return self.refuse(None, refusal, message).await,
         };
+        let (device, is_dated) = (&genuine.reading.device, genuine.measurement.wall_ms.is_some());
+        if !is_dated && self.parts.directory.is_shared(device) {
+            let detail = format!("{device} is shared, and without a clock nobody knows whom it measured then");
+            let refusal = Refusal::new(Reason::Unassigned, detail);
+            return self.refuse(Some(device.clone()), refusal, message).await;
+        }
         let topic = Topic {
-            device: genuine.reading.device.clone(),
+            device: device.clone(),
             channel: channel_of(&genuine.reading),
         };
         self.keep(genuine, topic, message, received_ms).await

@@ -15,7 +15,7 @@
 //!
 //! [`gateway`] composes the rooms, [`config`] describes them, [`http`] shows them, [`telemetry`] carries logs and metrics,
 //! [`secret`] reads keys and passwords, [`login`] what a client of a broker logs in with, [`kept`] writes small files that must last, [`port`] listens,
-//! [`spelling`] says what a mistyped name was perhaps meant to be,
+//! [`spelling`] says what a mistyped name was perhaps meant to be, [`terminal`] what must not reach a terminal,
 //! [`command`] is the process,
 //! [`resync`] what hands it readings from a file.
 
@@ -54,6 +54,7 @@ pub mod login;
 pub mod port;
 pub mod secret;
 pub mod spelling;
+pub mod terminal;
 pub mod tls;
 
 pub mod telemetry;

@@ -19,6 +19,7 @@ use crate::{
         resend::{self, Asked, Question},
         resync::{LINE_BYTES_MAX, MEDIA_TYPE, PART_BYTES_MAX, PATH, Tally},
     },
+    terminal::steers,
     uplink::body,
 };
 
@@ -81,9 +82,11 @@ pub(crate) async fn ask(gateway: SocketAddr, device: DeviceId) -> Result<Asked, 
     let answer = request.send().await.map_err(unreachable)?;
     match answer.status() {
         StatusCode::OK => answer.json().await.map_err(unreachable),
-        StatusCode::NOT_FOUND => {
+        StatusCode::UNPROCESSABLE_ENTITY => {
             let said = body(answer, SENTENCE_BYTES_MAX).await.unwrap_or_default();
-            Err(Error::Unknown(String::from_utf8_lossy(&said).into_owned()))
+            Err(Error::Unknown(
+                String::from_utf8_lossy(&said).trim_end().replace(steers, " "),
+            ))
         }
         status => Err(Error::Refused(gateway, status)),
     }

@@ -27,6 +27,7 @@ use crate::{
     kept::sync_name,
     outbox::{NotOpened, Quarantined},
     secret,
+    terminal::steers,
 };
 
 /// What a private X25519 key begins with as PKCS#8 (RFC 8410), before its 32 bytes.
@@ -131,13 +132,13 @@ impl Quarantine {
 
 /// What an export wrote, and what it could not.
 #[derive(Debug, Default)]
-struct Exported {
+struct Carried {
     written: u64,
     not_kept: u64,
     not_opened: u64,
 }
 
-impl Exported {
+impl Carried {
     fn complaint(&self) -> Option<String> {
         let (not_kept, not_opened) = (self.not_kept, self.not_opened);
         (not_kept + not_opened > 0).then(|| {
@@ -150,7 +151,7 @@ impl Exported {
 }
 
 /// Writes the messages, a line each as `gateway resync` reads them, for nobody else to read; durable on return.
-fn export(opened: &Opened, (key, which): (&SubjectSecret, &Which), to: &Path) -> Result<Exported, Failure> {
+fn export(opened: &Opened, chosen: (&SubjectSecret, &Which), to: &Path) -> Result<Carried, Failure> {
     let failed = |error: io::Error| Failure::Said(format!("--to {}: {error}; name a new file", to.display()));
     let mut options = fs::OpenOptions::new();
     let file = options
@@ -159,25 +160,39 @@ fn export(opened: &Opened, (key, which): (&SubjectSecret, &Which), to: &Path) ->
         .mode(0o600)
         .open(to)
         .map_err(failed)?;
+    let carried = carry(opened, chosen, file, failed).and_then(|carried| {
+        sync_name(to).map_err(failed)?;
+        Ok(carried)
+    });
+    // Half of it would be readable, and stand in the way of the next try.
+    carried.inspect_err(|_| drop(fs::remove_file(to)))
+}
+
+fn carry(
+    opened: &Opened,
+    (key, which): (&SubjectSecret, &Which),
+    file: fs::File,
+    failed: impl Fn(io::Error) -> Failure,
+) -> Result<Carried, Failure> {
     let mut lines = io::BufWriter::new(file);
-    let mut exported = Exported::default();
+    let mut carried = Carried::default();
     opened.shelf.each_quarantined(|one| {
         if !which.includes(&one) {
             return Ok(());
         }
         match one.open(&opened.network, key) {
             Ok(message) => {
-                writeln!(lines, "{}", STANDARD.encode(&message)).map_err(failed)?;
-                exported.written += 1;
+                writeln!(lines, "{}", STANDARD.encode(&message)).map_err(&failed)?;
+                carried.written += 1;
             }
-            Err(NotOpened::NotKept) => exported.not_kept += 1,
-            Err(NotOpened::OtherKey | NotOpened::Damaged) => exported.not_opened += 1,
+            Err(NotOpened::NotKept) => carried.not_kept += 1,
+            Err(NotOpened::OtherKey | NotOpened::Damaged) => carried.not_opened += 1,
         }
         Ok::<_, Failure>(())
     })?;
     let file = lines.into_inner().map_err(|error| failed(error.into_error()))?;
-    file.sync_all().and_then(|()| sync_name(to)).map_err(failed)?;
-    Ok(exported)
+    file.sync_all().map_err(failed)?;
+    Ok(carried)
 }
 
 fn reason(text: &str) -> Result<Reason, String> {
@@ -231,7 +246,7 @@ fn fields(one: &Quarantined) -> String {
 
 /// A stranger may have written it, and a terminal would obey what is in it: only text is shown as text.
 fn shown(message: &[u8]) -> String {
-    let is_text = |text: &&str| !text.chars().any(|c| c.is_control() && !c.is_ascii_whitespace());
+    let is_text = |text: &&str| !text.chars().any(|c| steers(c) && !matches!(c, '\n' | '\t'));
     match std::str::from_utf8(message).ok().filter(is_text) {
         Some(text) => format!("message\t{text}\n"),
         None => format!("hex\t{}\n", hex::encode(message)),
@@ -274,6 +289,8 @@ mod tests {
         assert_eq!(shown(b"{\"reading\":\n\t{}}"), "message\t{\"reading\":\n\t{}}\n");
         assert_eq!(shown(b"\x1b[2J"), "hex\t1b5b324a\n");
         assert_eq!(shown("\u{9b}2J".as_bytes()), "hex\tc29b324a\n");
+        assert_eq!(shown(b"a\rb"), "hex\t610d62\n");
+        assert_eq!(shown("a\u{202e}b".as_bytes()), "hex\t61e280ae62\n");
         assert_eq!(shown(&[0xff, 0xfe]), "hex\tfffe\n");
     }
 

@@ -67,7 +67,7 @@ pub(super) async fn answer(
         return response(StatusCode::BAD_REQUEST, "text/plain", say);
     };
     if let Err(unknown) = devices.spelt(&device) {
-        return response(StatusCode::NOT_FOUND, "text/plain", unknown);
+        return response(StatusCode::UNPROCESSABLE_ENTITY, "text/plain", unknown + "\n");
     }
     match asker.ask(device).await {
         Some(asked) => {

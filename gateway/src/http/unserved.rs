@@ -16,7 +16,7 @@ const ADVICE: &str = "what these devices measure is acknowledged and kept, and s
 #[derive(Debug, PartialEq, Eq, Serialize)]
 pub(super) struct Unserved {
     /// How many there are.
-    pub(super) devices: usize,
+    devices: usize,
     /// The first of them, in the order of their names.
     named: Vec<DeviceId>,
     /// What to do; absent if there are none.

@@ -11,6 +11,7 @@ use super::{
     super::{damage::reading_back, quarantine::Kept},
     Shelf,
 };
+use crate::terminal::steers;
 
 /// Entries read at a time: each may be as large as a message.
 const PAGE_MAX: usize = 64;
@@ -60,7 +61,7 @@ impl Quarantined {
     /// What to change, in one line.
     #[must_use]
     pub fn detail(&self) -> String {
-        self.kept.detail.replace(char::is_control, " ")
+        self.kept.detail.replace(steers, " ")
     }
 
     /// When it came, in milliseconds since 1970.
