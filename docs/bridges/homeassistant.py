@@ -158,8 +158,9 @@ class Bridge:
             while sent.mid not in self.answers and time.monotonic() < deadline and self.connected.is_set():
                 time.sleep(0.01)
             code = self.answers.pop(sent.mid, None)
-            if code in TAKEN:
-                handed = self.config["to"].get("receipt") == "ack"
+            handed = self.config["to"].get("receipt") == "ack"
+            # Behind an outside broker 0x10 says that nobody listens, not even later: it is in no hands but ours.
+            if code in TAKEN and not (handed and code == 0x10):
                 self.journal.ask("UPDATE readings SET handed = 1 WHERE id = ?" if handed else "DELETE FROM readings WHERE id = ?", row)
             elif code in REFUSED:
                 self.journal.ask("UPDATE readings SET refused = 1 WHERE id = ?", row)
