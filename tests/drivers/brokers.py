@@ -632,10 +632,12 @@ class Brokers(Abuse):
                 home.say(topic, "unavailable")
                 home.say(topic, value)
                 served = eventually(f"{value} at the hospital", PATIENCE_S, lambda: self.served(name, value))
+            except AssertionError as late:
+                bridge.kill()
+                raise AssertionError(f"{late}; the bridge says {bridge.communicate()[1]}, the gateway {self.status()['quarantined']}") from late
             finally:
                 bridge.kill()
-                said = bridge.communicate()[1]
-            self.assertEqual(said, b"", "nothing is refused")
+            self.assertEqual(bridge.communicate()[1], b"", "nothing is refused")
             starts = {one["identifier"][0]["value"].split("/")[1].split("-")[0] for one in served}
         self.assertEqual(starts, {"1", "2"}, "each start has a number of its own")
         values = [one["valueQuantity"]["value"] for one in served]
