@@ -77,7 +77,8 @@ impl Finals for Below<'_> {
 impl Chain {
     /// Looks at all of the file as it is on the disk, past everything in memory: each block's digest and parent, each vote,
     /// each outcome, place and state digest by applying the blocks again, and the register. The first damage that is found;
-    /// `None` if everything holds. Blocks; readers and the writer wait only while the file is opened anew. After each block
+    /// `None` if everything holds. Blocks; readers wait only while the file is opened anew, the writer also while the
+    /// register is read, twice. After each block
     /// that was there when it began, `looked_at` is told its size, and may rest; what comes while it rests is looked at
     /// at once, so that it has an end however fast the chain grows.
     ///
