@@ -106,6 +106,14 @@ pub fn make_folder(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
+/// Opens a new file to write, for this user alone; one that is there stays as it is, and keeps its rights.
+///
+/// # Errors
+/// There is one of this name, or the disk.
+pub fn new_file(path: &Path) -> io::Result<File> {
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
+}
+
 /// Makes a file's name durable: a folder forgets names that were not synced, whatever was synced in the file.
 ///
 /// # Errors

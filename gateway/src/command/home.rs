@@ -3,7 +3,6 @@
 use std::{
     fs,
     io::Write as _,
-    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
 };
 
@@ -332,10 +331,7 @@ struct Image<'a> {
 
 impl<'a> Image<'a> {
     fn make(path: &'a Path) -> Result<Self, String> {
-        let mut options = fs::OpenOptions::new();
-        // Not over something else: a file that is there keeps its rights.
-        let made = options.write(true).create_new(true).mode(0o600).open(path);
-        let file = made.map_err(|e| {
+        let file = kept::new_file(path).map_err(|e| {
             format!(
                 "--svg {}: {e}; name a new file in a folder that is there",
                 path.display()

@@ -4,7 +4,6 @@
 use std::{
     fs,
     io::{self, Write as _},
-    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -24,7 +23,7 @@ use super::{
     spool::{Failure, Opened, with_shelf},
 };
 use crate::{
-    kept::sync_name,
+    kept::{new_file, sync_name},
     outbox::{NotOpened, Quarantined},
     secret,
     terminal::steers,
@@ -153,13 +152,7 @@ impl Carried {
 /// Writes the messages, a line each as `gateway resync` reads them, for nobody else to read; durable on return.
 fn export(opened: &Opened, chosen: (&SubjectSecret, &Which), to: &Path) -> Result<Carried, Failure> {
     let failed = |error: io::Error| Failure::Said(format!("--to {}: {error}; name a new file", to.display()));
-    let mut options = fs::OpenOptions::new();
-    let file = options
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(to)
-        .map_err(failed)?;
+    let file = new_file(to).map_err(failed)?;
     let carried = carry(opened, chosen, file, failed).and_then(|carried| {
         sync_name(to).map_err(failed)?;
         Ok(carried)

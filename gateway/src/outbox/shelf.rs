@@ -2,9 +2,9 @@
 //! bundles are sealed, and no key that opens them is here.
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{self, File},
     io::{self, Write as _},
-    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
 };
 
@@ -23,6 +23,7 @@ mod quarantined;
 
 pub use self::quarantined::{NotOpened, Quarantined};
 use super::{Error, Refused, SPOOL, Stored, Ticket, damage::reading_back, seal::Sealer, store::Store};
+use crate::kept::new_file;
 
 /// Memory for the store's pages while somebody looks at the spool, in bytes.
 const CACHE_BYTES: usize = 8 << 20;
@@ -200,7 +201,7 @@ fn name(ticket: &Ticket) -> PathBuf {
 }
 
 fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    let mut file = new_file(path)?;
     file.write_all(bytes)?;
     file.sync_all()
 }
