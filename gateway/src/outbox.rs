@@ -561,6 +561,16 @@ pub(crate) mod tests {
             verified(&self.sealer.network, transaction)
         }
 
+        /// A queued bundle that was new is final now.
+        pub(crate) fn done(&self, order: u64) -> Final {
+            Final {
+                order,
+                receipt: self.receipt(order),
+                verified_ms: now_ms(),
+                was_new: true,
+            }
+        }
+
         pub(crate) async fn spool(&self, device: &Device, seq: u64) -> Verdict {
             self.outbox.append(device.measurement(seq, 97)).await.expect("taken")
         }
@@ -828,14 +838,7 @@ pub(crate) mod tests {
         );
         assert_eq!(home.outbox.append(wave(waves)).await, Err(NotTaken::Full));
         for ticket in home.tickets() {
-            let receipt = home.receipt(ticket.order);
-            let done = Final {
-                order: ticket.order,
-                receipt,
-                verified_ms: now_ms(),
-                was_new: true,
-            };
-            home.outbox.forget(vec![done]).await;
+            home.outbox.forget(vec![home.done(ticket.order)]).await;
         }
         // What is forgotten is so with the next commit.
         let again = async {
@@ -874,12 +877,7 @@ pub(crate) mod tests {
     async fn on_a_full_disk_nothing_is_written_and_what_was_taken_is_there() {
         let mut home = Home::open();
         home.spool(&home.oximeter, 1).await;
-        let done = Final {
-            order: 0,
-            receipt: home.receipt(0),
-            verified_ms: now_ms(),
-            was_new: true,
-        };
+        let done = home.done(0);
         home.config.disk_reserve_bytes = u64::MAX;
         home.reopen().await;
         let file = home.folder.path().join(SPOOL);
@@ -1130,15 +1128,7 @@ pub(crate) mod tests {
         assert_eq!(home.outbox.append(refused.clone()).await, Err(NotTaken::Full));
         assert!(matches!(home.outbox.append(old).await, Ok(Verdict::Duplicate(_))));
         for ticket in home.tickets() {
-            let receipt = home.receipt(ticket.order);
-            home.outbox
-                .forget(vec![Final {
-                    order: ticket.order,
-                    receipt,
-                    verified_ms: now_ms(),
-                    was_new: true,
-                }])
-                .await;
+            home.outbox.forget(vec![home.done(ticket.order)]).await;
         }
         tokio::time::sleep(Duration::from_millis(300)).await;
         assert!(matches!(home.outbox.append(refused).await, Ok(Verdict::Spooled(_))));

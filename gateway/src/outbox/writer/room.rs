@@ -52,9 +52,7 @@ impl Writer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::outbox::{
-        Config, Final, Newest, QuarantineConfig, SPOOL, now_ms, request::Request, store::Store, tests::Home,
-    };
+    use crate::outbox::{Config, Newest, QuarantineConfig, SPOOL, request::Request, store::Store, tests::Home};
     use metrics_exporter_prometheus::PrometheusBuilder;
     use std::sync::mpsc;
     use tokio::sync::{oneshot, watch};
@@ -68,12 +66,7 @@ mod tests {
         };
         let home = Home::with(config.clone());
         home.spool(&home.oximeter, 1).await;
-        let done = Final {
-            order: 0,
-            receipt: home.receipt(0),
-            verified_ms: now_ms(),
-            was_new: true,
-        };
+        let done = home.done(0);
         home.outbox.stop().await;
         let store = Store::open(&home.folder.path().join(SPOOL), 1 << 20, &home.sealer).expect("opens");
         let parts = (config, QuarantineConfig::default(), home.folder.path());
