@@ -1,5 +1,6 @@
 //! The command line: run a node, rebuild a lost one, check its configuration, check a receipt offline.
 
+mod daemon;
 mod decide;
 mod live;
 
@@ -67,11 +68,22 @@ enum Command {
         #[arg(long)]
         config: PathBuf,
     },
-    /// Reads the configuration and the files it names, and tells everything that is wrong.
+    /// Reads the configuration and the files it names, and tells everything that is wrong; also what is wrong with the
+    /// settings of the vault's daemon, if there is one and it runs.
     CheckConfig {
         /// The configuration.
         #[arg(long)]
         config: PathBuf,
+    },
+    /// Puts throw-away payloads to the vault's daemon, step by step, and says whether it does what a vault needs; what it put
+    /// is gone again at the end. Exit code 1 if something failed, 64 if a setting is wrong.
+    Doctor {
+        /// The configuration.
+        #[arg(long)]
+        config: PathBuf,
+        /// Lets the daemon collect, too: it deletes everything in its repository that is not pinned, whoever put it there.
+        #[arg(long)]
+        gc: bool,
     },
     /// Compares the whole chain of the running node with every peer's, block by block (the paper's Algorithm 2), and names
     /// the majority. An audit; exit code 1 if this node is not with the majority.
@@ -146,13 +158,8 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Replace { config, keyring } => live::replace(&config, keyring.as_deref()),
         Command::Join { config } => live::join(&config),
         Command::Observe { config } => live::observe(&config),
-        Command::CheckConfig { config } => match prepare(&config) {
-            Ok(_) => {
-                say(format_args!("{}: nothing is wrong", config.display()));
-                ExitCode::SUCCESS
-            }
-            Err(code) => code,
-        },
+        Command::CheckConfig { config } => daemon::check_config(&config),
+        Command::Doctor { config, gc } => daemon::doctor(&config, gc),
         Command::Verify { config, full: _ } => audit_chain(&config),
         Command::Voice {
             config,

@@ -139,7 +139,7 @@ impl Config {
         faults.extend(config.recovery.faults());
         faults.extend(config.telemetry.faults());
         faults.extend(config.limits_that_let_nothing_through());
-        place(&mut config.http, &mut config.keyring, folder);
+        place(&mut config.http, &mut config.keyring, &mut config.vault, folder);
         faults.none_or(config)
     }
 
@@ -167,9 +167,10 @@ impl Config {
 }
 
 /// Paths are relative to the file that names them, wherever the process was started.
-fn place(http: &mut http::Config, keyring: &mut keyring::Config, folder: &Path) {
+fn place(http: &mut http::Config, keyring: &mut keyring::Config, vault: &mut vault::Config, folder: &Path) {
     let paths = [&mut http.certificate, &mut http.private_key, &mut http.ca];
-    for path in paths.into_iter().chain(keyring.passphrase_file.as_mut()) {
+    let secrets = [keyring.passphrase_file.as_mut(), vault.kubo.authorization_file.as_mut()];
+    for path in paths.into_iter().chain(secrets.into_iter().flatten()) {
         *path = folder.join(&*path);
     }
 }

@@ -32,6 +32,7 @@ use crate::{
     replace,
     space::{self, Space},
     telemetry::Telemetry,
+    vault,
 };
 
 /// How long the tasks may take to end after they were told to, beyond the time that requests have.
@@ -103,6 +104,7 @@ impl Node {
                 crate::keyring::Passphrase::read(passphrase_file),
             );
         }
+        daemon_secret(&config.vault, &mut faults);
         let (Some(genesis), Some(key), Some(identity)) = (genesis, key, identity) else {
             return Err(faults);
         };
@@ -374,6 +376,14 @@ pub(crate) fn identity(config: &http::Config, faults: &mut Faults) -> Option<Ide
     )?;
     faults.note("http", identity.server())?;
     Some(identity)
+}
+
+/// What the vault's daemon asks for, if there is one.
+pub(crate) fn daemon_secret(config: &vault::Config, faults: &mut Faults) {
+    if let Some(path) = &config.kubo.authorization_file {
+        keep_private("vault.kubo.authorization_file", path, faults);
+        faults.note("vault.kubo.authorization_file", config.kubo.authorization());
+    }
 }
 
 /// A missing file is noted by whoever reads it.

@@ -19,7 +19,7 @@ use crate::{
     http::{observer as door, tls::Identity, token::claimed_issuer},
     index::Index,
     keyring::{Keyring, Passphrase},
-    node::{Error, STOP_TIMEOUT, genesis, identity, keep_private, named, open, peers_client},
+    node::{Error, STOP_TIMEOUT, daemon_secret, genesis, identity, keep_private, named, open, peers_client},
     projection::Projection,
     proofs::Proofs,
     query::{self, Query},
@@ -54,6 +54,7 @@ impl Observer {
             format_args!("token {}", config.token.display()),
             token(&config.token, &config.organization),
         );
+        daemon_secret(&config.vault, &mut faults);
         if let Some(passphrase_file) = &config.keyring.passphrase_file {
             faults.note("keyring.passphrase_file", Passphrase::read(passphrase_file));
         }
@@ -143,12 +144,13 @@ impl Observer {
         let follower = Follower::new(&config.follow, member, &client, data_dir.clone(), rooms);
         let readable = query::Rooms {
             states: proofs.states(),
-            vault,
+            vault: vault.clone(),
             index: index.clone(),
             keyring,
         };
         let rooms = door::Rooms {
             proofs,
+            vault,
             index,
             query: Query::new(&config.query, config.organization.clone(), readable).serving_granted(),
             incidents,

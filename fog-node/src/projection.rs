@@ -306,8 +306,11 @@ impl<F: Followed> Projection<F> {
     /// The payload; none if no peer has it in time.
     async fn payload(&self, commitment: &Commitment, deadline: Instant) -> Result<Option<Bytes>, Failure> {
         // Not under the deadline: what is here is had even when the block's other payloads have used it up.
-        if let Some(payload) = self.vault.local(&commitment.cid).await? {
-            return Ok(Some(payload));
+        match self.vault.local(&commitment.cid).await {
+            Ok(Some(payload)) => return Ok(Some(payload)),
+            // A store that cannot be asked now keeps nobody from asking the peers.
+            Ok(None) | Err(vault::Error::Unavailable(_)) => {}
+            Err(error) => return Err(error.into()),
         }
         let mut pause = PAYLOAD_PAUSE;
         loop {

@@ -30,6 +30,8 @@ const PAUSE_MAX: Duration = Duration::from_secs(300);
 const ATTEMPTS_UNTIL_MISSING: u32 = 3;
 /// The progress is written at most this often; what is not written is looked at again after a restart.
 const NOTE_EVERY: Duration = Duration::from_secs(5);
+/// A failure that comes back after so long is said again.
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(60);
 /// Pause after chain or vault did not answer.
 const FAILURE_PAUSE: Duration = Duration::from_secs(1);
 
@@ -86,11 +88,22 @@ impl Retention {
 
     /// Runs until the chain is gone.
     pub async fn run(self) {
+        let (mut said, mut since) = (String::new(), Instant::now());
         loop {
-            match self.follow().await {
+            let followed = self.follow().await;
+            if since.elapsed() > FORGOTTEN_AFTER {
+                said.clear();
+            }
+            since = Instant::now();
+            match followed {
                 Ok(()) => return,
                 Err(failure) => {
-                    tracing::warn!(%failure, "retention waits; payloads of final bundles may be missing here");
+                    // A store that is away for an hour is said once.
+                    let words = failure.to_string();
+                    if words != said {
+                        tracing::warn!(%failure, "retention waits; payloads of final bundles may be missing here");
+                        said = words;
+                    }
                     tokio::time::sleep(FAILURE_PAUSE).await;
                 }
             }

@@ -5,7 +5,11 @@
 
 mod embedded;
 mod exchange;
+mod file;
+pub mod kubo;
 mod peer;
+mod store;
+mod trouble;
 mod wanted;
 
 use std::{fmt, path::Path, sync::Arc, time::Duration};
@@ -20,10 +24,11 @@ use tokio::{
 };
 use tokio_util::task::AbortOnDropHandle;
 
-use embedded::Embedded;
 pub use exchange::Config as ExchangeConfig;
 use exchange::Exchange;
 pub use peer::Peer;
+use store::Store;
+pub use trouble::Trouble;
 use wanted::{MESSAGES_MAX, Message, Seeker};
 
 use crate::space::Space;
@@ -35,6 +40,8 @@ pub enum Driver {
     /// In one file of this process (`vault.redb` in the data folder).
     #[default]
     Embedded,
+    /// In a Kubo daemon of this host, through its RPC.
+    Kubo,
 }
 
 /// How payloads are kept and exchanged.
@@ -48,8 +55,10 @@ pub struct Config {
     /// Bytes that stay free on the disk of the data folder. Below it nothing new is kept; below a half of it the node stops, and
     /// waits for room when it is started again.
     pub disk_reserve_bytes: u64,
-    /// Memory for pages of the store, in bytes.
+    /// Memory for pages of the embedded store, in bytes.
     pub cache_bytes_max: usize,
+    /// How the daemon is reached; for `driver = "kubo"` alone.
+    pub kubo: kubo::Config,
     /// How payloads travel between fog nodes.
     pub exchange: ExchangeConfig,
 }
@@ -61,6 +70,7 @@ impl Default for Config {
             bytes_max: 64 << 30,
             disk_reserve_bytes: 256 << 20,
             cache_bytes_max: 32 << 20,
+            kubo: kubo::Config::default(),
             exchange: ExchangeConfig::default(),
         }
     }
@@ -71,6 +81,7 @@ impl Config {
     #[must_use]
     pub fn faults(&self) -> Vec<String> {
         let mut faults = self.exchange.faults();
+        faults.extend(self.kubo.faults());
         if self.bytes_max < PAYLOAD_BYTES_MAX as u64 {
             faults.push(format!(
                 "vault.bytes_max must be at least {PAYLOAD_BYTES_MAX}: one payload"
@@ -95,9 +106,9 @@ pub enum Error {
         /// The budget.
         bytes_max: u64,
     },
-    /// The disk has no space, or less than its reserve; resumes by itself when it has.
-    #[error("the disk of this node is full, it keeps nothing new until there is room; hand it to another node")]
-    DiskFull,
+    /// The store cannot be asked now; it resumes by itself.
+    #[error(transparent)]
+    Unavailable(Trouble),
     /// Neither here nor at any peer that answered in time; it may be later.
     #[error("payload {0} is neither here nor at a peer that answered in time")]
     Absent(Cid),
@@ -113,7 +124,7 @@ impl Error {
     /// Whether the same call may succeed later without anybody changing the request.
     #[must_use]
     pub const fn may_pass_later(&self) -> bool {
-        matches!(self, Self::Full { .. } | Self::DiskFull | Self::Absent(_))
+        matches!(self, Self::Full { .. } | Self::Unavailable(_) | Self::Absent(_))
     }
 }
 
@@ -132,7 +143,7 @@ impl Held {
 /// The payload store of this node and its exchange with the peers. Clones share it; its tasks end with the last clone.
 #[derive(Clone)]
 pub struct Vault {
-    store: Embedded,
+    store: Store,
     exchange: Exchange,
     seeker: mpsc::Sender<Message>,
     space: Space,
@@ -153,15 +164,14 @@ impl Vault {
     ///
     /// # Errors
     /// [`Error::Storage`] if the file cannot be opened; a file that redb finds corrupt is set aside and payloads are
-    /// fetched from peers again.
+    /// fetched from peers again. A daemon that does not answer yet is none: it is waited for in the background.
     ///
     /// # Panics
     /// Outside of a tokio runtime.
     pub async fn open(config: &Config, data_dir: &Path, client: reqwest::Client) -> Result<Self, Error> {
         let runtime = Handle::current();
         let (seeker, messages) = mpsc::channel(MESSAGES_MAX);
-        let Driver::Embedded = config.driver;
-        let store = Embedded::open(config, data_dir, seeker.downgrade()).await?;
+        let store = Store::open(config, data_dir, seeker.downgrade()).await?;
         let exchange = Exchange::new(&config.exchange, client);
         runtime.spawn(Seeker::new(messages, store.clone(), exchange.clone()).run());
         Ok(Self {
@@ -187,13 +197,13 @@ impl Vault {
     /// Keeps a payload; on return it is on the disk. Many concurrent calls share one commit.
     ///
     /// # Errors
-    /// [`Error::TooLarge`], [`Error::Full`], [`Error::DiskFull`], or the store has failed.
+    /// [`Error::TooLarge`], [`Error::Full`], [`Error::Unavailable`], or the store has failed.
     pub async fn put(&self, payload: Bytes) -> Result<Held, Error> {
         if payload.len() > PAYLOAD_BYTES_MAX {
             return Err(Error::TooLarge { bytes: payload.len() });
         }
         if self.space.is_short() {
-            return Err(Error::DiskFull);
+            return Err(Error::Unavailable(Trouble::DiskFull));
         }
         let cid = canonical::cid_of(&payload);
         self.store.put(cid, payload).await?;
@@ -208,6 +218,26 @@ impl Vault {
         self.store.read(cid).await
     }
 
+    /// As [`Vault::local`], for who looks after what is kept: the store goes on keeping it, whatever somebody else let go of.
+    ///
+    /// # Errors
+    /// As [`Vault::local`].
+    pub async fn attend(&self, cid: &Cid) -> Result<Option<Bytes>, Error> {
+        self.store.attend(cid).await
+    }
+
+    /// Whether the store can be asked now; if not, payloads are still read from peers.
+    #[must_use]
+    pub fn answers(&self) -> bool {
+        self.store.answers()
+    }
+
+    /// Where payloads lie, as an incident names it.
+    #[must_use]
+    pub const fn place(&self) -> &'static str {
+        self.store.place()
+    }
+
     /// Waits until this node holds the payload: it does already, a push arrives, or a peer delivers it. Needs no tokio
     /// context of its own: the consensus engine calls it from its runtime.
     ///
@@ -220,13 +250,21 @@ impl Vault {
         self.want(cid, self.exchange.push_grace(), timeout).await
     }
 
-    /// The payload, from here or else from a peer (and then kept here).
+    /// The payload, from here or else from a peer (and then kept here, if it can be).
     ///
     /// # Errors
-    /// [`Error::Absent`], or the store has failed.
+    /// [`Error::Absent`], or the store has failed. A store that cannot be asked now is no reason: a peer may have it.
     pub async fn get(&self, cid: &Cid) -> Result<Bytes, Error> {
-        if let Some(payload) = self.local(cid).await? {
-            return Ok(payload);
+        let trouble = match self.local(cid).await {
+            Ok(Some(payload)) => return Ok(payload),
+            Ok(None) => None,
+            Err(error @ Error::Unavailable(_)) => Some(error),
+            Err(error) => return Err(error),
+        };
+        if let Some(trouble) = trouble {
+            let fetch = self.exchange.fetch(cid);
+            let fetched = tokio::time::timeout(self.exchange.get_timeout(), fetch).await;
+            return fetched.ok().flatten().ok_or(trouble);
         }
         self.want(cid, Duration::ZERO, self.exchange.get_timeout()).await?;
         self.local(cid).await?.ok_or(Error::Absent(*cid))
@@ -297,6 +335,8 @@ impl Vault {
     }
 }
 
+#[cfg(test)]
+mod suite;
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -375,60 +415,6 @@ mod tests {
         file.windows(payload.len())
             .position(|window| window == payload)
             .expect("payloads are stored as they are")
-    }
-
-    #[tokio::test(flavor = "multi_thread")]
-    async fn what_was_put_is_there_after_a_restart() {
-        let dir = tempfile::tempdir().expect("a folder");
-        let sent = payload(1, 3_000);
-        let held = vault(dir.path(), &[]).await.put(sent.clone()).await.expect("kept");
-        let vault = vault(dir.path(), &[]).await;
-        assert_eq!(vault.local(&held.cid()).await.expect("reads"), Some(sent));
-        assert_eq!(
-            vault.hold(&held.cid(), Duration::from_millis(1)).await.expect("held"),
-            held
-        );
-        assert_eq!(vault.local(&canonical::cid_of(b"other")).await.expect("reads"), None);
-    }
-
-    #[tokio::test(flavor = "multi_thread")]
-    async fn many_puts_at_once_are_all_kept() {
-        let dir = tempfile::tempdir().expect("a folder");
-        let vault = vault(dir.path(), &[]).await;
-        let puts = (0..200).map(|seed| vault.put(payload(seed, 1_000 + usize::from(seed))));
-        let held = futures::future::try_join_all(puts).await.expect("kept");
-        for (seed, held) in (0..200).zip(held) {
-            assert_eq!(
-                vault.get(&held.cid()).await.expect("kept"),
-                payload(seed, 1_000 + usize::from(seed))
-            );
-        }
-    }
-
-    #[tokio::test(flavor = "multi_thread")]
-    async fn a_flipped_byte_is_never_served_and_heals_from_a_peer() {
-        let dir = tempfile::tempdir().expect("a folder");
-        let sent = payload(7, 5_000);
-        let held = vault(dir.path(), &[]).await.put(sent.clone()).await.expect("kept");
-        let path = dir.path().join("vault.redb");
-        let mut file = closed(dir.path()).await;
-        let at = position_of(&file, &sent);
-        file[at + 2_500] ^= 1;
-        fs::write(&path, file).expect("writes");
-
-        let alone = vault(dir.path(), &[]).await;
-        assert_eq!(alone.local(&held.cid()).await.expect("reads"), None);
-        let absent = alone
-            .hold(&held.cid(), Duration::from_millis(100))
-            .await
-            .expect_err("damaged");
-        assert!(matches!(absent, Error::Absent(_)) && absent.may_pass_later());
-        drop(alone);
-
-        let peer = peer("200 OK", sent.clone(), Duration::ZERO).await;
-        let vault = vault(dir.path(), &[&peer]).await;
-        assert_eq!(vault.get(&held.cid()).await.expect("fetched"), sent);
-        assert_eq!(vault.local(&held.cid()).await.expect("reads"), Some(sent));
     }
 
     #[tokio::test(flavor = "multi_thread")]
@@ -526,29 +512,6 @@ mod tests {
         let vault = runtime.block_on(vault(dir.path(), &[]));
         let absent = futures::executor::block_on(vault.hold(&canonical::cid_of(b"never"), Duration::from_millis(50)));
         assert!(matches!(absent, Err(Error::Absent(_))));
-    }
-
-    #[tokio::test(flavor = "multi_thread")]
-    async fn the_budget_and_the_size_are_kept() {
-        let dir = tempfile::tempdir().expect("a folder");
-        let vault = open(
-            &Config {
-                bytes_max: 2_500,
-                ..Config::default()
-            },
-            dir.path(),
-        )
-        .await;
-        let held = vault.put(payload(1, 1_500)).await.expect("fits");
-        let full = vault.put(payload(2, 1_500)).await.expect_err("does not fit");
-        assert!(matches!(full, Error::Full { bytes_max: 2_500 }) && full.may_pass_later());
-        assert_eq!(vault.put(payload(1, 1_500)).await.expect("is there"), held);
-        vault.put(payload(2, 1_000)).await.expect("fits");
-        let large = vault
-            .put(payload(3, PAYLOAD_BYTES_MAX + 1))
-            .await
-            .expect_err("too large");
-        assert!(matches!(large, Error::TooLarge { .. }) && !large.may_pass_later());
     }
 
     #[tokio::test(flavor = "multi_thread")]

@@ -79,7 +79,7 @@ impl Observer {
         if config.query.in_flight_per_organization_max == 0 {
             faults.add("query.in_flight_per_organization_max must be at least 1");
         }
-        super::place(&mut config.http, &mut config.keyring, folder);
+        super::place(&mut config.http, &mut config.keyring, &mut config.vault, folder);
         faults.none_or(config)
     }
 }

@@ -209,7 +209,7 @@ impl From<vault::Error> for Fault {
             vault::Error::TooLarge { .. } => Self::too_large(error.to_string()),
             vault::Error::Storage(_) => stop(&error),
             // The room has said so once; a full disk refuses every bundle that comes.
-            vault::Error::DiskFull => Self::unavailable(error.to_string()),
+            vault::Error::Unavailable(vault::Trouble::DiskFull) => Self::unavailable(error.to_string()),
             _ => Self::of_ours(&error, Self::unavailable(ELSEWHERE)),
         }
     }

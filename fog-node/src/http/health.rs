@@ -82,6 +82,10 @@ async fn ready(context: Arc<Context>) -> Answered {
             freshness.head_age_ms > context.config.head_age_ms_max,
             "the last block is too old: cut off from the quorum, or it is lost",
         ),
+        (
+            !context.vault.answers(),
+            "the vault's daemon does not answer: no payload is kept here",
+        ),
         (freshness.lag_blocks.is_none(), "the index does not answer"),
         (
             freshness.lag_blocks > Some(context.config.projection_lag_blocks_max),

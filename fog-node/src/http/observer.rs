@@ -20,13 +20,15 @@ use super::{
     server,
     tls::{Identity, TlsError},
 };
-use crate::{index::Index, proofs::Proofs, query::Query, recovery::Incidents, telemetry::Telemetry};
+use crate::{index::Index, proofs::Proofs, query::Query, recovery::Incidents, telemetry::Telemetry, vault::Vault};
 
 /// The rooms behind the door of an observer.
 #[derive(Debug)]
 pub struct Rooms {
     /// What it has proven.
     pub proofs: Proofs,
+    /// Payloads, for `/readyz`.
+    pub vault: Vault,
     /// The projection, for `/readyz`.
     pub index: Index,
     /// What is asked.
@@ -195,6 +197,10 @@ async fn ready(context: Arc<Context>) -> Answered {
         (
             keys_behind > 0,
             "the bundles of keys granted lately are still being learned",
+        ),
+        (
+            !context.rooms.vault.answers(),
+            "the vault's daemon does not answer: no payload is kept here",
         ),
         (freshness.lag_blocks.is_none(), "the index does not answer"),
         (

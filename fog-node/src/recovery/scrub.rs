@@ -66,7 +66,7 @@ impl Recovery {
     async fn scrub_payloads(&self, height: Height, pace: &mut Pace, open: &mut Option<Open>) -> Result<(), Error> {
         let Rooms { chain, vault, .. } = &self.0.rooms;
         for commitment in chain.commitments(height).await?.unwrap_or_default() {
-            if let Some(payload) = vault.local(&commitment.cid).await? {
+            if let Some(payload) = vault.attend(&commitment.cid).await? {
                 sleep(pace.rest(payload.len(), Instant::now())).await;
                 continue;
             }
@@ -77,7 +77,7 @@ impl Recovery {
                     commitment.cid
                 );
                 let incidents = &self.0.incidents;
-                *open = Some(incidents.found(Kind::PayloadDamaged, FoundBy::Scrub, "vault.redb".to_owned(), what));
+                *open = Some(incidents.found(Kind::PayloadDamaged, FoundBy::Scrub, vault.place().to_owned(), what));
             }
             vault.get(&commitment.cid).await?;
         }

@@ -1,44 +1,37 @@
 //! The embedded payload store: one redb file, one writer thread that commits many payloads at once, a hash on every read.
 //!
-//! Commits save redb's allocator state (quick repair): after a crash a large vault opens at once, and one rotten payload
-//! does not keep the file from opening. Damage to the pages that lead to payloads makes redb report corruption or panic,
+//! Damage to the pages that lead to payloads makes redb report corruption or panic,
 //! so its panics are caught here: a read finds nothing then, and a write sets the file aside as evidence and begins a new
 //! one; what the old one held is fetched from peers again when it is needed.
 
-mod trouble;
-
 use std::{
-    fs,
-    os::unix::fs::OpenOptionsExt as _,
-    path::{Path, PathBuf},
-    sync::{Arc, PoisonError, RwLock},
+    path::Path,
+    sync::Arc,
     thread,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
 use cid::Cid;
-use record::canonical;
-use redb::{Database, ReadableDatabase as _, ReadableTable as _, TableDefinition};
+use redb::{ReadableDatabase as _, ReadableTable as _, TableDefinition};
 use tokio::{
     runtime::Handle,
     sync::{mpsc, oneshot},
 };
 
-use super::{Config, Error, wanted::Message};
+use super::{
+    Config, Error, Trouble,
+    file::{BYTES, File, TOTALS},
+    store::{damaged, digest, is_payload_of},
+    trouble::{guarded, is_full},
+    wanted::Message,
+};
 use crate::containment::is_corrupt;
-use trouble::{guarded, is_full};
 
 /// The file in the data folder.
-const FILE: &str = "vault.redb";
+pub(super) const FILE: &str = "vault.redb";
 /// Payload by SHA-256 of its bytes: the digest inside every CID of it, whatever the codec.
 const PAYLOADS: TableDefinition<'_, &[u8; 32], &[u8]> = TableDefinition::new("payloads");
-/// Sums over [`PAYLOADS`], changed in the same commit.
-const TOTALS: TableDefinition<'_, &str, u64> = TableDefinition::new("totals");
-/// The row of [`TOTALS`] that holds the bytes of all payloads.
-const BYTES: &str = "payload_bytes";
-/// The row of [`TOTALS`] that holds the height up to which every payload of the chain is held; it goes with the file.
-const RETAINED: &str = "retained_height";
 /// Puts waiting for the writer, at most; callers wait.
 const PUTS_MAX: usize = 256;
 /// Payloads in one commit, at most.
@@ -59,7 +52,7 @@ struct Put {
 #[derive(Clone)]
 pub(super) struct Embedded {
     puts: mpsc::Sender<Put>,
-    file: Arc<File>,
+    shelf: Arc<Shelf>,
     runtime: Handle,
 }
 
@@ -71,25 +64,28 @@ impl Embedded {
         arrivals: mpsc::WeakSender<Message>,
     ) -> Result<Self, Error> {
         let runtime = Handle::current();
-        let file = File {
-            path: data_dir.join(FILE),
-            cache_bytes_max: config.cache_bytes_max,
-            bytes_max: config.bytes_max,
-            database: RwLock::new(None),
+        let (path, cache_bytes_max) = (data_dir.join(FILE), config.cache_bytes_max);
+        let open = move || {
+            File::open(path, cache_bytes_max, |transaction| {
+                transaction.open_table(PAYLOADS).map(drop).map_err(Into::into)
+            })
         };
-        let opened = runtime.spawn_blocking(move || file.reopen(false).map(|()| file)).await;
-        let file = Arc::new(opened.map_err(|_| Error::Stopped)?.map_err(storage)?);
+        let file = runtime.spawn_blocking(open).await.map_err(|_| Error::Stopped)?;
+        let shelf = Arc::new(Shelf {
+            file: file.map_err(storage)?,
+            bytes_max: config.bytes_max,
+        });
         let (puts, queue) = mpsc::channel(PUTS_MAX);
         let writer = Writer {
             queue,
-            file: file.clone(),
+            shelf: shelf.clone(),
             arrivals,
         };
         thread::Builder::new()
             .name("vault-writer".to_owned())
             .spawn(move || writer.run())
             .map_err(|e| storage(redb::Error::Io(e)))?;
-        Ok(Self { puts, file, runtime })
+        Ok(Self { puts, shelf, runtime })
     }
 
     /// Keeps a payload whose identifier the caller has computed or checked.
@@ -121,12 +117,12 @@ impl Embedded {
         &self,
         work: impl FnOnce(&File) -> Result<T, redb::Error> + Send + 'static,
     ) -> Result<T, Error> {
-        let file = self.file.clone();
-        let done = self.runtime.spawn_blocking(move || guarded(|| work(&file)));
+        let shelf = self.shelf.clone();
+        let done = self.runtime.spawn_blocking(move || guarded(|| work(&shelf.file)));
         done.await.map_err(|_| Error::Stopped)?.map_err(|error| {
             // The writer meets the same, and heals the file or ends the process.
             if is_full(&error) || is_corrupt(&error) {
-                Error::DiskFull
+                Error::Unavailable(Trouble::DiskFull)
             } else {
                 storage(error)
             }
@@ -135,25 +131,21 @@ impl Embedded {
 
     /// The payload, if it is here and intact.
     pub(super) async fn read(&self, cid: &Cid) -> Result<Option<Bytes>, Error> {
-        let (file, cid) = (self.file.clone(), *cid);
+        let (shelf, cid) = (self.shelf.clone(), *cid);
         self.runtime
-            .spawn_blocking(move || file.read(&cid))
+            .spawn_blocking(move || shelf.read(&cid))
             .await
             .map_err(|_| Error::Stopped)?
     }
 }
 
-/// The redb file.
-struct File {
-    path: PathBuf,
-    cache_bytes_max: usize,
+/// The payloads in the file.
+struct Shelf {
+    file: File,
     bytes_max: u64,
-    /// Readers share it; the writer takes it exclusively only to open the file anew after the disk was full or the file
-    /// was found corrupt. `None` while that has not succeeded.
-    database: RwLock<Option<Database>>,
 }
 
-impl File {
+impl Shelf {
     fn read(&self, cid: &Cid) -> Result<Option<Bytes>, Error> {
         match guarded(|| self.fetch(cid)) {
             Ok(Some(payload)) if is_payload_of(cid, &payload) => Ok(Some(payload)),
@@ -165,53 +157,30 @@ impl File {
             Err(error) if is_corrupt(&error) => {
                 damaged(cid, &error.to_string());
                 // What redb has in memory may be half changed after a panic.
-                self.reopen(false).map_err(storage)?;
+                self.file.reopen(false).map_err(storage)?;
                 Ok(None)
             }
             // Closed, or useless until the writer opens it anew.
-            Err(error) if is_full(&error) => Err(Error::DiskFull),
+            Err(error) if is_full(&error) => Err(Error::Unavailable(Trouble::DiskFull)),
             Err(error) => Err(storage(error)),
         }
     }
 
     fn fetch(&self, cid: &Cid) -> Result<Option<Bytes>, redb::Error> {
-        let database = self.database.read().unwrap_or_else(PoisonError::into_inner);
-        let payloads = database
-            .as_ref()
-            .ok_or(redb::Error::PreviousIo)?
-            .begin_read()?
-            .open_table(PAYLOADS)?;
-        Ok(payloads
-            .get(&digest(cid))?
-            .map(|payload| Bytes::copy_from_slice(payload.value())))
-    }
-
-    fn retained(&self) -> Result<u64, redb::Error> {
-        let database = self.database.read().unwrap_or_else(PoisonError::into_inner);
-        let database = database.as_ref().ok_or(redb::Error::PreviousIo)?;
-        let totals = database.begin_read()?.open_table(TOTALS)?;
-        Ok(totals.get(RETAINED)?.map_or(0, |height| height.value()))
-    }
-
-    fn note_retained(&self, height: u64) -> Result<(), redb::Error> {
-        let database = self.database.read().unwrap_or_else(PoisonError::into_inner);
-        let mut transaction = database.as_ref().ok_or(redb::Error::PreviousIo)?.begin_write()?;
-        transaction.set_quick_repair(true);
-        transaction.open_table(TOTALS)?.insert(RETAINED, height)?;
-        Ok(transaction.commit()?)
+        self.file.with(|database| {
+            let payloads = database.begin_read()?.open_table(PAYLOADS)?;
+            let payload = payloads.get(&digest(cid))?;
+            Ok(payload.map(|payload| Bytes::copy_from_slice(payload.value())))
+        })
     }
 
     /// Writes a batch in one durable commit; the answers are in the order of the batch.
     fn write(&self, batch: &[Put]) -> Result<Vec<Result<(), Error>>, redb::Error> {
-        let database = self.database.read().unwrap_or_else(PoisonError::into_inner);
-        let mut transaction = database.as_ref().ok_or(redb::Error::PreviousIo)?.begin_write()?;
-        transaction.set_quick_repair(true);
-        let mut answers = Vec::with_capacity(batch.len());
-        let mut bytes;
-        {
+        let (answers, bytes) = self.file.write(|transaction| {
+            let mut answers = Vec::with_capacity(batch.len());
             let mut payloads = transaction.open_table(PAYLOADS)?;
             let mut totals = transaction.open_table(TOTALS)?;
-            bytes = totals.get(BYTES)?.map_or(0, |total| total.value());
+            let mut bytes = totals.get(BYTES)?.map_or(0, |total| total.value());
             for put in batch {
                 let key = digest(&put.cid);
                 let replaced = match payloads.get(&key)? {
@@ -234,73 +203,17 @@ impl File {
                 answers.push(Ok(()));
             }
             totals.insert(BYTES, bytes)?;
-        }
-        transaction.commit()?;
+            Ok((answers, bytes))
+        })?;
         metrics::gauge!("fog_vault_payload_bytes").set(bytes as f64);
         Ok(answers)
-    }
-
-    /// Closes the file if it is open and opens it anew, or sets it aside and begins a new one; so it does as well if it
-    /// finds the file corrupt.
-    fn reopen(&self, begin_new: bool) -> Result<(), redb::Error> {
-        let mut database = self.database.write().unwrap_or_else(PoisonError::into_inner);
-        // Closing after a panic may panic once more.
-        let closed = guarded(|| {
-            *database = None;
-            Ok(())
-        });
-        if begin_new || closed.is_err() {
-            self.set_aside()?;
-        }
-        let opened = match guarded(|| self.create()) {
-            Err(error) if is_corrupt(&error) => {
-                self.set_aside()?;
-                self.create()?
-            }
-            opened => opened?,
-        };
-        *database = Some(opened);
-        Ok(())
-    }
-
-    fn create(&self) -> Result<Database, redb::Error> {
-        // Made here rather than by redb, so that nobody else may read it.
-        fs::OpenOptions::new()
-            .create(true)
-            .append(true)
-            .mode(0o600)
-            .open(&self.path)?;
-        let database = Database::builder()
-            .set_cache_size(self.cache_bytes_max)
-            .create(&self.path)?;
-        // A full disk takes no tables, but what is on it can be read.
-        if database.begin_read()?.open_table(PAYLOADS).is_ok() {
-            return Ok(database);
-        }
-        let mut transaction = database.begin_write()?;
-        transaction.set_quick_repair(true);
-        transaction.open_table(PAYLOADS)?;
-        transaction.open_table(TOTALS)?;
-        transaction.commit()?;
-        Ok(database)
-    }
-
-    fn set_aside(&self) -> Result<(), redb::Error> {
-        let now_ms = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .map_or(0, |since| since.as_millis());
-        let aside = self.path.with_extension(format!("redb.corrupt-{now_ms}"));
-        fs::rename(&self.path, &aside)?;
-        metrics::counter!("fog_vault_files_set_aside_total").increment(1);
-        tracing::error!(aside = %aside.display(), "the vault's file is corrupt and was set aside; payloads come from peers");
-        Ok(())
     }
 }
 
 /// The thread that owns all writing.
 struct Writer {
     queue: mpsc::Receiver<Put>,
-    file: Arc<File>,
+    shelf: Arc<Shelf>,
     arrivals: mpsc::WeakSender<Message>,
 }
 
@@ -341,9 +254,9 @@ impl Writer {
             Err(error) if is_full(&error) => {
                 tracing::warn!(%error, "the vault could not write; it goes on when there is space");
                 for put in batch {
-                    let _ = put.reply.send(Err(Error::DiskFull));
+                    let _ = put.reply.send(Err(Error::Unavailable(Trouble::DiskFull)));
                 }
-                if let Err(error) = self.file.reopen(false) {
+                if let Err(error) = self.shelf.file.reopen(false) {
                     tracing::warn!(%error, "the vault's file does not open yet");
                 }
                 thread::sleep(FULL_PAUSE);
@@ -355,36 +268,17 @@ impl Writer {
 
     /// Writes a batch, in a new file if the old one is corrupt.
     fn write(&self, batch: &[Put]) -> Result<Vec<Result<(), Error>>, redb::Error> {
-        match guarded(|| self.file.write(batch)) {
+        match guarded(|| self.shelf.write(batch)) {
             Err(error) if is_corrupt(&error) => {
                 tracing::error!(%error, "the vault cannot write to its file");
-                self.file.reopen(true)?;
-                self.file.write(batch)
+                self.shelf.file.reopen(true)?;
+                self.shelf.write(batch)
             }
             written => written,
         }
     }
 }
 
-/// The SHA-256 inside a CID. CIDs with other hashes never get past `canonical::parse_cid`; were one to come, nothing
-/// would be found under its shortened bytes, and nothing kept, because both are compared with the payload's own CID.
-fn digest(cid: &Cid) -> [u8; 32] {
-    let mut key = [0; 32];
-    let bytes = cid.hash().digest();
-    let length = bytes.len().min(32);
-    key[..length].copy_from_slice(&bytes[..length]);
-    key
-}
-
-fn is_payload_of(cid: &Cid, payload: &[u8]) -> bool {
-    canonical::cid_of(payload).hash() == cid.hash()
-}
-
-fn damaged(cid: &Cid, how: &str) {
-    metrics::counter!("fog_vault_payloads_damaged_total").increment(1);
-    tracing::warn!(%cid, how, "a payload on this node's disk is damaged; it counts as absent until it is fetched again");
-}
-
-fn storage(error: redb::Error) -> Error {
+pub(super) fn storage(error: redb::Error) -> Error {
     Error::Storage(Arc::new(error))
 }

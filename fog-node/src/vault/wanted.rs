@@ -12,7 +12,7 @@ use tokio::{
     task::{AbortHandle, JoinSet},
 };
 
-use super::{embedded::Embedded, exchange::Exchange};
+use super::{exchange::Exchange, store::Store};
 
 /// Messages waiting for the seeker, at most; senders wait.
 pub(super) const MESSAGES_MAX: usize = 1_024;
@@ -53,12 +53,12 @@ pub(super) struct Seeker {
     wanted: HashMap<Cid, Wanted>,
     rounds: JoinSet<(Cid, bool)>,
     fetches: Arc<Semaphore>,
-    store: Embedded,
+    store: Store,
     exchange: Exchange,
 }
 
 impl Seeker {
-    pub(super) fn new(messages: mpsc::Receiver<Message>, store: Embedded, exchange: Exchange) -> Self {
+    pub(super) fn new(messages: mpsc::Receiver<Message>, store: Store, exchange: Exchange) -> Self {
         let fetches = Arc::new(Semaphore::new(FETCHES_MAX));
         Self {
             messages,
@@ -145,10 +145,16 @@ impl Seeker {
 }
 
 /// After a pause, looks here once more (a push may have come before the want was noted), then asks the peers.
-async fn round(cid: Cid, pause: Duration, fetches: Arc<Semaphore>, store: Embedded, exchange: Exchange) -> (Cid, bool) {
+async fn round(cid: Cid, pause: Duration, fetches: Arc<Semaphore>, store: Store, exchange: Exchange) -> (Cid, bool) {
     tokio::time::sleep(pause).await;
-    if matches!(store.read(&cid).await, Ok(Some(_))) {
-        return (cid, true);
+    match store.read(&cid).await {
+        Ok(Some(_)) => return (cid, true),
+        Ok(None) => {}
+        // What comes could not be kept.
+        Err(error) => {
+            tracing::debug!(%cid, %error, "a payload is not sought now");
+            return (cid, false);
+        }
     }
     let _permit = fetches.acquire().await.expect("the semaphore is never closed");
     let Some(payload) = exchange.fetch(&cid).await else {

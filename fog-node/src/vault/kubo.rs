@@ -1,0 +1,227 @@
+//! The payload store in a Kubo daemon of this host: blocks and pins are the daemon's, the budget is in a book of ours.
+//!
+//! The daemon is a part of this node, and yet not believed: a payload counts as kept when it was read back from the daemon's
+//! own disk and hashed again, and what is read is hashed each time. A daemon that is not there is no failure of the node:
+//! every call fails at once and may pass later, one task asks until it is back, and the node's readiness says so.
+
+mod api;
+mod book;
+mod doctor;
+mod rpc;
+mod settings;
+#[cfg(test)]
+pub(in crate::vault) mod stand_in;
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use cid::Cid;
+use tokio::sync::{mpsc, watch};
+use tokio_util::task::AbortOnDropHandle;
+
+use super::{
+    Error, Trouble,
+    store::{damaged, is_payload_of},
+    wanted::Message,
+};
+pub use api::{Api, Config};
+use book::Book;
+pub use doctor::{Finding, examine};
+pub use rpc::Failure;
+use rpc::Rpc;
+pub use settings::look_at as look_at_settings;
+
+/// The store's handle; clones share it, and the task that looks after the daemon ends with the last of them.
+#[derive(Clone)]
+pub(super) struct Kubo {
+    rpc: Rpc,
+    book: Book,
+    here: watch::Receiver<bool>,
+    arrivals: mpsc::WeakSender<Message>,
+    _probe: Arc<AbortOnDropHandle<()>>,
+}
+
+impl Kubo {
+    /// Opens the book and looks for the daemon once; one that is not there yet is waited for in the background.
+    pub(super) async fn open(
+        config: &super::Config,
+        data_dir: &Path,
+        arrivals: mpsc::WeakSender<Message>,
+    ) -> Result<Self, Error> {
+        let book = Book::open(data_dir.join(book::FILE), config.bytes_max).await?;
+        let rpc = Rpc::new(&config.kubo).map_err(|why| daemon(Failure::Said(why)))?;
+        let (tell, here) = watch::channel(false);
+        let mut probe = Probe {
+            rpc: rpc.clone(),
+            book: book.clone(),
+            every: Duration::from_millis(config.kubo.probe_every_ms),
+            api: config.kubo.api.clone(),
+            tell,
+            was_told: false,
+        };
+        probe.once().await;
+        Ok(Self {
+            rpc,
+            book,
+            here,
+            arrivals,
+            _probe: Arc::new(AbortOnDropHandle::new(tokio::spawn(probe.run()))),
+        })
+    }
+
+    /// Whether the daemon was there when it was asked last.
+    pub(super) fn answers(&self) -> bool {
+        *self.here.borrow()
+    }
+
+    fn expect_here(&self) -> Result<(), Error> {
+        if self.answers() {
+            Ok(())
+        } else {
+            Err(daemon(Failure::Unreachable(None)))
+        }
+    }
+
+    /// Keeps a payload: entered in the book, put and pinned in one call, read back and hashed.
+    pub(super) async fn put(&self, cid: Cid, payload: Bytes) -> Result<(), Error> {
+        self.expect_here()?;
+        self.book.enter(&cid, payload.len()).await?;
+        if !self.keep(&cid, &payload).await? {
+            // Kubo does not write over a block that it believes to have: a rotten one has to go first.
+            damaged(&cid, "the daemon gives other bytes than it was given");
+            self.rpc.unpin(&cid).await.map_err(daemon)?;
+            self.rpc.remove(&cid).await.map_err(daemon)?;
+            if !self.keep(&cid, &payload).await? {
+                return Err(daemon(Failure::Damaged));
+            }
+        }
+        metrics::counter!("fog_vault_payloads_committed_total").increment(1);
+        if let Some(arrivals) = self.arrivals.upgrade() {
+            // The vault is gone: nobody waits.
+            let _told = arrivals.send(Message::Arrived(vec![cid])).await;
+        }
+        Ok(())
+    }
+
+    /// Puts, and says whether the same bytes come back from the daemon's disk.
+    async fn keep(&self, cid: &Cid, payload: &[u8]) -> Result<bool, Error> {
+        let stored = self.rpc.put(payload).await.map_err(daemon)?;
+        if stored != *cid {
+            // It was stored in another form: that is not what the chain names, and nobody asks for it.
+            self.rpc.unpin(&stored).await.map_err(daemon)?;
+            return Err(daemon(Failure::Nonsense("it keeps other bytes than it was given")));
+        }
+        match self.rpc.get(cid).await {
+            Ok(Some(bytes)) => Ok(is_payload_of(cid, &bytes)),
+            Ok(None) | Err(Failure::Damaged) => Ok(false),
+            Err(failure) => Err(daemon(failure)),
+        }
+    }
+
+    /// The payload, if the daemon has it intact. One that the book does not name was never kept: the daemon is not asked.
+    pub(super) async fn read(&self, cid: &Cid) -> Result<Option<Bytes>, Error> {
+        if !self.book.names(cid).await? {
+            return Ok(None);
+        }
+        self.expect_here()?;
+        match self.rpc.get(cid).await {
+            Ok(Some(payload)) if is_payload_of(cid, &payload) => Ok(Some(payload)),
+            Ok(Some(_)) => {
+                damaged(cid, "its bytes do not match its identifier");
+                Ok(None)
+            }
+            Err(Failure::Damaged) => {
+                damaged(cid, "the daemon says so");
+                Ok(None)
+            }
+            Ok(None) => Ok(None),
+            Err(failure) => Err(daemon(failure)),
+        }
+    }
+
+    /// As [`Kubo::read`]; a payload that somebody has unpinned is pinned again.
+    pub(super) async fn attend(&self, cid: &Cid) -> Result<Option<Bytes>, Error> {
+        let payload = self.read(cid).await?;
+        if payload.is_some() && !self.rpc.is_pinned(cid).await.map_err(daemon)? {
+            metrics::counter!("fog_vault_pins_restored_total").increment(1);
+            tracing::warn!(%cid, "somebody let go of a payload at the vault's daemon; it is pinned again");
+            self.rpc.pin(cid).await.map_err(daemon)?;
+        }
+        Ok(payload)
+    }
+
+    /// Whether the daemon can be asked; it reads its disk each time.
+    pub(super) async fn refresh(&self) -> Result<(), Error> {
+        self.expect_here()?;
+        self.rpc.id().await.map(drop).map_err(daemon)
+    }
+
+    pub(super) async fn retained(&self) -> Result<u64, Error> {
+        self.book.retained().await
+    }
+
+    pub(super) async fn note_retained(&self, height: u64) -> Result<(), Error> {
+        self.book.note_retained(height).await
+    }
+}
+
+fn daemon(failure: Failure) -> Error {
+    match failure {
+        Failure::DiskFull => Error::Unavailable(Trouble::DiskFull),
+        failure => Error::Unavailable(Trouble::Daemon(Arc::new(failure))),
+    }
+}
+
+/// The task that looks after the daemon.
+struct Probe {
+    rpc: Rpc,
+    book: Book,
+    every: Duration,
+    api: Api,
+    tell: watch::Sender<bool>,
+    /// Whether it was said that the daemon is away: once for each time.
+    was_told: bool,
+}
+
+impl Probe {
+    async fn run(mut self) {
+        loop {
+            tokio::time::sleep(self.every).await;
+            self.once().await;
+        }
+    }
+
+    async fn once(&mut self) {
+        let is_here = match self.look().await {
+            Ok(daemon) => {
+                if !*self.tell.borrow() {
+                    tracing::info!(api = %self.api, agent = %daemon.agent, "the vault's daemon answers");
+                    self.was_told = false;
+                }
+                true
+            }
+            Err(error) => {
+                if !self.was_told {
+                    let cause = std::error::Error::source(&error).map(ToString::to_string);
+                    tracing::error!(api = %self.api, %error, cause, "the vault's daemon is away: no payload is kept here until it is back");
+                    self.was_told = true;
+                }
+                false
+            }
+        };
+        metrics::gauge!("fog_vault_daemon_answers").set(if is_here { 1.0 } else { 0.0 });
+        self.tell
+            .send_if_modified(|here| std::mem::replace(here, is_here) != is_here);
+    }
+
+    async fn look(&self) -> Result<rpc::Daemon, Error> {
+        let daemon_here = self.rpc.id().await.map_err(daemon)?;
+        if self.book.belong_to(&daemon_here.peer).await? {
+            tracing::warn!("another daemon answers than before; the payloads of the chain are looked for again");
+        }
+        Ok(daemon_here)
+    }
+}
+
+#[cfg(test)]
+mod tests;

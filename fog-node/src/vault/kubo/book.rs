@@ -1,0 +1,219 @@
+//! What this node keeps at the daemon, in a small file beside it: Kubo has no place for a budget, nor for how far the chain was
+//! looked through.
+//!
+//! A payload is entered before the daemon gets it, in a durable commit that many share: after a crash the book may name a
+//! payload that never came, which a read finds out, and never misses one that is pinned. The book belongs to one daemon;
+//! what was noted of another repository counts for nothing.
+
+use std::{path::PathBuf, sync::Arc, thread};
+
+use cid::Cid;
+use redb::{ReadableDatabase as _, ReadableTable as _, TableDefinition, WriteTransaction};
+use tokio::{
+    runtime::Handle,
+    sync::{mpsc, oneshot},
+};
+
+use crate::{
+    containment::is_corrupt,
+    vault::{
+        Error, Trouble,
+        embedded::storage,
+        file::{BYTES, File, TOTALS},
+        store::digest,
+        trouble::{guarded, is_full},
+    },
+};
+
+/// The file in the data folder.
+pub(super) const FILE: &str = "vault-kubo.redb";
+/// Bytes of a payload by SHA-256 of it.
+const ENTRIES: TableDefinition<'_, &[u8; 32], u64> = TableDefinition::new("entries");
+/// Whose book it is: one row, the daemon's peer id.
+const OWNER: TableDefinition<'_, &str, &str> = TableDefinition::new("owner");
+/// The row of [`OWNER`].
+const PEER: &str = "peer";
+/// Memory for pages of the book, in bytes.
+const CACHE_BYTES_MAX: usize = 4 << 20;
+/// Entries waiting for the writer, at most; callers wait.
+const ENTRIES_MAX: usize = 256;
+
+/// A payload that is about to be kept.
+struct Entry {
+    key: [u8; 32],
+    bytes: u64,
+    reply: oneshot::Sender<Result<(), Error>>,
+}
+
+/// The book; clones share it, and the writer ends with the last of them.
+#[derive(Clone)]
+pub(super) struct Book {
+    entries: mpsc::Sender<Entry>,
+    file: Arc<File>,
+    runtime: Handle,
+}
+
+impl Book {
+    pub(super) async fn open(path: PathBuf, bytes_max: u64) -> Result<Self, Error> {
+        let runtime = Handle::current();
+        let open = move || File::open(path, CACHE_BYTES_MAX, make);
+        let file = runtime.spawn_blocking(open).await.map_err(|_| Error::Stopped)?;
+        let file = Arc::new(file.map_err(storage)?);
+        let (entries, queue) = mpsc::channel(ENTRIES_MAX);
+        let writer = Writer {
+            queue,
+            file: file.clone(),
+            bytes_max,
+        };
+        thread::Builder::new()
+            .name("vault-book".to_owned())
+            .spawn(move || writer.run())
+            .map_err(|e| storage(redb::Error::Io(e)))?;
+        Ok(Self { entries, file, runtime })
+    }
+
+    /// Enters a payload, durably, if it is within the budget.
+    pub(super) async fn enter(&self, cid: &Cid, bytes: usize) -> Result<(), Error> {
+        let (reply, done) = oneshot::channel();
+        let entry = Entry {
+            key: digest(cid),
+            bytes: bytes as u64,
+            reply,
+        };
+        self.entries.send(entry).await.map_err(|_| Error::Stopped)?;
+        done.await.map_err(|_| Error::Stopped)?
+    }
+
+    /// Whether a payload was entered.
+    pub(super) async fn names(&self, cid: &Cid) -> Result<bool, Error> {
+        let key = digest(cid);
+        self.blocking(move |file| {
+            file.with(|database| Ok(database.begin_read()?.open_table(ENTRIES)?.get(&key)?.is_some()))
+        })
+        .await
+    }
+
+    /// The height up to which every payload that the chain names was held.
+    pub(super) async fn retained(&self) -> Result<u64, Error> {
+        self.blocking(File::retained).await
+    }
+
+    /// Notes that every payload up to a height is held.
+    pub(super) async fn note_retained(&self, height: u64) -> Result<(), Error> {
+        self.blocking(move |file| file.note_retained(height)).await
+    }
+
+    /// Says which daemon it is about; begins anew, and says so, if that is another one than before.
+    pub(super) async fn belong_to(&self, peer: &str) -> Result<bool, Error> {
+        let peer = peer.to_owned();
+        self.blocking(move |file| {
+            let owner = file.with(|database| {
+                let owners = database.begin_read()?.open_table(OWNER)?;
+                Ok(owners.get(PEER)?.map(|owner| owner.value().to_owned()))
+            })?;
+            if owner.as_deref() == Some(&peer) {
+                return Ok(false);
+            }
+            file.write(|transaction| {
+                if owner.is_some() {
+                    transaction.delete_table(ENTRIES)?;
+                    transaction.delete_table(TOTALS)?;
+                    make(transaction)?;
+                    transaction.open_table(TOTALS)?;
+                }
+                transaction.open_table(OWNER)?.insert(PEER, &*peer)?;
+                Ok(())
+            })?;
+            Ok(owner.is_some())
+        })
+        .await
+    }
+
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&File) -> Result<T, redb::Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let file = self.file.clone();
+        let done = self.runtime.spawn_blocking(move || answer(&file, || work(&file)));
+        done.await.map_err(|_| Error::Stopped)?
+    }
+}
+
+fn make(transaction: &WriteTransaction) -> Result<(), redb::Error> {
+    transaction.open_table(ENTRIES)?;
+    transaction.open_table(OWNER)?;
+    Ok(())
+}
+
+/// What a call into the file gives. After trouble the file is opened anew; a corrupt one is set aside, and the book begins
+/// again: payloads count as absent until they are put once more.
+fn answer<T>(file: &File, work: impl FnOnce() -> Result<T, redb::Error>) -> Result<T, Error> {
+    let error = match guarded(work) {
+        Ok(done) => return Ok(done),
+        Err(error) => error,
+    };
+    let begin_new = is_corrupt(&error);
+    if !begin_new && !is_full(&error) {
+        return Err(storage(error));
+    }
+    tracing::warn!(%error, "the vault's book could not be used; it is opened anew");
+    match file.reopen(begin_new) {
+        Ok(()) => {}
+        Err(error) if is_full(&error) => tracing::warn!(%error, "the vault's book does not open yet"),
+        Err(error) => return Err(storage(error)),
+    }
+    Err(Error::Unavailable(Trouble::DiskFull))
+}
+
+/// The thread that owns the entries.
+struct Writer {
+    queue: mpsc::Receiver<Entry>,
+    file: Arc<File>,
+    bytes_max: u64,
+}
+
+impl Writer {
+    fn run(mut self) {
+        while let Some(first) = self.queue.blocking_recv() {
+            let mut batch = vec![first];
+            while batch.len() < ENTRIES_MAX
+                && let Ok(next) = self.queue.try_recv()
+            {
+                batch.push(next);
+            }
+            let answers = answer(&self.file, || self.write(&batch));
+            for (at, entry) in batch.into_iter().enumerate() {
+                let told = answers
+                    .as_ref()
+                    .map_or_else(|error| Err(error.clone()), |each| each[at].clone());
+                // A caller that gave up is no failure.
+                let _ = entry.reply.send(told);
+            }
+        }
+    }
+
+    fn write(&self, batch: &[Entry]) -> Result<Vec<Result<(), Error>>, redb::Error> {
+        let (answers, bytes) = self.file.write(|transaction| {
+            let mut entries = transaction.open_table(ENTRIES)?;
+            let mut totals = transaction.open_table(TOTALS)?;
+            let mut bytes = totals.get(BYTES)?.map_or(0, |total| total.value());
+            let mut answers = Vec::with_capacity(batch.len());
+            for entry in batch {
+                let before = entries.get(&entry.key)?.map_or(0, |known| known.value());
+                let after = bytes.saturating_sub(before).saturating_add(entry.bytes);
+                if after > self.bytes_max {
+                    let bytes_max = self.bytes_max;
+                    answers.push(Err(Error::Full { bytes_max }));
+                    continue;
+                }
+                entries.insert(&entry.key, entry.bytes)?;
+                bytes = after;
+                answers.push(Ok(()));
+            }
+            totals.insert(BYTES, bytes)?;
+            Ok((answers, bytes))
+        })?;
+        metrics::gauge!("fog_vault_payload_bytes").set(bytes as f64);
+        Ok(answers)
+    }
+}

@@ -1,0 +1,318 @@
+//! The wire to the daemon: the few commands of Kubo's RPC (`/api/v0`) that a vault needs, each POST, bounded in size and time.
+//!
+//! The same commands mean the same to Kubo and to js-ipfs, whose dialects differ in what is said when something is absent.
+//! **Invariant:** nothing that the daemon says about bytes is believed: callers compare identifiers and hash again.
+
+use std::{str::FromStr as _, sync::Arc, time::Duration};
+
+use bytes::{Bytes, BytesMut};
+use cid::Cid;
+use record::bundle::PAYLOAD_BYTES_MAX;
+use reqwest::{Response, StatusCode, header};
+use serde_json::Value as Json;
+use tokio::sync::Semaphore;
+
+use super::api::Config;
+
+/// Requests under way at a time, at most; callers wait.
+const REQUESTS_MAX: usize = 64;
+/// Bytes of an answer that is not a payload, at most.
+const ANSWER_BYTES_MAX: usize = 1 << 20;
+/// Characters of what the daemon says that are kept of a failure.
+const WORDS_MAX: usize = 300;
+/// The daemon is told to give up; we wait this long beyond that for it to say so.
+const GRACE: Duration = Duration::from_millis(500);
+
+/// Why the daemon did not do what it was asked; all of it may pass.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// Nobody answers, or not in time.
+    #[error("it does not answer")]
+    Unreachable(#[source] Option<reqwest::Error>),
+    /// It wants another secret.
+    #[error(
+        "it refuses this node ({0}): vault.kubo.authorization_file must hold the AuthSecret of Kubo's API.Authorizations"
+    )]
+    Denied(StatusCode),
+    /// The disk of its repository has no space.
+    #[error("its disk is full; free space in its repository")]
+    DiskFull,
+    /// It holds a block whose bytes are not what the identifier says, and knows it (`Datastore.HashOnRead`).
+    #[error("a block of it is damaged")]
+    Damaged,
+    /// It answers what no Kubo answers.
+    #[error("its answer is not understood: {0}; is vault.kubo.api the RPC of Kubo?")]
+    Nonsense(&'static str),
+    /// Its own words.
+    #[error("it says: {0}")]
+    Said(String),
+}
+
+/// The client; clones share it.
+#[derive(Clone, Debug)]
+pub(super) struct Rpc {
+    client: reqwest::Client,
+    base: reqwest::Url,
+    requests: Arc<Semaphore>,
+    read: Duration,
+    write: Duration,
+}
+
+/// Who the daemon is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Daemon {
+    /// The identifier of its key: another repository has another one.
+    pub(super) peer: String,
+    /// What it calls itself.
+    pub(super) agent: String,
+}
+
+impl Rpc {
+    /// A client of its own: neither this node's certificate nor proxy settings of the environment reach the daemon.
+    pub(super) fn new(config: &Config) -> Result<Self, String> {
+        let mut headers = header::HeaderMap::new();
+        if let Some(secret) = config.authorization()? {
+            headers.insert(header::AUTHORIZATION, secret);
+        }
+        let read = Duration::from_millis(config.read_timeout_ms);
+        let mut client = reqwest::Client::builder()
+            .no_proxy()
+            .redirect(reqwest::redirect::Policy::none())
+            .default_headers(headers)
+            .connect_timeout(read)
+            .pool_max_idle_per_host(REQUESTS_MAX);
+        if let Some(path) = config.api.socket() {
+            client = client.unix_socket(path.to_owned());
+        }
+        Ok(Self {
+            client: client.build().map_err(|error| error.to_string())?,
+            base: config.api.base(),
+            requests: Arc::new(Semaphore::new(REQUESTS_MAX)),
+            read,
+            write: Duration::from_millis(config.write_timeout_ms),
+        })
+    }
+
+    /// Who answers.
+    pub(super) async fn id(&self) -> Result<Daemon, Failure> {
+        let answer = self.ask("id", &[], self.read).await?;
+        let text = |key: &str| answer[key].as_str().map(|text| words(text.as_bytes()));
+        Ok(Daemon {
+            peer: text("ID").ok_or(Failure::Nonsense("id without ID"))?,
+            agent: text("AgentVersion").unwrap_or_default(),
+        })
+    }
+
+    /// The version it says it has.
+    pub(super) async fn version(&self) -> Result<String, Failure> {
+        let answer = self.ask("version", &[], self.read).await?;
+        let version = answer["Version"].as_str();
+        version
+            .map(|text| words(text.as_bytes()))
+            .ok_or(Failure::Nonsense("version without Version"))
+    }
+
+    /// Keeps and pins a DAG-CBOR block in one call; the identifier that the daemon gives it.
+    pub(super) async fn put(&self, payload: &[u8]) -> Result<Cid, Failure> {
+        let arguments = [
+            ("store-codec", "dag-cbor"),
+            ("input-codec", "dag-cbor"),
+            ("hash", "sha2-256"),
+            ("pin", "true"),
+            ("cid-base", "base32"),
+        ];
+        let boundary = format!("vitalfog-{:032x}", rand::random::<u128>());
+        let mut body = format!(
+            "--{boundary}\r\nContent-Disposition: form-data; name=\"file\"; filename=\"payload\"\r\n\
+             Content-Type: application/octet-stream\r\n\r\n"
+        )
+        .into_bytes();
+        body.extend_from_slice(payload);
+        body.extend_from_slice(format!("\r\n--{boundary}--\r\n").as_bytes());
+        let request = self
+            .request("dag/put", &arguments, self.write)
+            .header(
+                header::CONTENT_TYPE,
+                format!("multipart/form-data; boundary={boundary}"),
+            )
+            .body(body);
+        let answer = json(&self.answer(request, ANSWER_BYTES_MAX).await?)?;
+        let cid = answer["Cid"]["/"].as_str().and_then(|text| Cid::from_str(text).ok());
+        cid.ok_or(Failure::Nonsense("dag/put without Cid"))
+    }
+
+    /// The bytes under an identifier, from the daemon's own disk; nothing if it does not have them. Not hashed yet.
+    pub(super) async fn get(&self, cid: &Cid) -> Result<Option<Bytes>, Failure> {
+        let (cid, offline) = (cid.to_string(), [("offline", "true")]);
+        let arguments = [("arg", cid.as_str()), offline[0]];
+        let request = self.request("block/get", &arguments, self.read);
+        match self.answer(request, PAYLOAD_BYTES_MAX).await {
+            Ok(payload) => Ok(Some(payload)),
+            Err(Failure::Said(said)) if is_absent(&said) => Ok(None),
+            Err(failure) => Err(failure),
+        }
+    }
+
+    /// How long a block is, without reading it.
+    pub(super) async fn size(&self, cid: &Cid) -> Result<Option<u64>, Failure> {
+        let cid = cid.to_string();
+        let arguments = [("arg", cid.as_str()), ("offline", "true")];
+        match self.ask("block/stat", &arguments, self.read).await {
+            Ok(answer) => answer["Size"]
+                .as_u64()
+                .map(Some)
+                .ok_or(Failure::Nonsense("block/stat without Size")),
+            Err(Failure::Said(said)) if is_absent(&said) => Ok(None),
+            Err(failure) => Err(failure),
+        }
+    }
+
+    /// Keeps a block from being collected.
+    pub(super) async fn pin(&self, cid: &Cid) -> Result<(), Failure> {
+        self.ask("pin/add", &[("arg", &cid.to_string())], self.write)
+            .await
+            .map(drop)
+    }
+
+    /// Lets a block be collected; one that is not pinned is as it should be.
+    pub(super) async fn unpin(&self, cid: &Cid) -> Result<(), Failure> {
+        match self.ask("pin/rm", &[("arg", &cid.to_string())], self.write).await {
+            Err(Failure::Said(said)) if is_not_pinned(&said) => Ok(()),
+            done => done.map(drop),
+        }
+    }
+
+    /// Whether a block is kept for its own sake.
+    pub(super) async fn is_pinned(&self, cid: &Cid) -> Result<bool, Failure> {
+        let arguments = [("arg", &*cid.to_string()), ("type", "recursive")];
+        match self.ask("pin/ls", &arguments, self.read).await {
+            Ok(answer) => Ok(answer["Keys"].as_object().is_some_and(|keys| !keys.is_empty())),
+            Err(Failure::Said(said)) if is_not_pinned(&said) => Ok(false),
+            Err(failure) => Err(failure),
+        }
+    }
+
+    /// Deletes one block, whether it is there or not.
+    pub(super) async fn remove(&self, cid: &Cid) -> Result<(), Failure> {
+        let arguments = [("arg", &*cid.to_string()), ("force", "true")];
+        let answer = self.ask("block/rm", &arguments, self.write).await?;
+        match answer["Error"].as_str() {
+            Some(said) if !said.is_empty() && !is_absent(said) => Err(Failure::Said(words(said.as_bytes()))),
+            _ => Ok(()),
+        }
+    }
+
+    /// Deletes everything that is not pinned.
+    pub(super) async fn collect(&self, timeout: Duration) -> Result<(), Failure> {
+        let request = self.request("repo/gc", &[("quiet", "true")], timeout);
+        self.answer(request, 64 * ANSWER_BYTES_MAX).await.map(drop)
+    }
+
+    /// How full the repository is, and where it lies.
+    pub(super) async fn repository(&self) -> Result<Json, Failure> {
+        self.ask("repo/stat", &[("size-only", "true")], self.write).await
+    }
+
+    /// With how many others it is connected.
+    pub(super) async fn peers(&self) -> Result<usize, Failure> {
+        let answer = self.ask("swarm/peers", &[], self.read).await?;
+        // Kubo says null for none.
+        Ok(answer["Peers"].as_array().map_or(0, Vec::len))
+    }
+
+    /// Its settings.
+    pub(super) async fn settings(&self) -> Result<Json, Failure> {
+        self.ask("config/show", &[], self.read).await
+    }
+
+    async fn ask(&self, command: &str, arguments: &[(&str, &str)], timeout: Duration) -> Result<Json, Failure> {
+        let request = self.request(command, arguments, timeout);
+        json(&self.answer(request, ANSWER_BYTES_MAX).await?)
+    }
+
+    /// A request that ends in time, whether the daemon keeps to what it is told or not.
+    fn request(&self, command: &str, arguments: &[(&str, &str)], timeout: Duration) -> reqwest::RequestBuilder {
+        let mut url = self.base.join(command).expect("a command is a path");
+        url.query_pairs_mut()
+            .extend_pairs(arguments)
+            .append_pair("timeout", &format!("{}ms", timeout.as_millis()));
+        self.client.post(url).timeout(timeout + GRACE)
+    }
+
+    async fn answer(&self, request: reqwest::RequestBuilder, bytes_max: usize) -> Result<Bytes, Failure> {
+        let _turn = self.requests.acquire().await.expect("the semaphore is never closed");
+        let response = request.send().await.map_err(unreachable)?;
+        let status = response.status();
+        match status {
+            StatusCode::OK => body(response, bytes_max)
+                .await?
+                .ok_or(Failure::Nonsense("too many bytes")),
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(Failure::Denied(status)),
+            StatusCode::INTERNAL_SERVER_ERROR => {
+                let answer = body(response, ANSWER_BYTES_MAX).await?.unwrap_or_default();
+                let message = json(&answer)
+                    .ok()
+                    .and_then(|answer| answer["Message"].as_str().map(str::to_owned));
+                Err(failure(
+                    message.map_or_else(|| words(&answer), |text| words(text.as_bytes())),
+                ))
+            }
+            status if status.is_redirection() => Err(Failure::Nonsense("it sends us elsewhere")),
+            StatusCode::NOT_FOUND => Err(Failure::Nonsense("it does not know the command")),
+            _ => Err(Failure::Nonsense("its status")),
+        }
+    }
+}
+
+/// The body; nothing if it is longer than it may be.
+async fn body(mut response: Response, bytes_max: usize) -> Result<Option<Bytes>, Failure> {
+    let mut body = BytesMut::new();
+    while let Some(chunk) = response.chunk().await.map_err(unreachable)? {
+        if body.len() + chunk.len() > bytes_max {
+            return Ok(None);
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(Some(body.freeze()))
+}
+
+/// The first JSON text: some commands answer a line each.
+fn json(answer: &[u8]) -> Result<Json, Failure> {
+    let first = serde_json::Deserializer::from_slice(answer).into_iter().next();
+    first.and_then(Result::ok).ok_or(Failure::Nonsense("no JSON"))
+}
+
+fn unreachable(error: reqwest::Error) -> Failure {
+    // The address has identifiers in it, and says nothing new.
+    Failure::Unreachable(Some(error.without_url()))
+}
+
+fn failure(said: String) -> Failure {
+    if said.contains("no space left on device") || said.contains("ENOSPC") {
+        Failure::DiskFull
+    } else if said.contains("different hash than requested") {
+        Failure::Damaged
+    } else if said.contains("context deadline exceeded") {
+        Failure::Unreachable(None)
+    } else {
+        Failure::Said(said)
+    }
+}
+
+/// What Kubo's own client takes for absent (`ipld: could not find`), and what js-ipfs says, which has no offline reads and
+/// waits until its time is over.
+fn is_absent(said: &str) -> bool {
+    ["could not find", "not found", "Not Found", "request timed out"]
+        .iter()
+        .any(|words| said.contains(words))
+}
+
+fn is_not_pinned(said: &str) -> bool {
+    said.contains("not pinned")
+}
+
+/// What the daemon says, short and in one line.
+fn words(said: &[u8]) -> String {
+    let text = String::from_utf8_lossy(said);
+    text.chars().filter(|c| !c.is_control()).take(WORDS_MAX).collect()
+}

@@ -1,0 +1,239 @@
+//! What the driver does when the daemon is away, slow, full, another one, or lies: on a stand-in that does so on demand.
+
+use std::{path::Path, time::Duration};
+
+use super::{
+    Config, doctor, look_at_settings,
+    stand_in::{Fault, StandIn},
+};
+use crate::vault::{
+    Config as VaultConfig, Driver, Error, Trouble, Vault,
+    suite::{open, payload},
+};
+
+fn config(stand_in: &StandIn) -> VaultConfig {
+    VaultConfig {
+        driver: Driver::Kubo,
+        kubo: Config {
+            api: stand_in.api().try_into().expect("on this host"),
+            read_timeout_ms: 300,
+            write_timeout_ms: 300,
+            probe_every_ms: 100,
+            ..Config::default()
+        },
+        ..VaultConfig::default()
+    }
+}
+
+async fn vault(stand_in: &StandIn, dir: &Path) -> Vault {
+    open(&config(stand_in), dir).await
+}
+
+/// Waits until the vault says that its daemon is there, or is not.
+async fn until(vault: &Vault, answers: bool) {
+    let told = async {
+        while vault.answers() != answers {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), told)
+        .await
+        .expect("it notices");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_that_is_away_is_waited_for_and_nothing_is_lost() {
+    let (dir, stand_in) = (tempfile::tempdir().expect("a folder"), StandIn::start().await);
+    stand_in.has(Fault::Away);
+    let vault = vault(&stand_in, dir.path()).await;
+    assert!(!vault.answers(), "it opens all the same");
+    let sent = payload(500);
+    let refused = vault.put(sent.clone()).await.expect_err("away");
+    assert!(
+        matches!(refused, Error::Unavailable(Trouble::Daemon(_))) && refused.may_pass_later(),
+        "{refused}"
+    );
+
+    stand_in.has(Fault::None);
+    until(&vault, true).await;
+    let held = vault.put(sent.clone()).await.expect("kept");
+    vault.note_retained(3).await.expect("notes");
+    for fault in [Fault::Away, Fault::Stalls] {
+        stand_in.has(fault);
+        until(&vault, false).await;
+        for error in [
+            vault.local(&held.cid()).await.expect_err("away"),
+            vault
+                .hold(&held.cid(), Duration::from_secs(5))
+                .await
+                .expect_err("what is not read back is not held"),
+            vault.get(&held.cid()).await.expect_err("no peer has it"),
+            vault.refresh().await.expect_err("away"),
+        ] {
+            assert!(
+                error.may_pass_later() && matches!(error, Error::Unavailable(_)),
+                "{error}"
+            );
+        }
+        assert_eq!(vault.retained().await.expect("it is in our own book"), 3);
+    }
+    stand_in.has(Fault::None);
+    until(&vault, true).await;
+    assert_eq!(vault.local(&held.cid()).await.expect("reads"), Some(sent));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_the_daemon_is_away_payloads_are_read_from_peers() {
+    let (dir, stand_in) = (tempfile::tempdir().expect("a folder"), StandIn::start().await);
+    let sent = payload(700);
+    let held = vault(&stand_in, dir.path())
+        .await
+        .put(sent.clone())
+        .await
+        .expect("kept");
+    stand_in.has(Fault::Away);
+    let mut config = config(&stand_in);
+    let url = crate::vault::suite::peer(sent.clone()).await;
+    config.exchange.peers = vec![url.try_into().expect("a URL")];
+    let vault = open(&config, dir.path()).await;
+    assert_eq!(vault.get(&held.cid()).await.expect("a peer has it"), sent);
+    assert!(
+        vault.hold(&held.cid(), Duration::from_millis(300)).await.is_err(),
+        "read is not held"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_that_lies_stalls_or_floods_holds_nothing() {
+    let (dir, stand_in) = (tempfile::tempdir().expect("a folder"), StandIn::start().await);
+    let vault = vault(&stand_in, dir.path()).await;
+    for fault in [
+        Fault::Reencodes,
+        Fault::Lies,
+        Fault::Stalls,
+        Fault::Drips,
+        Fault::Floods,
+        Fault::Redirects,
+        Fault::Denies,
+        Fault::IsFull,
+    ] {
+        let sent = payload(900);
+        stand_in.has(fault);
+        let put = tokio::time::timeout(Duration::from_secs(20), vault.put(sent.clone())).await;
+        let error = put.expect("every wait ends").expect_err("not kept");
+        assert!(error.may_pass_later(), "{fault:?}: {error}");
+        if fault == Fault::IsFull {
+            assert!(matches!(error, Error::Unavailable(Trouble::DiskFull)), "{error}");
+        }
+        stand_in.has(Fault::None);
+        until(&vault, true).await;
+        vault.put(sent).await.expect("kept as soon as it can be");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_came_back_altered_is_never_served() {
+    let (dir, stand_in) = (tempfile::tempdir().expect("a folder"), StandIn::start().await);
+    let vault = vault(&stand_in, dir.path()).await;
+    let sent = payload(900);
+    let held = vault.put(sent.clone()).await.expect("kept");
+    stand_in.has(Fault::Lies);
+    assert_eq!(vault.local(&held.cid()).await.expect("damage is no failure"), None);
+    stand_in.has(Fault::None);
+    assert_eq!(vault.local(&held.cid()).await.expect("reads"), Some(sent));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_repository_begins_the_book_anew() {
+    let (dir, stand_in) = (tempfile::tempdir().expect("a folder"), StandIn::start().await);
+    let mut config = config(&stand_in);
+    config.bytes_max = 1_500;
+    let sent = payload(1_000);
+    let first = open(&config, dir.path()).await;
+    let held = first.put(sent.clone()).await.expect("kept");
+    first.note_retained(9).await.expect("notes");
+    drop(first);
+    stand_in.is_replaced();
+    let vault = open(&config, dir.path()).await;
+    assert_eq!(
+        vault.retained().await.expect("reads"),
+        0,
+        "everything is looked for again"
+    );
+    assert_eq!(vault.local(&held.cid()).await.expect("reads"), None);
+    vault.put(sent).await.expect("the budget begins anew, too");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unpinned_payload_is_pinned_again() {
+    let (dir, stand_in) = (tempfile::tempdir().expect("a folder"), StandIn::start().await);
+    let vault = vault(&stand_in, dir.path()).await;
+    let held = vault.put(payload(400)).await.expect("kept");
+    assert!(stand_in.pins(&held.cid()), "pinned in the call that put it");
+    assert!(stand_in.unpin(&held.cid()));
+    vault.attend(&held.cid()).await.expect("reads").expect("is there");
+    assert!(stand_in.pins(&held.cid()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_request_is_a_post_with_a_limit_and_the_secret() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let stand_in = StandIn::on_a_socket(&dir.path().join("api.sock"));
+    let mut config = config(&stand_in);
+    let secret = dir.path().join("secret");
+    std::fs::write(&secret, "bearer:s3cret").expect("written");
+    config.kubo.authorization_file = Some(secret);
+    let vault = open(&config, dir.path()).await;
+    let held = vault.put(payload(400)).await.expect("kept");
+    vault.attend(&held.cid()).await.expect("reads").expect("is there");
+    let asked = stand_in.asked();
+    assert!(asked.len() >= 4, "{asked:?}");
+    for asked in asked {
+        assert!(asked.line.starts_with("POST /api/v0/"), "{asked:?}");
+        assert!(asked.line.contains("timeout=300ms"), "{asked:?}");
+        assert_eq!(asked.authorization.as_deref(), Some("Bearer s3cret"), "{}", asked.line);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_doctor_finds_what_is_wrong_and_leaves_nothing_behind() {
+    let (dir, stand_in) = (tempfile::tempdir().expect("a folder"), StandIn::start().await);
+    let mut config = config(&stand_in).kubo;
+    config.write_timeout_ms = 5_000;
+    let kept = vault(&stand_in, dir.path())
+        .await
+        .put(payload(400))
+        .await
+        .expect("kept");
+    for collects in [false, true] {
+        let findings = doctor::examine(&config, collects).await;
+        assert!(findings.iter().all(|finding| finding.result.is_ok()), "{findings:?}");
+        assert_eq!(findings.len(), if collects { 8 } else { 7 });
+        assert_eq!(stand_in.counts(), (1, 1), "only what was there before");
+        assert!(stand_in.pins(&kept.cid()));
+    }
+    for (fault, words) in [
+        (Fault::Lies, "other bytes came back"),
+        (Fault::Reencodes, "it was kept as"),
+        (Fault::IsFull, "disk is full"),
+        (Fault::Denies, "authorization_file"),
+        (Fault::Away, "does not answer"),
+    ] {
+        stand_in.has(fault);
+        let findings = doctor::examine(&config, false).await;
+        let told: Vec<_> = findings
+            .iter()
+            .filter_map(|finding| finding.result.clone().err())
+            .collect();
+        assert!(told.iter().any(|why| why.contains(words)), "{fault:?}: {findings:?}");
+        stand_in.has(Fault::None);
+        assert_eq!(stand_in.counts(), (1, 1), "{fault:?} leaves nothing behind");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn settings_that_cannot_be_asked_for_are_not_right() {
+    let stand_in = StandIn::start().await;
+    // It does not know the command.
+    assert!(look_at_settings(&config(&stand_in).kubo).await.is_err());
+}

@@ -1,0 +1,122 @@
+//! The payload store as the vault sees it, whichever driver keeps the bytes: the one interface that both drivers answer.
+//!
+//! What a driver promises: `put` returns only when the payload is durable there and was hashed again; `read` gives bytes that
+//! hash to the identifier, or nothing; `attend` also sees to it that nothing collects them; what was put before is there
+//! after a crash. The drivers share no code but what a payload and damage are.
+
+use std::path::Path;
+
+use bytes::Bytes;
+use cid::Cid;
+use record::canonical;
+use tokio::sync::mpsc;
+
+use super::{Config, Driver, Error, embedded::Embedded, kubo::Kubo, wanted::Message};
+
+/// A store; clones share it.
+#[derive(Clone)]
+pub(super) enum Store {
+    /// One file of this process.
+    Embedded(Embedded),
+    /// A daemon beside this process.
+    Kubo(Kubo),
+}
+
+impl Store {
+    /// Opens the configured one; it announces what it has kept.
+    pub(super) async fn open(
+        config: &Config,
+        data_dir: &Path,
+        arrivals: mpsc::WeakSender<Message>,
+    ) -> Result<Self, Error> {
+        Ok(match config.driver {
+            Driver::Embedded => Self::Embedded(Embedded::open(config, data_dir, arrivals).await?),
+            Driver::Kubo => Self::Kubo(Kubo::open(config, data_dir, arrivals).await?),
+        })
+    }
+
+    /// Keeps a payload whose identifier the caller has computed or checked.
+    pub(super) async fn put(&self, cid: Cid, payload: Bytes) -> Result<(), Error> {
+        match self {
+            Self::Embedded(store) => store.put(cid, payload).await,
+            Self::Kubo(store) => store.put(cid, payload).await,
+        }
+    }
+
+    /// The payload, if it is here and intact.
+    pub(super) async fn read(&self, cid: &Cid) -> Result<Option<Bytes>, Error> {
+        match self {
+            Self::Embedded(store) => store.read(cid).await,
+            Self::Kubo(store) => store.read(cid).await,
+        }
+    }
+
+    /// As [`Store::read`]; what is here stays here, whatever somebody else let go of.
+    pub(super) async fn attend(&self, cid: &Cid) -> Result<Option<Bytes>, Error> {
+        match self {
+            Self::Embedded(store) => store.read(cid).await,
+            Self::Kubo(store) => store.attend(cid).await,
+        }
+    }
+
+    /// What is read next comes from the disk.
+    pub(super) async fn refresh(&self) -> Result<(), Error> {
+        match self {
+            Self::Embedded(store) => store.refresh().await,
+            Self::Kubo(store) => store.refresh().await,
+        }
+    }
+
+    /// The height up to which every payload that the chain names was held.
+    pub(super) async fn retained(&self) -> Result<u64, Error> {
+        match self {
+            Self::Embedded(store) => store.retained().await,
+            Self::Kubo(store) => store.retained().await,
+        }
+    }
+
+    /// Notes that every payload up to a height is held.
+    pub(super) async fn note_retained(&self, height: u64) -> Result<(), Error> {
+        match self {
+            Self::Embedded(store) => store.note_retained(height).await,
+            Self::Kubo(store) => store.note_retained(height).await,
+        }
+    }
+
+    /// Whether the store can be asked at all.
+    pub(super) fn answers(&self) -> bool {
+        match self {
+            Self::Embedded(_) => true,
+            Self::Kubo(store) => store.answers(),
+        }
+    }
+
+    /// Where payloads lie, as an incident names it.
+    pub(super) const fn place(&self) -> &'static str {
+        match self {
+            Self::Embedded(_) => super::embedded::FILE,
+            Self::Kubo(_) => "the vault's daemon",
+        }
+    }
+}
+
+/// The SHA-256 inside a CID. CIDs with other hashes never get past `canonical::parse_cid`; were one to come, nothing
+/// would be found under its shortened bytes, and nothing kept, because both are compared with the payload's own CID.
+pub(super) fn digest(cid: &Cid) -> [u8; 32] {
+    let mut key = [0; 32];
+    let bytes = cid.hash().digest();
+    let length = bytes.len().min(32);
+    key[..length].copy_from_slice(&bytes[..length]);
+    key
+}
+
+/// Whether these bytes are what the identifier names.
+pub(super) fn is_payload_of(cid: &Cid, payload: &[u8]) -> bool {
+    canonical::cid_of(payload).hash() == cid.hash()
+}
+
+/// Counts a payload whose bytes are wrong.
+pub(super) fn damaged(cid: &Cid, how: &str) {
+    metrics::counter!("fog_vault_payloads_damaged_total").increment(1);
+    tracing::warn!(%cid, how, "a payload on this node's disk is damaged; it counts as absent until it is fetched again");
+}

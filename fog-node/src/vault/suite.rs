@@ -1,0 +1,325 @@
+//! One suite for every driver: what a store promises, the same tests on the embedded one, on a stand-in for a daemon, and on a
+//! daemon that is really there (`tests/vault/run` starts one and runs the tests that are ignored otherwise).
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use rand::RngExt as _;
+use record::canonical;
+use serde_bytes::ByteBuf;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpListener,
+};
+
+use super::{Config, Driver, Error, PAYLOAD_BYTES_MAX, Peer, Vault, kubo, kubo::stand_in::StandIn};
+
+/// Where the payloads of one test lie.
+pub(super) enum World {
+    /// In a file of the data folder.
+    Embedded,
+    /// At a stand-in.
+    StandIn(StandIn),
+    /// At a daemon, whose repository is there.
+    Daemon { api: String, repository: PathBuf },
+}
+
+impl World {
+    pub(super) async fn stand_in() -> Self {
+        Self::StandIn(StandIn::start().await)
+    }
+
+    /// The daemon that `tests/vault/run` has started: `VAULT_DAEMON=/ip4/127.0.0.1/tcp/PORT,REPOSITORY`.
+    async fn daemon() -> Self {
+        let text = std::env::var_os("VAULT_DAEMON").expect("tests/vault/run says where the daemon is");
+        let text = text.into_string().expect("an address and a folder");
+        let (api, repository) = text.split_once(',').expect("an address and a folder");
+        Self::Daemon {
+            api: api.to_owned(),
+            repository: repository.into(),
+        }
+    }
+
+    async fn embedded() -> Self {
+        Self::Embedded
+    }
+
+    pub(super) fn config(&self) -> Config {
+        let mut config = Config::default();
+        let api = match self {
+            Self::Embedded => return config,
+            Self::StandIn(stand_in) => stand_in.api(),
+            Self::Daemon { api, .. } => api.clone(),
+        };
+        config.driver = Driver::Kubo;
+        config.kubo = kubo::Config {
+            api: api.try_into().expect("on loopback"),
+            // js-ipfs waits that long before it says that a block is absent.
+            read_timeout_ms: 1_000,
+            probe_every_ms: 100,
+            ..kubo::Config::default()
+        };
+        config
+    }
+
+    async fn open(&self, dir: &Path, peers: &[&str]) -> Vault {
+        let mut config = self.config();
+        config.exchange.peers = peers
+            .iter()
+            .map(|p| Peer::try_from((*p).to_owned()).expect("a URL"))
+            .collect();
+        open(&config, dir).await
+    }
+
+    /// Alters a byte of a payload where it lies. The embedded store is closed for it.
+    async fn rot(&self, dir: &Path, payload: &[u8]) {
+        match self {
+            Self::Embedded => {
+                flip(&closed(dir).await, payload);
+            }
+            Self::StandIn(stand_in) => stand_in.rot(&canonical::cid_of(payload)),
+            Self::Daemon { repository, .. } => {
+                let blocks = walk(&repository.join("blocks"));
+                assert!(
+                    blocks.iter().any(|block| flip(block, payload)),
+                    "the payload is a file of the daemon"
+                );
+            }
+        }
+    }
+}
+
+/// The file's lock is free when the last vault's writer has ended: shortly after it was dropped.
+pub(super) async fn open(config: &Config, dir: &Path) -> Vault {
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        match Vault::open(config, dir, reqwest::Client::new()).await {
+            Ok(vault) => return vault,
+            Err(_) if Instant::now() < deadline => tokio::time::sleep(Duration::from_millis(5)).await,
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+/// Waits until the embedded store's file is closed.
+async fn closed(dir: &Path) -> PathBuf {
+    let path = dir.join("vault.redb");
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while redb::Database::open(&path).is_err() {
+        assert!(Instant::now() < deadline, "the writer ends with the last vault");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    path
+}
+
+fn walk(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder)
+        .expect("a folder")
+        .map(|entry| entry.expect("an entry").path());
+    entries
+        .flat_map(|path| if path.is_dir() { walk(&path) } else { vec![path] })
+        .collect()
+}
+
+/// Changes a byte in the middle of a payload in a file, if it is there.
+fn flip(path: &Path, payload: &[u8]) -> bool {
+    let mut file = fs::read(path).expect("reads");
+    let Some(at) = file.windows(payload.len()).position(|window| window == payload) else {
+        return false;
+    };
+    file[at + payload.len() / 2] ^= 1;
+    fs::write(path, file).expect("writes");
+    true
+}
+
+/// A payload of this length that nobody else has; DAG-CBOR, as every sealed bundle is.
+pub(super) fn payload(length: usize) -> Bytes {
+    let head = match length {
+        0..=24 => 1,
+        25..=257 => 2,
+        258..=65_538 => 3,
+        _ => 5,
+    };
+    let mut random = vec![0; length - head];
+    rand::rng().fill(&mut random[..]);
+    let payload = canonical::encode(&ByteBuf::from(random));
+    assert_eq!(payload.len(), length);
+    payload.into()
+}
+
+/// A peer that has one payload.
+pub(super) async fn peer(payload: Bytes) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let url = format!("http://{}", listener.local_addr().expect("bound"));
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut request = [0; 4_096];
+            let _ = stream.read(&mut request).await;
+            let head = format!(
+                "HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
+                payload.len()
+            );
+            let _ = stream.write_all(&[head.as_bytes(), &payload].concat()).await;
+        }
+    });
+    url
+}
+
+async fn what_was_put_is_there_after_a_restart(world: World) {
+    let dir = tempfile::tempdir().expect("a folder");
+    let sent = payload(3_000);
+    let held = world.open(dir.path(), &[]).await.put(sent.clone()).await.expect("kept");
+    let vault = world.open(dir.path(), &[]).await;
+    assert_eq!(vault.local(&held.cid()).await.expect("reads"), Some(sent.clone()));
+    assert_eq!(vault.attend(&held.cid()).await.expect("reads"), Some(sent));
+    vault.refresh().await.expect("answers");
+    assert_eq!(
+        vault.hold(&held.cid(), Duration::from_secs(5)).await.expect("held"),
+        held
+    );
+    assert_eq!(
+        vault.local(&canonical::cid_of(&payload(100))).await.expect("reads"),
+        None
+    );
+}
+
+async fn every_size_comes_back_under_its_own_identifier(world: World) {
+    let dir = tempfile::tempdir().expect("a folder");
+    let vault = world.open(dir.path(), &[]).await;
+    for length in [9, 256, 4_096, 70_000, 262_145, PAYLOAD_BYTES_MAX] {
+        let sent = payload(length);
+        let held = vault.put(sent.clone()).await.expect("kept");
+        assert_eq!(held.cid(), canonical::cid_of(&sent));
+        assert_eq!(
+            vault.local(&held.cid()).await.expect("reads"),
+            Some(sent),
+            "{length} bytes"
+        );
+    }
+}
+
+async fn many_puts_at_once_are_all_kept(world: World) {
+    let dir = tempfile::tempdir().expect("a folder");
+    let vault = world.open(dir.path(), &[]).await;
+    let sent: Vec<_> = (0..100).map(|at| payload(1_000 + at)).collect();
+    // Each twice: who repeats himself gets the same answer.
+    let puts = sent.iter().chain(&sent).map(|payload| vault.put(payload.clone()));
+    let held = futures::future::try_join_all(puts).await.expect("kept");
+    for (held, payload) in held.iter().zip(sent.iter().chain(&sent)) {
+        assert_eq!(vault.get(&held.cid()).await.expect("kept"), payload);
+    }
+}
+
+async fn an_altered_byte_is_never_served_and_heals_from_a_peer(world: World) {
+    let dir = tempfile::tempdir().expect("a folder");
+    let sent = payload(5_000);
+    let held = world.open(dir.path(), &[]).await.put(sent.clone()).await.expect("kept");
+    world.rot(dir.path(), &sent).await;
+    let alone = world.open(dir.path(), &[]).await;
+    assert_eq!(alone.local(&held.cid()).await.expect("damage is no failure"), None);
+    let absent = alone
+        .hold(&held.cid(), Duration::from_millis(100))
+        .await
+        .expect_err("damaged");
+    assert!(matches!(absent, Error::Absent(_)) && absent.may_pass_later());
+    drop(alone);
+
+    let peer = peer(sent.clone()).await;
+    let vault = world.open(dir.path(), &[&peer]).await;
+    assert_eq!(vault.get(&held.cid()).await.expect("fetched"), sent);
+    assert_eq!(
+        vault.local(&held.cid()).await.expect("reads"),
+        Some(sent),
+        "it is whole again here"
+    );
+}
+
+async fn an_altered_byte_heals_when_the_payload_is_put_again(world: World) {
+    let dir = tempfile::tempdir().expect("a folder");
+    let sent = payload(2_000);
+    let held = world.open(dir.path(), &[]).await.put(sent.clone()).await.expect("kept");
+    world.rot(dir.path(), &sent).await;
+    let vault = world.open(dir.path(), &[]).await;
+    assert_eq!(vault.put(sent.clone()).await.expect("kept"), held);
+    assert_eq!(vault.attend(&held.cid()).await.expect("reads"), Some(sent));
+}
+
+async fn who_waits_is_told_when_a_payload_arrives(world: World) {
+    let dir = tempfile::tempdir().expect("a folder");
+    let vault = world.open(dir.path(), &[]).await;
+    let pushed = payload(100);
+    let waits = (0..10).map(|_| {
+        let (vault, cid) = (vault.clone(), canonical::cid_of(&pushed));
+        tokio::spawn(async move { vault.hold(&cid, Duration::from_secs(20)).await })
+    });
+    let waits: Vec<_> = waits.collect();
+    let held = vault.put(pushed.clone()).await.expect("kept");
+    for wait in waits {
+        assert_eq!(wait.await.expect("no panic").expect("arrived"), held);
+    }
+}
+
+async fn the_budget_and_the_size_are_kept(world: World) {
+    let dir = tempfile::tempdir().expect("a folder");
+    let config = Config {
+        bytes_max: 2_500,
+        ..world.config()
+    };
+    let vault = open(&config, dir.path()).await;
+    let first = payload(1_500);
+    let held = vault.put(first.clone()).await.expect("fits");
+    let full = vault.put(payload(1_500)).await.expect_err("does not fit");
+    assert!(matches!(full, Error::Full { bytes_max: 2_500 }) && full.may_pass_later());
+    drop(vault);
+    let vault = open(&config, dir.path()).await;
+    assert_eq!(vault.put(first).await.expect("is there, and is counted once"), held);
+    vault.put(payload(1_000)).await.expect("fits");
+    assert!(matches!(vault.put(payload(1_000)).await, Err(Error::Full { .. })));
+    let large = vault.put(payload(PAYLOAD_BYTES_MAX + 1)).await.expect_err("too large");
+    assert!(matches!(large, Error::TooLarge { .. }) && !large.may_pass_later());
+}
+
+async fn the_height_that_was_looked_through_is_remembered(world: World) {
+    let dir = tempfile::tempdir().expect("a folder");
+    let vault = world.open(dir.path(), &[]).await;
+    assert_eq!(vault.retained().await.expect("reads"), 0);
+    vault.note_retained(7).await.expect("notes");
+    drop(vault);
+    assert_eq!(world.open(dir.path(), &[]).await.retained().await.expect("reads"), 7);
+}
+
+/// The suite on one driver.
+macro_rules! suite {
+    ($driver:ident, $world:expr $(, #[$ignored:meta])?) => {
+        mod $driver {
+            use super::World;
+            suite!(@ $world, [$(#[$ignored])?],
+                what_was_put_is_there_after_a_restart
+                every_size_comes_back_under_its_own_identifier
+                many_puts_at_once_are_all_kept
+                an_altered_byte_is_never_served_and_heals_from_a_peer
+                an_altered_byte_heals_when_the_payload_is_put_again
+                who_waits_is_told_when_a_payload_arrives
+                the_budget_and_the_size_are_kept
+                the_height_that_was_looked_through_is_remembered
+            );
+        }
+    };
+    (@ $world:expr, $ignored:tt, $($test:ident)*) => { $(suite!(@@ $world, $ignored, $test);)* };
+    (@@ $world:expr, [$(#[$ignored:meta])?], $test:ident) => {
+        #[tokio::test(flavor = "multi_thread")]
+        $(#[$ignored])?
+        async fn $test() {
+            super::$test($world.await).await;
+        }
+    };
+}
+
+suite!(embedded, World::embedded());
+suite!(stand_in, World::stand_in());
+suite!(daemon, World::daemon(), #[ignore = "needs a daemon: tests/vault/run starts one"]);
