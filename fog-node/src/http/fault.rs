@@ -43,6 +43,8 @@ faults! {
     not_acceptable = NOT_ACCEPTABLE, "not-supported";
     /// 409: may become right when the chain has moved on.
     conflict = CONFLICT, "conflict";
+    /// 412: what the caller asks for holds under a condition that does not.
+    precondition_failed = PRECONDITION_FAILED, "not-found";
     /// 413: the body is too large.
     too_large = PAYLOAD_TOO_LARGE, "too-long";
     /// 415: a body of a type we do not read.
@@ -82,6 +84,18 @@ impl Fault {
             code: "not-supported",
             diagnostics,
             header,
+        }
+    }
+
+    /// 416: there are no such bytes in what has this length.
+    #[must_use]
+    pub fn unsatisfiable(length: usize) -> Self {
+        let said = HeaderValue::try_from(format!("bytes */{length}")).expect("digits and signs");
+        Self {
+            status: StatusCode::RANGE_NOT_SATISFIABLE,
+            code: "invalid",
+            diagnostics: format!("Range: these are {length} bytes"),
+            header: Some((header::CONTENT_RANGE, said)),
         }
     }
 

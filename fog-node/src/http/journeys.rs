@@ -113,13 +113,120 @@ async fn payloads_are_for_nodes_alone() {
     let pulled = pull(&clinic.node).await.expect("answers");
     assert_eq!(pulled.headers()["content-type"], "application/vnd.ipld.raw");
     assert_eq!(pulled.bytes().await.expect("a body"), payload);
-    let inlined = clinic
-        .node
-        .get(clinic.url("/ipfs/bafkqaaa?format=raw"))
-        .send()
-        .await
-        .expect("answers");
-    assert_eq!(inlined.status(), 400);
+    let probe = |by: &Client| by.get(clinic.url("/ipfs/bafkqaaa?format=raw")).send();
+    assert_eq!(probe(&clinic.anybody).await.expect("answers").status(), 403);
+    let probed = probe(&clinic.node).await.expect("answers");
+    assert_eq!(probed.status(), 200);
+    assert_eq!(probed.bytes().await.expect("a body").len(), 0);
+    // An identity CID has its bytes inside; nothing is kept under it.
+    let inlined = clinic.node.get(clinic.url("/ipfs/bafkqabtimvwgy3yk?format=raw")).send();
+    assert_eq!(inlined.await.expect("answers").status(), 400);
+}
+
+/// A clinic that holds one payload, and what another node is answered for `/ipfs/..`.
+struct Gateway {
+    clinic: Clinic,
+    payload: Vec<u8>,
+    cid: String,
+}
+
+impl Gateway {
+    async fn open() -> Self {
+        let clinic = Clinic::open().await;
+        clinic.enrol().await;
+        let (_, submission) = clinic.submission(1);
+        let payload = Submission::decode(&submission).expect("matches").into_parts().1;
+        let post = clinic.node.post(clinic.url("/api/v1/payloads")).body(submission);
+        let pushed = post.header("content-type", record::canonical::MEDIA_TYPE).send().await;
+        assert_eq!(pushed.expect("answers").status(), 204);
+        let cid = record::canonical::cid_of(&payload).to_string();
+        Self { clinic, payload, cid }
+    }
+
+    async fn ask(&self, path: &str, headers: &[(&str, &str)]) -> (u16, http::HeaderMap, Vec<u8>) {
+        let request = self.clinic.node.get(self.clinic.url(&format!("/ipfs/{path}")));
+        let with = |request: reqwest::RequestBuilder, (name, value): &(&str, &str)| request.header(*name, *value);
+        let answer = headers.iter().fold(request, with).send().await.expect("answers");
+        let (status, headers) = (answer.status().as_u16(), answer.headers().clone());
+        (status, headers, answer.bytes().await.expect("a body").to_vec())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_block_is_served_as_a_trustless_gateway_does() {
+    let gateway = Gateway::open().await;
+    let (cid, payload) = (&gateway.cid, &gateway.payload);
+    let raw = format!("{cid}?format=raw");
+    let (status, headers, body) = gateway.ask(&raw, &[]).await;
+    assert_eq!((status, &body), (200, payload));
+    for (name, value) in [
+        ("content-type", "application/vnd.ipld.raw".to_owned()),
+        ("etag", format!("\"{cid}.raw\"")),
+        ("content-disposition", format!("attachment; filename=\"{cid}.bin\"")),
+        ("cache-control", "private, max-age=31536000, immutable".to_owned()),
+        ("x-content-type-options", "nosniff".to_owned()),
+        ("x-ipfs-roots", cid.clone()),
+        ("accept-ranges", "bytes".to_owned()),
+    ] {
+        assert_eq!(headers[name], value, "{name}");
+    }
+    let clinic = &gateway.clinic;
+    let head = clinic.node.head(clinic.url(&format!("/ipfs/{raw}"))).send().await;
+    let head = head.expect("answers");
+    assert_eq!(head.headers()["content-length"], payload.len().to_string());
+    assert_eq!(head.headers()["etag"], headers["etag"]);
+
+    let accepts = [("accept", "text/html;q=0, application/vnd.ipld.car; version=1")];
+    let (status, headers, car) = gateway.ask(cid, &accepts).await;
+    let told = "application/vnd.ipld.car; version=1; order=dfs; dups=n";
+    assert_eq!(
+        (status, &headers["content-type"]),
+        (200, &http::HeaderValue::from_static(told))
+    );
+    assert!(car.len() > payload.len() && car.ends_with(payload));
+    let scoped = gateway.ask(&format!("{cid}?format=car&dag-scope=block"), &[]).await;
+    assert_eq!(scoped.2, car, "what is sealed has no links");
+    let both = gateway.ask(&raw, &[("accept", "application/vnd.ipld.car")]).await;
+    assert_eq!(&both.2, payload, "format goes before Accept");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_answers_what_is_asked_and_says_what_it_does_not_serve() {
+    let gateway = Gateway::open().await;
+    let (cid, payload) = (&gateway.cid, &gateway.payload);
+    let (raw, tag) = (format!("{cid}?format=raw"), format!("W/\"{cid}.raw\""));
+    let absent = format!("{}?format=raw", record::canonical::cid_of(b"elsewhere"));
+    let of = |ending: &str| format!("{cid}{ending}");
+    for (asked, headers, expected) in [
+        (&raw, &[("if-none-match", tag.as_str())][..], 304),
+        (&raw, &[("if-none-match", "\"another\"")], 200),
+        (&raw, &[("range", "bytes=2-5")], 206),
+        (&raw, &[("range", "bytes=2-5"), ("if-range", "\"another\"")], 200),
+        (&raw, &[("range", "bytes=9999999-")], 416),
+        (&raw, &[("cache-control", "only-if-cached")], 200),
+        (cid, &[], 400),
+        (cid, &[("accept", "*/*")], 400),
+        (cid, &[("accept", "text/html")], 406),
+        (&of("?format=dag-json"), &[], 406),
+        (&of("?format=car&car-version=2"), &[], 406),
+        (&of("/below?format=car"), &[], 404),
+        (&absent, &[], 404),
+        (&absent, &[("cache-control", "only-if-cached")], 412),
+    ] {
+        let (status, told, body) = gateway.ask(asked, headers).await;
+        assert_eq!(status, expected, "{asked} {headers:?}");
+        let range = told.get("content-range").and_then(|range| range.to_str().ok());
+        match status {
+            200 => assert_eq!(&body, payload),
+            206 => assert_eq!(
+                (&body[..], range),
+                (&payload[2..6], Some(&*format!("bytes 2-5/{}", payload.len())))
+            ),
+            304 => assert!(body.is_empty()),
+            416 => assert_eq!(range, Some(&*format!("bytes */{}", payload.len()))),
+            _ => {}
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

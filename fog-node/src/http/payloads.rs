@@ -1,9 +1,13 @@
 //! `/api/v1/payloads` and `/ipfs/{cid}`: sealed payloads between the nodes of the network: pushed with the commitment that
 //! admits them, fetched by content identifier.
 
+mod block;
+
 use std::sync::Arc;
 
-use http::{HeaderValue, StatusCode, header};
+use block::Form;
+use bytes::Bytes;
+use http::{Response, StatusCode};
 use ledger::admission::Submission;
 use record::canonical;
 
@@ -37,31 +41,32 @@ async fn keep(context: Arc<Context>, request: Request) -> Answered {
     Ok(answer::nothing())
 }
 
-/// The raw block of an IPFS trustless gateway, from this node's own disk; it never asks others on a caller's behalf.
+/// A block of an IPFS trustless gateway, from this node's own disk; it never asks others on a caller's behalf.
 async fn give(context: Arc<Context>, request: Request) -> Answered {
     // A node fetches what it must hold; a member's observer what is sealed to a key that the member was granted.
     let reader = match context.caller(&request)? {
         Caller::Client(_) => Some(observing(&context, &request)?),
         caller => caller.validator().map(|_| None)?,
     };
-    let wants_raw = request.parameters.last("format") == Some("raw") || request.accepts("application/vnd.ipld.raw");
-    if !wants_raw {
-        return Err(Fault::not_acceptable(
-            "only raw blocks are served: ask with ?format=raw or Accept: application/vnd.ipld.raw",
-        ));
+    if request.place() == block::PROBE {
+        return Ok(probed());
     }
+    let form = Form::asked(&request)?;
     let cid = canonical::parse_cid(request.place()).map_err(Fault::invalid)?;
     let payload = match reader {
         Some(reader) => context.disclosure.payload(&reader, &cid).await?,
         None => context.vault.local(&cid).await?,
     };
-    let payload = payload.ok_or_else(|| Fault::not_found("this node does not hold this payload"))?;
-    let mut response = answer::bytes(StatusCode::OK, answer::RAW, payload);
-    // A content identifier never names other bytes; only the holder's own client may keep them.
-    let forever = HeaderValue::from_static("private, max-age=31536000, immutable");
-    response.headers_mut().insert(header::CACHE_CONTROL, forever);
-    response
-        .headers_mut()
-        .insert(header::CONTENT_DISPOSITION, HeaderValue::from_static("attachment"));
-    Ok(response)
+    match payload {
+        Some(payload) => block::answered(&request, form, &cid, payload),
+        None if block::wants_only_cached(&request.headers) => {
+            Err(Fault::precondition_failed("this node does not hold this payload"))
+        }
+        None => Err(Fault::not_found("this node does not hold this payload")),
+    }
+}
+
+/// Clients ask for no bytes at all to learn whether this is a gateway.
+fn probed() -> Response<Bytes> {
+    answer::bytes(StatusCode::OK, answer::RAW, Bytes::new())
 }

@@ -1,0 +1,282 @@
+//! One block as an IPFS trustless gateway answers it: which form is asked for, whether the caller has it, which part of it.
+//!
+//! The rules are those of the Trustless Gateway Specification (specs.ipfs.tech): raw blocks and CAR streams, nothing
+//! deserialized, no path below an identifier. What is sealed has no links, so that a CAR of it has one block, whatever its
+//! `dag-scope`. **Invariant:** the bytes handed in here were hashed when they were read; nothing else leaves.
+
+use bytes::Bytes;
+use cid::Cid;
+use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+use record::canonical;
+use serde::Serialize;
+
+use super::super::{answer, fault::Fault, route::Request};
+
+/// The media type of a CAR stream, without its parameters.
+const CAR: &str = "application/vnd.ipld.car";
+/// The one that we write.
+const CAR_V1: HeaderValue = HeaderValue::from_static("application/vnd.ipld.car; version=1; order=dfs; dups=n");
+/// The media type of a raw block.
+const RAW: &str = "application/vnd.ipld.raw";
+/// The identity CID of no bytes at all, with which clients ask whether this is a gateway.
+pub(super) const PROBE: &str = "bafkqaaa";
+
+/// What is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Form {
+    /// The block's bytes.
+    Raw,
+    /// A content-addressed archive, version 1, of the one block.
+    Car,
+}
+
+impl Form {
+    /// By `format=`, which goes before `Accept`; in there by what is named first.
+    pub(super) fn asked(request: &Request) -> Result<Self, Fault> {
+        match request.parameters.last("format") {
+            Some("raw") => return Ok(Self::Raw),
+            Some("car") => return Self::car(request.parameters.last("car-version")),
+            Some(_) => return Err(refused()),
+            None => {}
+        }
+        let values = request.headers.get_all(header::ACCEPT).iter();
+        let ranges: Vec<_> = values
+            .filter_map(|value| value.to_str().ok())
+            .flat_map(|value| value.split(','))
+            .collect();
+        let mut named_another = false;
+        for range in ranges {
+            let mut parts = range.split(';').map(|part| part.trim().to_ascii_lowercase());
+            let media_type = parts.next().unwrap_or_default();
+            let parameters: Vec<_> = parts.collect();
+            if parameters
+                .iter()
+                .any(|part| part.starts_with("q=0") && part.trim_end_matches('0').len() < 4)
+            {
+                continue;
+            }
+            let version = parameters.iter().find_map(|part| part.strip_prefix("version="));
+            match media_type.as_str() {
+                RAW => return Ok(Self::Raw),
+                CAR if version.is_none_or(|version| version == "1") => return Ok(Self::Car),
+                "*/*" | "application/*" | "" => {}
+                _ => named_another = true,
+            }
+        }
+        if named_another {
+            return Err(refused());
+        }
+        Err(Fault::invalid(
+            "say in which form: ?format=raw or ?format=car, or an Accept header of application/vnd.ipld.raw or \
+             application/vnd.ipld.car",
+        ))
+    }
+
+    fn car(version: Option<&str>) -> Result<Self, Fault> {
+        match version {
+            None | Some("1") => Ok(Self::Car),
+            Some(_) => Err(Fault::not_acceptable("only CAR version 1 is written here")),
+        }
+    }
+
+    const fn ending(self) -> &'static str {
+        match self {
+            Self::Raw => "bin",
+            Self::Car => "car",
+        }
+    }
+
+    fn etag(self, cid: &Cid) -> String {
+        match self {
+            Self::Raw => format!("\"{cid}.raw\""),
+            Self::Car => format!("\"{cid}.car\""),
+        }
+    }
+}
+
+fn refused() -> Fault {
+    Fault::not_acceptable("only raw blocks and CAR version 1 are served: nothing is deserialized here")
+}
+
+/// Whether the caller wants what is here already, or nothing; what a fog node has, it has here.
+pub(super) fn wants_only_cached(headers: &HeaderMap) -> bool {
+    let values = headers
+        .get_all(header::CACHE_CONTROL)
+        .iter()
+        .filter_map(|value| value.to_str().ok());
+    values
+        .flat_map(|value| value.split(','))
+        .any(|directive| directive.trim().eq_ignore_ascii_case("only-if-cached"))
+}
+
+/// The answer with this block: all of it, a part, or that the caller has it.
+pub(super) fn answered(request: &Request, form: Form, cid: &Cid, block: Bytes) -> Result<Response<Bytes>, Fault> {
+    let etag = form.etag(cid);
+    let text = |name| {
+        request
+            .headers
+            .get(name)
+            .and_then(|value: &HeaderValue| value.to_str().ok())
+    };
+    let has_it = text(header::IF_NONE_MATCH).is_some_and(|tags| {
+        tags.split(',')
+            .map(|tag| tag.trim().trim_start_matches("W/"))
+            .any(|tag| tag == "*" || tag == etag)
+    });
+    let mut response = if has_it {
+        let mut response = Response::new(Bytes::new());
+        *response.status_mut() = StatusCode::NOT_MODIFIED;
+        response
+    } else {
+        match form {
+            Form::Car => answer::bytes(StatusCode::OK, CAR_V1, car(cid, &block)),
+            Form::Raw => {
+                let is_meant = text(header::IF_RANGE).is_none_or(|tag| tag == etag);
+                part(text(header::RANGE).filter(|_| is_meant), block)?
+            }
+        }
+    };
+    let ascii = |text: String| HeaderValue::try_from(text).expect("identifiers are letters and digits");
+    let headers = response.headers_mut();
+    headers.insert(header::ETAG, ascii(etag));
+    // A content identifier never names other bytes; only the holder's own client may keep them.
+    headers.insert(
+        header::CACHE_CONTROL,
+        HeaderValue::from_static("private, max-age=31536000, immutable"),
+    );
+    headers.insert(header::VARY, HeaderValue::from_static("Accept"));
+    let ending = form.ending();
+    headers.insert(
+        header::CONTENT_DISPOSITION,
+        ascii(format!("attachment; filename=\"{cid}.{ending}\"")),
+    );
+    headers.insert("x-ipfs-path", ascii(format!("/ipfs/{cid}")));
+    headers.insert("x-ipfs-roots", ascii(cid.to_string()));
+    Ok(response)
+}
+
+/// A raw block, or the one range of it that is asked for. Several ranges, and units that are not bytes, are not understood:
+/// all of it, then.
+fn part(range: Option<&str>, block: Bytes) -> Result<Response<Bytes>, Fault> {
+    let length = block.len();
+    let range = range
+        .and_then(|text| text.trim().strip_prefix("bytes="))
+        .and_then(bounds);
+    let mut response = match range {
+        None => answer::bytes(StatusCode::OK, answer::RAW, block),
+        Some(bounds) => {
+            let (from, to) = match bounds {
+                (Some(from), to) => (from, to.map_or(length, |to| to.saturating_add(1).min(length))),
+                (None, last) => (length.saturating_sub(last.unwrap_or(0)), length),
+            };
+            if from >= to {
+                return Err(Fault::unsatisfiable(length));
+            }
+            let mut response = answer::bytes(StatusCode::PARTIAL_CONTENT, answer::RAW, block.slice(from..to));
+            let said = format!("bytes {from}-{}/{length}", to - 1);
+            let said = HeaderValue::try_from(said).expect("digits and signs");
+            response.headers_mut().insert(header::CONTENT_RANGE, said);
+            response
+        }
+    };
+    response
+        .headers_mut()
+        .insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+    Ok(response)
+}
+
+/// `5-9`, `5-`, `-9`.
+fn bounds(text: &str) -> Option<(Option<usize>, Option<usize>)> {
+    let (from, to) = text.split_once('-')?;
+    let number = |text: &str| match text {
+        "" => Some(None),
+        digits if digits.bytes().all(|b| b.is_ascii_digit()) => digits.parse().ok().map(Some),
+        _ => None,
+    };
+    match (number(from)?, number(to)?) {
+        (None, None) => None,
+        (Some(from), Some(to)) if from > to => None,
+        bounds => Some(bounds),
+    }
+}
+
+/// The head of a CAR stream.
+#[derive(Serialize)]
+struct Head<'a> {
+    roots: [&'a Cid; 1],
+    version: u64,
+}
+
+/// A CAR stream of one block: a head that names it, and the block with its identifier before it, each after its length.
+fn car(cid: &Cid, block: &[u8]) -> Vec<u8> {
+    let (head, name) = (
+        canonical::encode(&Head {
+            roots: [cid],
+            version: 1,
+        }),
+        cid.to_bytes(),
+    );
+    let mut car = Vec::with_capacity(head.len() + name.len() + block.len() + 20);
+    length(&mut car, head.len());
+    car.extend_from_slice(&head);
+    length(&mut car, name.len() + block.len());
+    car.extend_from_slice(&name);
+    car.extend_from_slice(block);
+    car
+}
+
+/// A number as CAR writes lengths: seven bits a byte, the lowest first (unsigned LEB128).
+fn length(to: &mut Vec<u8>, mut number: usize) {
+    while number >= 0x80 {
+        to.push(u8::try_from(number & 0x7f).expect("seven bits") | 0x80);
+        number >>= 7;
+    }
+    to.push(u8::try_from(number).expect("seven bits"));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_range_is_what_it_says() {
+        let block = Bytes::from_static(b"0123456789");
+        let of =
+            |range: &str| part(Some(range), block.clone()).map(|answer| (answer.status().as_u16(), answer.into_body()));
+        for (range, status, bytes) in [
+            ("bytes=2-4", 206, "234"),
+            ("bytes=7-", 206, "789"),
+            ("bytes=-3", 206, "789"),
+            ("bytes=-30", 206, "0123456789"),
+            ("bytes=0-99", 206, "0123456789"),
+            ("bytes=9-9", 206, "9"),
+            ("bytes=0-1,3-4", 200, "0123456789"),
+            ("bytes=4-2", 200, "0123456789"),
+            ("bytes=-", 200, "0123456789"),
+            ("bytes=+1-2", 200, "0123456789"),
+            ("lines=1-2", 200, "0123456789"),
+        ] {
+            assert_eq!(
+                of(range).expect(range),
+                (status, Bytes::from_static(bytes.as_bytes())),
+                "{range}"
+            );
+        }
+        for range in ["bytes=10-", "bytes=-0", "bytes=10-11"] {
+            assert_eq!(of(range).expect_err(range).status().as_u16(), 416);
+        }
+    }
+
+    #[test]
+    fn a_car_of_one_block_has_these_bytes() {
+        let cid = canonical::cid_of(b"\xa0");
+        let car = car(&cid, b"\xa0");
+        let head = hex::encode(&car[..18]);
+        // 58 bytes of head: a map of two, "roots" with one link, "version" 1.
+        assert_eq!(head, "3aa265726f6f747381d82a58250001711220");
+        assert!(car.ends_with(&[&[37][..], &cid.to_bytes(), b"\xa0"].concat()));
+        let mut long = Vec::new();
+        length(&mut long, 300);
+        assert_eq!(long, [0xac, 0x02]);
+    }
+}
