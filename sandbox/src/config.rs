@@ -4,6 +4,7 @@ use std::{ops::RangeInclusive, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
+use fog_node::vault::kubo::Api;
 use ledger::policy::EPOCH_BLOCKS_MIN;
 
 use crate::ports::{self, Host};
@@ -32,6 +33,9 @@ pub struct Config {
     pub mqtt: Mqtt,
     /// A host for each fog node; none: all are on loopback.
     pub hosts: Vec<Host>,
+    /// IPFS daemons of this machine that keep payloads: the RPC of the first is for the first fog node, and so on. Nodes without
+    /// one keep payloads themselves.
+    pub daemons: Vec<Api>,
     /// How long what is waited for may take.
     pub limits: Limits,
 }
@@ -49,6 +53,7 @@ impl Default for Config {
             spare_devices: 0,
             mqtt: Mqtt::default(),
             hosts: Vec::new(),
+            daemons: Vec::new(),
             limits: Limits::default(),
         }
     }
@@ -179,6 +184,10 @@ impl Config {
                 "hosts: there are {hosts} for {nodes} fog nodes; name one for each, or none"
             ));
         }
+        let daemons = self.daemons.len();
+        if daemons > usize::from(nodes) {
+            faults.push(format!("daemons: there are {daemons} for {nodes} fog nodes"));
+        }
         let is_name = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
         let nameless = self.hosts.iter().map(|host| host.namespace.as_str());
         let nameless = nameless.filter(|name| name.is_empty() || name.starts_with('-') || !name.chars().all(is_name));
@@ -230,6 +239,20 @@ mod tests {
                 "{bad}"
             );
         }
+    }
+
+    #[test]
+    fn a_daemon_is_on_this_machine_and_has_a_node() {
+        let of = |text: &str| Config::parse(text);
+        let one = of("daemons = [\"/ip4/127.0.0.1/tcp/5001\"]").expect("parses");
+        assert_eq!((one.daemons.len(), one.faults().len()), (1, 0));
+        assert!(
+            of("daemons = [\"/ip4/10.0.0.1/tcp/5001\"]")
+                .expect_err("elsewhere")
+                .contains("loopback")
+        );
+        let two = of("nodes = 1\ndaemons = [\"/ip4/127.0.0.1/tcp/1\", \"/ip4/127.0.0.1/tcp/2\"]").expect("parses");
+        assert!(two.faults()[0].contains("2 for 1"));
     }
 
     #[test]

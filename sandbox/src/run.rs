@@ -175,7 +175,9 @@ impl Run {
     async fn start(&mut self) -> Result<(), Fault> {
         let limits = self.order.config.limits;
         self.screen.say("starting the fog nodes");
-        let programs = self.network.node_programs(self.order.config.scrub_s)?;
+        let programs = self
+            .network
+            .node_programs(self.order.config.scrub_s, &self.order.config.daemons)?;
         self.processes.start_nodes(programs, &self.nodes, &limits).await?;
         let (people, devices) = (
             self.network.household.people.len(),

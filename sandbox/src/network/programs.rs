@@ -2,7 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use fog_node::keyring::{Holding, Keyring, Passphrase};
+use fog_node::{
+    keyring::{Holding, Keyring, Passphrase},
+    vault::kubo::Api,
+};
 use record::bundle::{Category, SubjectSecret};
 use serde_json::{Value as Json, json};
 
@@ -42,18 +45,23 @@ fn scrub_bytes_per_s_max(scrub_s: u64) -> u64 {
 
 impl Network {
     /// Seals each node's keyring, writes its configuration, and says how to run it. Each reads all of its disk again every
-    /// `scrub_s` seconds.
+    /// `scrub_s` seconds; the first keep their payloads at these daemons.
     ///
     /// # Errors
     /// [`Fault::Identity`] or [`Fault::File`].
-    pub fn node_programs(&self, scrub_s: u64) -> Result<Vec<Program>, Fault> {
+    pub fn node_programs(&self, scrub_s: u64, daemons: &[Api]) -> Result<Vec<Program>, Fault> {
         (0..)
             .zip(&self.nodes)
-            .map(|(i, node)| self.node_program((i, node), scrub_s))
+            .map(|(i, node)| self.node_program((i, node), scrub_s, daemons.get(usize::from(i))))
             .collect()
     }
 
-    fn node_program(&self, (index, node): (u16, &NodePlan), scrub_s: u64) -> Result<Program, Fault> {
+    fn node_program(
+        &self,
+        (index, node): (u16, &NodePlan),
+        scrub_s: u64,
+        daemon: Option<&Api>,
+    ) -> Result<Program, Fault> {
         let dir = Path::new("nodes").join(&node.name);
         let people = if index == 0 {
             self.household.people.as_slice()
@@ -84,7 +92,10 @@ impl Network {
                 "ca": self.ca_file,
             },
             "consensus": {"listen": self.ports.node_consensus(index), "peers": peers},
-            "vault": {"driver": "embedded", "exchange": {"peers": others}},
+            "vault": match daemon {
+                None => json!({"driver": "embedded", "exchange": {"peers": others}}),
+                Some(api) => json!({"driver": "kubo", "kubo": {"api": api}, "exchange": {"peers": others}}),
+            },
             "index": {"driver": "sqlite"},
             "keyring": {"passphrase_file": passphrase.file},
             "recovery": {"scrub_every_ms": scrub_s * 1_000, "scrub_bytes_per_s_max": scrub_bytes_per_s_max(scrub_s)},
