@@ -250,10 +250,22 @@ impl Vault {
         self.want(cid, self.exchange.push_grace(), timeout).await
     }
 
-    /// The payload, from here or else from a peer (and then kept here, if it can be).
+    /// As [`Vault::hold`], for what no push will bring: the peers are asked at once, for `exchange.get_timeout_ms`.
     ///
     /// # Errors
-    /// [`Error::Absent`], or the store has failed. A store that cannot be asked now is no reason: a peer may have it.
+    /// As [`Vault::hold`].
+    pub async fn fetch(&self, cid: &Cid) -> Result<Held, Error> {
+        if self.local(cid).await?.is_some() {
+            return Ok(Held(*cid));
+        }
+        self.want(cid, Duration::ZERO, self.exchange.get_timeout()).await
+    }
+
+    /// The payload, from here or else from a peer, for whoever reads it now. What comes from a peer is kept here, unless the
+    /// store cannot be asked: having read it says nothing about holding it.
+    ///
+    /// # Errors
+    /// [`Error::Absent`], or the store has failed, or cannot be asked and no peer delivers.
     pub async fn get(&self, cid: &Cid) -> Result<Bytes, Error> {
         let trouble = match self.local(cid).await {
             Ok(Some(payload)) => return Ok(payload),

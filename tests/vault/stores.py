@@ -266,28 +266,43 @@ class Running(unittest.TestCase):
         print(f"Helia {version} fetched {len(cids)} records from two nodes and refused the altered one")
 
     def test_3_a_block_altered_on_the_daemons_disk_is_never_served_and_comes_again(self):
-        cid = eventually("a record", PATIENCE_S, lambda: self.records(1))[0]
-        _, block = self.raw(cid, node=1)
-        since = max([each["id"] for each in self.sandbox.get("/api/v1/incidents")], default=0)
-        total = self.served()
-        # The scrub speaks of incidents below the height up to which everything was held: that is noted now and then.
-        time.sleep(6)
-        self.daemon.flip(block)
-        self.assertNotEqual(self.daemon.ask("block/get", arg=cid), block, "the daemon serves what it has")
-
-        def look():
-            status, body = self.raw(cid)
-            # Whatever is answered meanwhile, it is never the altered bytes.
-            assert status != 200 or body == block, "an altered block was served"
+        total, since = self.served(), self.newest_incident()
+        # An incident is what was here before: a record that came just now is looked for without one. So the next is tried.
+        cids = eventually("five records", PATIENCE_S, lambda: self.records(5))
+        for cid in cids:
+            self.alter_and_wait(cid)
             found = [each for each in self.sandbox.get("/api/v1/incidents") if each["id"] > since]
-            return [each for each in found if each["kind"] == "payload-damaged" and each["took_ms"] is not None]
-
-        (incident, *_) = eventually("a mended incident", PATIENCE_S, look)
-        self.assertEqual(self.raw(cid), (200, block))
-        self.assertEqual(self.daemon.ask("block/get", arg=cid), block, "it is whole at the daemon, too")
+            if found:
+                break
+        self.assertEqual({each["kind"] for each in found}, {"payload-damaged"})
+        incident = eventually("its mending", PATIENCE_S, lambda: self.mended(found[0]["id"]))
         self.assertTrue(self.daemon.is_pinned(cid))
         self.assertGreaterEqual(self.served(), total)
         print(f"altered at the daemon: {incident['where']}: mended in {incident['took_ms']} ms from {incident['repaired_from']}")
+
+    def alter_and_wait(self, cid):
+        """Alters a byte of a record at the daemon, and waits until it is whole there again."""
+        _, block = self.raw(cid, node=1)
+        self.daemon.flip(block)
+        self.assertNotEqual(self.daemon.ask("block/get", arg=cid), block, "the daemon serves what it has")
+
+        served = set()
+
+        def is_whole():
+            status, body = self.raw(cid)
+            served.update([body] if status == 200 else [])
+            return status == 200 and self.daemon.ask("block/get", arg=cid) == block
+
+        eventually("the whole block", PATIENCE_S, is_whole)
+        # Whatever was answered meanwhile, it was never the altered bytes.
+        self.assertEqual(served, {block})
+
+    def newest_incident(self):
+        return max([each["id"] for each in self.sandbox.get("/api/v1/incidents")], default=0)
+
+    def mended(self, number):
+        (incident,) = [each for each in self.sandbox.get("/api/v1/incidents") if each["id"] == number]
+        return incident if incident["took_ms"] is not None else None
 
     def test_4_what_somebody_unpins_is_pinned_again(self):
         cid = eventually("a record", PATIENCE_S, lambda: self.records(1))[0]
@@ -304,7 +319,8 @@ class Running(unittest.TestCase):
         eventually("blocks", PATIENCE_S, lambda: self.sandbox.height(1) > before + 20)
         self.assertGreaterEqual(self.served(), total)
         page = self.sandbox.ask(0, "/fhir/Observation?_count=20&_sort=-date", token=self.sandbox.report["hospital"]["token"])
-        self.assertEqual((page[0], len(json.loads(page[1])["entry"])), (200, 20))
+        self.assertEqual(page[0], 200, page[1])
+        self.assertGreaterEqual(len(json.loads(page[1])["entry"]), 20)
         self.daemon.start()
         eventually("readiness", PATIENCE_S, lambda: self.sandbox.is_ready(0))
         self.sandbox.agreed(self.sandbox.height(1))

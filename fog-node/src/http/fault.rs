@@ -224,6 +224,8 @@ impl From<vault::Error> for Fault {
             vault::Error::Storage(_) => stop(&error),
             // The room has said so once; a full disk refuses every bundle that comes.
             vault::Error::Unavailable(vault::Trouble::DiskFull) => Self::unavailable(error.to_string()),
+            // The vault has said it once; a line for every request would hide the others.
+            vault::Error::Unavailable(vault::Trouble::Daemon(_)) => Self::unavailable(ELSEWHERE),
             _ => Self::of_ours(&error, Self::unavailable(ELSEWHERE)),
         }
     }

@@ -79,7 +79,7 @@ impl Recovery {
                 let incidents = &self.0.incidents;
                 *open = Some(incidents.found(Kind::PayloadDamaged, FoundBy::Scrub, vault.place().to_owned(), what));
             }
-            vault.get(&commitment.cid).await?;
+            vault.fetch(&commitment.cid).await?;
         }
         Ok(())
     }

@@ -68,7 +68,7 @@ async fn stretch(
                 payloads.note(answer)?;
             }
             sought.push(Box::pin(async move {
-                (height, commitment.cid, vault.get(&commitment.cid).await.map(drop))
+                (height, commitment.cid, vault.fetch(&commitment.cid).await.map(drop))
             }));
         }
         progress.say(|| format!("payloads of block {height}: {} held", payloads.held));

@@ -197,6 +197,7 @@ impl Probe {
                 if !*self.tell.borrow() {
                     tracing::info!(api = %self.api, agent = %daemon.agent, "the vault's daemon answers");
                     self.was_told = false;
+                    self.look_at_settings().await;
                 }
                 true
             }
@@ -212,6 +213,21 @@ impl Probe {
         metrics::gauge!("fog_vault_daemon_answers").set(if is_here { 1.0 } else { 0.0 });
         self.tell
             .send_if_modified(|here| std::mem::replace(here, is_here) != is_here);
+    }
+
+    /// Says it when the daemon speaks with the public network; the node goes on: what it keeps is sealed.
+    async fn look_at_settings(&self) {
+        let Ok(settings) = self.rpc.settings().await else {
+            return;
+        };
+        let faults = settings::judge(&settings).len();
+        if faults > 0 {
+            tracing::warn!(
+                faults,
+                "the settings of the vault's daemon let payloads, or words about them, out of the network: \
+                 `fog-node check-config` names each"
+            );
+        }
     }
 
     async fn look(&self) -> Result<rpc::Daemon, Error> {

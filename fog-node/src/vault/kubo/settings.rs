@@ -85,7 +85,7 @@ pub async fn look_at(config: &Config) -> Result<Vec<String>, Failure> {
 }
 
 /// What is wrong in the daemon's configuration.
-fn judge(settings: &Json) -> Vec<String> {
+pub(super) fn judge(settings: &Json) -> Vec<String> {
     let at = |key: &str| key.split('.').fold(settings, |inner, part| &inner[part]);
     let mut faults = Vec::new();
     if !is_empty(at("Bootstrap")) {

@@ -97,10 +97,13 @@ async fn while_the_daemon_is_away_payloads_are_read_from_peers() {
     config.exchange.peers = vec![url.try_into().expect("a URL")];
     let vault = open(&config, dir.path()).await;
     assert_eq!(vault.get(&held.cid()).await.expect("a peer has it"), sent);
-    assert!(
-        vault.hold(&held.cid(), Duration::from_millis(300)).await.is_err(),
-        "read is not held"
-    );
+    let held = held.cid();
+    for held in [
+        vault.hold(&held, Duration::from_millis(300)).await,
+        vault.fetch(&held).await,
+    ] {
+        assert!(held.is_err(), "read is not held");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
