@@ -207,6 +207,8 @@ async fn a_gateway_answers_what_is_asked_and_says_what_it_does_not_serve() {
         (cid, &[], 400),
         (cid, &[("accept", "*/*")], 400),
         (cid, &[("accept", "text/html")], 406),
+        (cid, &[("accept", "application/vnd.ipld.raw;q=0.0, */*;q=0.5")], 400),
+        (cid, &[("accept", "*/*;q=0.1, application/vnd.ipld.raw;q=0.9")], 200),
         (&of("?format=dag-json"), &[], 406),
         (&of("?format=car&car-version=2"), &[], 406),
         (&of("/below?format=car"), &[], 404),

@@ -49,10 +49,8 @@ impl Form {
             let mut parts = range.split(';').map(|part| part.trim().to_ascii_lowercase());
             let media_type = parts.next().unwrap_or_default();
             let parameters: Vec<_> = parts.collect();
-            if parameters
-                .iter()
-                .any(|part| part.starts_with("q=0") && part.trim_end_matches('0').len() < 4)
-            {
+            // q=0, q=0.000: not that.
+            if parameters.iter().any(|part| part.trim_end_matches(['0', '.']) == "q=") {
                 continue;
             }
             let version = parameters.iter().find_map(|part| part.strip_prefix("version="));
