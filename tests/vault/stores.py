@@ -34,15 +34,16 @@ def installed(path, what):
         raise unittest.SkipTest(f"{what} could not be installed")
 
 
-def javascript(script, *arguments, **more):
+def javascript(script, *arguments, where=HELIA, given=None, **more):
     """The lines of JSON that a script of this folder prints; it runs where its packages are."""
-    copy = HELIA / script
+    copy = where / script
     copy.write_text((HERE / script).read_text())
     env = os.environ | more
     env.pop("NODE_OPTIONS", None)
-    done = subprocess.run([NODE, copy, *map(str, arguments)], env=env, capture_output=True, text=True, timeout=PATIENCE_S)
+    node = NODE if where == HELIA else "node"
+    done = subprocess.run([node, copy, *map(str, arguments)], env=env, input=given, capture_output=True, timeout=PATIENCE_S)
     assert done.returncode == 0, (done.stdout, done.stderr)
-    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith(b"{")]
 
 
 class JsIpfs(unittest.TestCase):
@@ -264,6 +265,14 @@ class Running(unittest.TestCase):
         self.assertIn("refused", told)
         version = json.loads((HELIA / "node_modules/helia/package.json").read_text())["version"]
         print(f"Helia {version} fetched {len(cids)} records from two nodes and refused the altered one")
+
+    def test_2_a_car_of_a_record_is_read_by_ipfs_itself(self):
+        cid = eventually("a record", PATIENCE_S, lambda: self.records(1))[0]
+        status, car = self.sandbox.ask(0, f"/ipfs/{cid}?format=car", token=self.token().read_text().strip())
+        self.assertEqual(status, 200)
+        (told,) = javascript("car.mjs", where=PEERS / "ipfs", given=car)
+        block = {"cid": cid, "bytes": len(self.raw(cid)[1]), "matches": True}
+        self.assertEqual(told, {"version": 1, "roots": [cid], "blocks": [block]})
 
     def test_3_a_block_altered_on_the_daemons_disk_is_never_served_and_comes_again(self):
         total, since = self.served(), self.newest_incident()
