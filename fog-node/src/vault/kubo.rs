@@ -10,7 +10,7 @@ mod doctor;
 mod rpc;
 mod settings;
 #[cfg(test)]
-pub(in crate::vault) mod stand_in;
+pub(crate) mod stand_in;
 
 use std::{path::Path, sync::Arc, time::Duration};
 
