@@ -57,7 +57,8 @@ class JsIpfs(unittest.TestCase):
         cls.daemon = Daemon()
         cls.addClassCleanup(cls.daemon.close)
         version = cls.daemon.start()
-        print(f"js-ipfs: core {version.get('ipfs-core')}, repository {version.get('Repo')}, {cls.daemon.ask('id')['AgentVersion']}")
+        package = json.loads((PEERS / "ipfs/node_modules/ipfs/package.json").read_text())["version"]
+        print(f"js-ipfs {package}: core {version.get('ipfs-core')}, {cls.daemon.ask('id')['AgentVersion']}")
 
     def test_the_driver_suite(self):
         """Every test that the embedded store passes, on this daemon."""
