@@ -203,7 +203,10 @@ impl Probe {
             }
             Err(error) => {
                 if !self.was_told {
-                    let cause = std::error::Error::source(&error).map(ToString::to_string);
+                    let cause = match &error {
+                        Error::Unavailable(Trouble::Daemon(failure)) => failure.cause(),
+                        _ => String::new(),
+                    };
                     tracing::error!(api = %self.api, %error, cause, "the vault's daemon is away: no payload is kept here until it is back");
                     self.was_told = true;
                 }

@@ -77,8 +77,10 @@ fn found(what: &'static str, result: Result<String, String>) -> Finding {
 }
 
 fn told(failure: Failure) -> String {
-    let cause = std::error::Error::source(&failure).map(|cause| format!(" ({cause})"));
-    format!("{failure}{}", cause.unwrap_or_default())
+    match failure.cause() {
+        cause if cause.is_empty() => failure.to_string(),
+        cause => format!("{failure} ({cause})"),
+    }
 }
 
 /// Canonical DAG-CBOR of about so many bytes, at most, that nobody else has: a byte string.

@@ -48,6 +48,14 @@ pub enum Failure {
     Said(String),
 }
 
+impl Failure {
+    /// What lies under it, in words: what the network said.
+    pub(super) fn cause(&self) -> String {
+        let causes = std::iter::successors(std::error::Error::source(self), |error| error.source());
+        causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+    }
+}
+
 /// The client; clones share it.
 #[derive(Clone, Debug)]
 pub(super) struct Rpc {

@@ -220,7 +220,7 @@ async fn the_doctor_finds_what_is_wrong_and_leaves_nothing_behind() {
         (Fault::Reencodes, "it was kept as"),
         (Fault::IsFull, "disk is full"),
         (Fault::Denies, "authorization_file"),
-        (Fault::Away, "does not answer"),
+        (Fault::Away, "does not answer (error sending request: "),
     ] {
         stand_in.has(fault);
         let findings = doctor::examine(&config, false).await;
