@@ -1,10 +1,11 @@
 //! The composition: the only file that names every room. It opens them, joins them, and stops them together.
 
+mod files;
 mod replacement;
 mod rooms;
 mod seats;
 
-use std::{fs, io, net::SocketAddr, path::Path, time::Duration};
+use std::{io, net::SocketAddr, path::Path, time::Duration};
 
 use ::http::HeaderMap;
 use ledger::genesis::{Address, Genesis, Validator};
@@ -17,6 +18,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use files::{daemon_secret, genesis, identity, keep_private};
 pub use replacement::{Claim, Keys};
 use rooms::{Stores, Work};
 
@@ -24,15 +26,10 @@ use crate::{
     audit::Audited,
     config::{Config, Faults},
     consensus::{self, Consensus},
-    http::{
-        self, Context, Rooms,
-        caller::Peer,
-        tls::{Identity, is_private},
-    },
+    http::{self, Context, Rooms, caller::Peer, tls::Identity},
     replace,
     space::{self, Space},
     telemetry::Telemetry,
-    vault,
 };
 
 /// How long the tasks may take to end after they were told to, beyond the time that requests have.
@@ -96,7 +93,7 @@ impl Node {
     pub fn prepare(config: Config) -> Result<Self, Faults> {
         let mut faults = Faults::default();
         let genesis = genesis(&config.genesis, &mut faults);
-        let key = key(&config.key, &mut faults);
+        let key = files::key(&config.key, &mut faults);
         let identity = identity(&config.http, &mut faults);
         if let Some(passphrase_file) = &config.keyring.passphrase_file {
             faults.note(
@@ -351,48 +348,6 @@ impl Running {
         if tokio::time::timeout(within, self.consensus.stop()).await.is_err() {
             tracing::warn!("consensus did not stop in time");
         }
-    }
-}
-
-pub(crate) fn genesis(path: &Path, faults: &mut Faults) -> Option<Genesis> {
-    let text = faults.note(format_args!("genesis {}", path.display()), fs::read_to_string(path))?;
-    faults.note(format_args!("genesis {}", path.display()), Genesis::from_json(&text))
-}
-
-fn key(path: &Path, faults: &mut Faults) -> Option<SigningKey> {
-    keep_private("key", path, faults);
-    let pem = faults.note(format_args!("key {}", path.display()), fs::read_to_string(path))?;
-    faults.note(
-        format_args!("key {}", path.display()),
-        SigningKey::from_pem(&zeroize::Zeroizing::new(pem)),
-    )
-}
-
-pub(crate) fn identity(config: &http::Config, faults: &mut Faults) -> Option<Identity> {
-    keep_private("http.private_key", &config.private_key, faults);
-    let identity = faults.note(
-        "http",
-        Identity::read(&config.certificate, &config.private_key, &config.ca),
-    )?;
-    faults.note("http", identity.server())?;
-    Some(identity)
-}
-
-/// What the vault's daemon asks for, if there is one.
-pub(crate) fn daemon_secret(config: &vault::Config, faults: &mut Faults) {
-    if let Some(path) = &config.kubo.authorization_file {
-        keep_private("vault.kubo.authorization_file", path, faults);
-        faults.note("vault.kubo.authorization_file", config.kubo.authorization());
-    }
-}
-
-/// A missing file is noted by whoever reads it.
-pub(crate) fn keep_private(what: &str, path: &Path, faults: &mut Faults) {
-    if is_private(path).is_ok_and(|is_private| !is_private) {
-        let path = path.display();
-        faults.add(format_args!(
-            "{what} {path} can be read by others: chmod 600 it, and replace the key if others had access"
-        ));
     }
 }
 
