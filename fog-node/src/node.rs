@@ -5,7 +5,7 @@ mod replacement;
 mod rooms;
 mod seats;
 
-use std::{io, net::SocketAddr, path::Path, time::Duration};
+use std::{io, net::SocketAddr, time::Duration};
 
 use ::http::HeaderMap;
 use ledger::genesis::{Address, Genesis, Validator};

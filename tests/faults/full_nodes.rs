@@ -48,7 +48,7 @@ impl Fogs {
         let bin = network.folder.path("bin");
         fs::create_dir_all(&bin).expect("makes");
         std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_sandbox"), bin.join("fog-node")).expect("links");
-        let mut programs = network.node_programs(300).expect("writes the configurations");
+        let mut programs = network.node_programs(300, &[]).expect("writes the configurations");
         for (index, plan) in network.nodes.iter().enumerate() {
             if !is_small(index) {
                 disks.push(None);

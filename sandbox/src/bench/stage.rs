@@ -90,7 +90,7 @@ impl Stage {
         let nodes = network.nodes.iter().map(|node| Node::at(http.clone(), &node.url));
         let nodes = nodes.collect();
         let node_programs = if plan.fog {
-            network.node_programs(SCRUB_S)?
+            network.node_programs(SCRUB_S, &[])?
         } else {
             Vec::new()
         };
