@@ -293,6 +293,20 @@ async fn the_height_that_was_looked_through_is_remembered(world: World) {
     assert_eq!(world.open(dir.path(), &[]).await.retained().await.expect("reads"), 7);
 }
 
+async fn a_caller_needs_no_tokio_of_its_own(world: World) {
+    let dir = tempfile::tempdir().expect("a folder");
+    let vault = world.open(dir.path(), &[]).await;
+    let held = vault.put(payload(300)).await.expect("kept");
+    let (tell, told) = tokio::sync::oneshot::channel();
+    // As the consensus engine does, on a thread of its own.
+    std::thread::spawn(move || {
+        let cid = held.cid();
+        let told = futures::executor::block_on(vault.hold(&cid, Duration::from_secs(60)));
+        tell.send(told).expect("somebody waits");
+    });
+    assert_eq!(told.await.expect("no panic").expect("held"), held);
+}
+
 /// The suite on one driver.
 macro_rules! suite {
     ($driver:ident, $world:expr $(, #[$ignored:meta])?) => {
@@ -307,6 +321,7 @@ macro_rules! suite {
                 who_waits_is_told_when_a_payload_arrives
                 the_budget_and_the_size_are_kept
                 the_height_that_was_looked_through_is_remembered
+                a_caller_needs_no_tokio_of_its_own
             );
         }
     };

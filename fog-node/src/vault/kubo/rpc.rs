@@ -10,7 +10,8 @@ use cid::Cid;
 use record::bundle::PAYLOAD_BYTES_MAX;
 use reqwest::{Response, StatusCode, header};
 use serde_json::Value as Json;
-use tokio::sync::Semaphore;
+use tokio::{runtime::Handle, sync::Semaphore};
+use tokio_util::task::AbortOnDropHandle;
 
 use super::api::Config;
 
@@ -64,6 +65,7 @@ pub(super) struct Rpc {
     requests: Arc<Semaphore>,
     read: Duration,
     write: Duration,
+    runtime: Handle,
 }
 
 /// Who the daemon is.
@@ -76,7 +78,8 @@ pub(super) struct Daemon {
 }
 
 impl Rpc {
-    /// A client of its own: neither this node's certificate nor proxy settings of the environment reach the daemon.
+    /// A client of its own: neither this node's certificate nor proxy settings of the environment reach the daemon. It works
+    /// on the current tokio runtime; who calls it needs none.
     pub(super) fn new(config: &Config) -> Result<Self, String> {
         let mut headers = header::HeaderMap::new();
         if let Some(secret) = config.authorization()? {
@@ -98,6 +101,7 @@ impl Rpc {
             requests: Arc::new(Semaphore::new(REQUESTS_MAX)),
             read,
             write: Duration::from_millis(config.write_timeout_ms),
+            runtime: Handle::current(),
         })
     }
 
@@ -249,26 +253,34 @@ impl Rpc {
 
     async fn answer(&self, request: reqwest::RequestBuilder, bytes_max: usize) -> Result<Bytes, Failure> {
         let _turn = self.requests.acquire().await.expect("the semaphore is never closed");
-        let response = request.send().await.map_err(unreachable)?;
-        let status = response.status();
-        match status {
-            StatusCode::OK => body(response, bytes_max)
-                .await?
-                .ok_or(Failure::Nonsense("too many bytes")),
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(Failure::Denied(status)),
-            StatusCode::INTERNAL_SERVER_ERROR => {
-                let answer = body(response, ANSWER_BYTES_MAX).await?.unwrap_or_default();
-                let message = json(&answer)
-                    .ok()
-                    .and_then(|answer| answer["Message"].as_str().map(str::to_owned));
-                Err(failure(
-                    message.map_or_else(|| words(&answer), |text| words(text.as_bytes())),
-                ))
-            }
-            status if status.is_redirection() => Err(Failure::Nonsense("it sends us elsewhere")),
-            StatusCode::NOT_FOUND => Err(Failure::Nonsense("it does not know the command")),
-            _ => Err(Failure::Nonsense("its status")),
+        let answer = self.runtime.spawn(answer(request, bytes_max));
+        // The runtime ends, and the node with it.
+        AbortOnDropHandle::new(answer)
+            .await
+            .unwrap_or(Err(Failure::Unreachable(None)))
+    }
+}
+
+async fn answer(request: reqwest::RequestBuilder, bytes_max: usize) -> Result<Bytes, Failure> {
+    let response = request.send().await.map_err(unreachable)?;
+    let status = response.status();
+    match status {
+        StatusCode::OK => body(response, bytes_max)
+            .await?
+            .ok_or(Failure::Nonsense("too many bytes")),
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(Failure::Denied(status)),
+        StatusCode::INTERNAL_SERVER_ERROR => {
+            let answer = body(response, ANSWER_BYTES_MAX).await?.unwrap_or_default();
+            let message = json(&answer)
+                .ok()
+                .and_then(|answer| answer["Message"].as_str().map(str::to_owned));
+            Err(failure(
+                message.map_or_else(|| words(&answer), |text| words(text.as_bytes())),
+            ))
         }
+        status if status.is_redirection() => Err(Failure::Nonsense("it sends us elsewhere")),
+        StatusCode::NOT_FOUND => Err(Failure::Nonsense("it does not know the command")),
+        _ => Err(Failure::Nonsense("its status")),
     }
 }
 
