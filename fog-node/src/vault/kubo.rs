@@ -111,7 +111,7 @@ impl Kubo {
             self.rpc.unpin(&stored).await.map_err(daemon)?;
             return Err(daemon(Failure::Nonsense("it keeps other bytes than it was given")));
         }
-        match self.rpc.get(cid).await {
+        match self.rpc.get_back(cid).await {
             Ok(Some(bytes)) => Ok(is_payload_of(cid, &bytes)),
             Ok(None) | Err(Failure::Damaged) => Ok(false),
             Err(failure) => Err(daemon(failure)),

@@ -58,11 +58,13 @@ impl World {
         config.driver = Driver::Kubo;
         config.kubo = kubo::Config {
             api: api.try_into().expect("on loopback"),
-            // js-ipfs waits that long before it says that a block is absent.
-            read_timeout_ms: 1_000,
+            // js-ipfs has one thread, on a machine that does something else as well.
+            read_timeout_ms: 60_000,
+            write_timeout_ms: 60_000,
             probe_every_ms: 100,
             ..kubo::Config::default()
         };
+        config.exchange.get_timeout_ms = 60_000;
         config
     }
 
@@ -255,7 +257,7 @@ async fn who_waits_is_told_when_a_payload_arrives(world: World) {
     let pushed = payload(100);
     let waits = (0..10).map(|_| {
         let (vault, cid) = (vault.clone(), canonical::cid_of(&pushed));
-        tokio::spawn(async move { vault.hold(&cid, Duration::from_secs(20)).await })
+        tokio::spawn(async move { vault.hold(&cid, Duration::from_secs(60)).await })
     });
     let waits: Vec<_> = waits.collect();
     let held = vault.put(pushed.clone()).await.expect("kept");

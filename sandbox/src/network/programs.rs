@@ -43,6 +43,18 @@ fn scrub_bytes_per_s_max(scrub_s: u64) -> u64 {
     }
 }
 
+/// Where a node keeps its payloads.
+fn vault(daemon: Option<&Api>, exchange: &Json) -> Json {
+    match daemon {
+        None => json!({"driver": "embedded", "exchange": exchange}),
+        Some(api) => {
+            // It shares the machine with everything else, and is late with each payload while many come.
+            let kubo = json!({"api": api, "read_timeout_ms": 15_000, "write_timeout_ms": 30_000});
+            json!({"driver": "kubo", "kubo": kubo, "exchange": exchange})
+        }
+    }
+}
+
 impl Network {
     /// Seals each node's keyring, writes its configuration, and says how to run it. Each reads all of its disk again every
     /// `scrub_s` seconds; the first keep their payloads at these daemons.
@@ -92,10 +104,7 @@ impl Network {
                 "ca": self.ca_file,
             },
             "consensus": {"listen": self.ports.node_consensus(index), "peers": peers},
-            "vault": match daemon {
-                None => json!({"driver": "embedded", "exchange": {"peers": others}}),
-                Some(api) => json!({"driver": "kubo", "kubo": {"api": api}, "exchange": {"peers": others}}),
-            },
+            "vault": vault(daemon, &json!({"peers": others})),
             "index": {"driver": "sqlite"},
             "keyring": {"passphrase_file": passphrase.file},
             "recovery": {"scrub_every_ms": scrub_s * 1_000, "scrub_bytes_per_s_max": scrub_bytes_per_s_max(scrub_s)},

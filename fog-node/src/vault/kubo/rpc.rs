@@ -15,8 +15,8 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::api::Config;
 
-/// Requests under way at a time, at most; callers wait.
-const REQUESTS_MAX: usize = 64;
+/// Requests under way at a time, at most; callers wait. A daemon that works on many at once is late with each.
+const REQUESTS_MAX: usize = 16;
 /// Bytes of an answer that is not a payload, at most.
 const ANSWER_BYTES_MAX: usize = 1 << 20;
 /// Characters of what the daemon says that are kept of a failure.
@@ -155,8 +155,22 @@ impl Rpc {
 
     /// The bytes under an identifier, from the daemon's own disk; nothing if it does not have them. Not hashed yet.
     pub(super) async fn get(&self, cid: &Cid) -> Result<Option<Bytes>, Failure> {
-        let (cid, offline) = (cid.to_string(), [("offline", "true")]);
-        let arguments = [("arg", cid.as_str()), offline[0]];
+        match self.block(cid).await {
+            Err(Failure::Said(said)) if is_out_of_time(&said) => Ok(None),
+            got => got,
+        }
+    }
+
+    /// As [`Rpc::get`], for what was put just now: a daemon that looks for it until its time is over is busy.
+    pub(super) async fn get_back(&self, cid: &Cid) -> Result<Option<Bytes>, Failure> {
+        match self.block(cid).await {
+            Err(Failure::Said(said)) if is_out_of_time(&said) => Err(Failure::Unreachable(None)),
+            got => got,
+        }
+    }
+
+    async fn block(&self, cid: &Cid) -> Result<Option<Bytes>, Failure> {
+        let arguments = [("arg", &*cid.to_string()), ("offline", "true")];
         let request = self.request("block/get", &arguments, self.read);
         match self.answer(request, PAYLOAD_BYTES_MAX).await {
             Ok(payload) => Ok(Some(payload)),
@@ -174,7 +188,7 @@ impl Rpc {
                 .as_u64()
                 .map(Some)
                 .ok_or(Failure::Nonsense("block/stat without Size")),
-            Err(Failure::Said(said)) if is_absent(&said) => Ok(None),
+            Err(Failure::Said(said)) if is_absent(&said) || is_out_of_time(&said) => Ok(None),
             Err(failure) => Err(failure),
         }
     }
@@ -319,12 +333,17 @@ fn failure(said: String) -> Failure {
     }
 }
 
-/// What Kubo's own client takes for absent (`ipld: could not find`), and what js-ipfs says, which has no offline reads and
-/// waits until its time is over.
+/// What Kubo's own client takes for absent: `ipld: could not find`.
 fn is_absent(said: &str) -> bool {
-    ["could not find", "not found", "Not Found", "request timed out"]
+    ["could not find", "not found", "Not Found"]
         .iter()
         .any(|words| said.contains(words))
+}
+
+/// What js-ipfs says when it does not have a block: it has no offline reads, and looks for it until its time is over. A busy
+/// one says the same.
+fn is_out_of_time(said: &str) -> bool {
+    said.contains("request timed out")
 }
 
 fn is_not_pinned(said: &str) -> bool {

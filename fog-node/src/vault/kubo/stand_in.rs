@@ -40,6 +40,8 @@ pub(in crate::vault) enum Fault {
     Denies,
     /// Its disk is full.
     IsFull,
+    /// It looks for blocks until its time is over, as a busy js-ipfs does.
+    Searches,
 }
 
 /// A request line and what it carries besides.
@@ -232,6 +234,7 @@ impl StandIn {
                 }
                 json!({"Cid": {"/": cid.to_string()}})
             }
+            "block/get" if shared.fault == Fault::Searches => return Err("request timed out".to_owned()),
             "block/get" | "block/stat" => {
                 let absent = "block was not found locally (offline): ipld: could not find it";
                 let mut block = shared.blocks.get(&key).ok_or(absent)?.clone();
