@@ -92,11 +92,8 @@ fn throw_away(bytes: usize) -> Vec<u8> {
 
 async fn introduce(rpc: &Rpc) -> Result<String, String> {
     let (version, daemon) = (rpc.version().await.map_err(told)?, rpc.id().await.map_err(told)?);
-    let repository = rpc.repository().await.map_err(told)?;
+    let size = rpc.repository_bytes().await.map_err(told)?;
     let peers = rpc.peers().await.map_err(told)?;
-    // Kubo has numbers here, js-ipfs texts.
-    let size = repository["RepoSize"].to_string();
-    let size = size.trim_matches('"');
     Ok(format!(
         "{} (version {version}), peer {}, {size} bytes in its repository, connected with {peers} peers",
         daemon.agent, daemon.peer

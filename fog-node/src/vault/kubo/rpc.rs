@@ -3,7 +3,7 @@
 //! The same commands mean the same to Kubo and to js-ipfs, whose dialects differ in what is said when something is absent.
 //! **Invariant:** nothing that the daemon says about bytes is believed: callers compare identifiers and hash again.
 
-use std::{str::FromStr as _, sync::Arc, time::Duration};
+use std::{path::PathBuf, str::FromStr as _, sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use cid::Cid;
@@ -234,9 +234,17 @@ impl Rpc {
         self.answer(request, 64 * ANSWER_BYTES_MAX).await.map(drop)
     }
 
-    /// How full the repository is, and where it lies.
-    pub(super) async fn repository(&self) -> Result<Json, Failure> {
-        self.ask("repo/stat", &[("size-only", "true")], self.write).await
+    /// Bytes of its repository, in its own words: Kubo has a number, js-ipfs a text.
+    pub(super) async fn repository_bytes(&self) -> Result<String, Failure> {
+        let answer = self.ask("repo/stat", &[("size-only", "true")], self.write).await?;
+        Ok(answer["RepoSize"].to_string().trim_matches('"').to_owned())
+    }
+
+    /// Where its repository lies, if it says so. Kubo counts all its blocks before it does.
+    pub(super) async fn repository_path(&self, timeout: Duration) -> Result<Option<PathBuf>, Failure> {
+        let answer = self.ask("repo/stat", &[], timeout).await?;
+        let path = answer["RepoPath"].as_str().filter(|path| !path.is_empty());
+        Ok(path.map(PathBuf::from))
     }
 
     /// With how many others it is connected.

@@ -3,7 +3,7 @@
 //! Kubo's defaults are those of a public peer. Each rule names the key to change and what to set it to; names and defaults
 //! are those of Kubo 0.43, older spellings are understood where they mean the same.
 
-use std::{fs, io, path::Path};
+use std::{fs, io, path::Path, time::Duration};
 
 use serde_json::{Value as Json, json};
 
@@ -56,6 +56,8 @@ const RULES: [(&str, &str, &str); 14] = [
 ];
 /// Keys that Kubo leaves out when they are as they should be.
 const OFF_WHEN_ABSENT: [&str; 1] = ["Ipns.UsePubsub"];
+/// Counting the blocks of a large repository takes long.
+const COUNT_TIMEOUT: Duration = Duration::from_secs(600);
 /// The form of a swarm key: the only one that Kubo has.
 const SWARM_KEY_HEAD: &str = "/key/swarm/psk/1.0.0/";
 
@@ -65,23 +67,34 @@ const SWARM_KEY_HEAD: &str = "/key/swarm/psk/1.0.0/";
 /// [`Failure`]: the daemon does not answer, or not so that it can be judged.
 pub async fn look_at(config: &Config) -> Result<Vec<String>, Failure> {
     let rpc = Rpc::new(config).map_err(Failure::Said)?;
-    let settings = rpc.settings().await?;
-    let repository = rpc.repository().await?;
-    let mut faults = judge(&settings);
-    if matches!(config.api, Api::Loopback(_)) && is_empty(&settings["API"]["Authorizations"]) {
+    let mut faults = judge(&rpc.settings().await?);
+    if matches!(config.api, Api::Loopback(_)) && answers_anybody(config).await? {
         faults.push(
             "API.Authorizations: any program of this host may delete every payload; require a secret there (and name it in \
              vault.kubo.authorization_file), or let Addresses.API be a Unix socket"
                 .to_owned(),
         );
     }
-    faults.extend(match repository["RepoPath"].as_str() {
-        Some(path) => swarm_key(&Path::new(path).join("swarm.key")),
+    faults.extend(match rpc.repository_path(COUNT_TIMEOUT).await? {
+        Some(path) => swarm_key(&path.join("swarm.key")),
         None => {
             Some("swarm.key: the daemon does not say where its repository is, so it cannot be looked at".to_owned())
         }
     });
     Ok(faults)
+}
+
+/// Whether the daemon does what it is asked without a secret: the settings that it shows leave out what it demands.
+async fn answers_anybody(config: &Config) -> Result<bool, Failure> {
+    let anybody = Config {
+        authorization_file: None,
+        ..config.clone()
+    };
+    match Rpc::new(&anybody).map_err(Failure::Said)?.id().await {
+        Ok(_) => Ok(true),
+        Err(Failure::Denied(_)) => Ok(false),
+        Err(failure) => Err(failure),
+    }
 }
 
 /// What is wrong in the daemon's configuration.

@@ -3,6 +3,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    path::{Path, PathBuf},
     str::FromStr as _,
     sync::{Arc, Mutex, MutexGuard},
     time::Duration,
@@ -10,7 +11,7 @@ use std::{
 
 use cid::Cid;
 use record::canonical;
-use serde_json::json;
+use serde_json::{Value as Json, json};
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     net::{TcpListener, UnixListener},
@@ -58,6 +59,26 @@ struct Shared {
     asked: Vec<Asked>,
     fault: Fault,
     peer: &'static str,
+    secret: Option<&'static str>,
+    settings: Json,
+    repository: PathBuf,
+}
+
+impl Shared {
+    /// What is asked of the daemon itself, not of a block.
+    fn of_itself(&self, command: &str, counts_nothing: bool) -> Option<Json> {
+        match command {
+            "id" => Some(json!({"ID": self.peer, "AgentVersion": "stand-in/1"})),
+            "version" => Some(json!({"Version": "0.0.0"})),
+            // Kubo leaves out the secrets that it demands.
+            "config/show" if self.settings.is_object() => Some(self.settings.clone()),
+            // Kubo says where it lies when it has counted its blocks.
+            "repo/stat" if counts_nothing => Some(json!({"RepoSize": 1, "RepoPath": ""})),
+            "repo/stat" => Some(json!({"RepoSize": 1, "RepoPath": self.repository})),
+            "swarm/peers" => Some(json!({"Peers": null})),
+            _ => None,
+        }
+    }
 }
 
 /// The stand-in; it ends with the runtime of the test.
@@ -80,7 +101,7 @@ impl StandIn {
     }
 
     /// The same on a Unix socket.
-    pub(in crate::vault) fn on_a_socket(path: &std::path::Path) -> Self {
+    pub(in crate::vault) fn on_a_socket(path: &Path) -> Self {
         let listener = UnixListener::bind(path).expect("a socket");
         let stand_in = Self::at(format!("/unix{}", path.display()));
         let serving = stand_in.clone();
@@ -100,6 +121,9 @@ impl StandIn {
             asked: Vec::new(),
             fault: Fault::None,
             peer: "12D3KooWStandIn",
+            secret: None,
+            settings: Json::Null,
+            repository: PathBuf::new(),
         })))
     }
 
@@ -113,6 +137,18 @@ impl StandIn {
 
     pub(in crate::vault) fn has(&self, fault: Fault) {
         self.shared().fault = fault;
+    }
+
+    /// It does nothing for who does not show this.
+    pub(in crate::vault) fn demands(&self, secret: &'static str) {
+        self.shared().secret = Some(secret);
+    }
+
+    /// Its configuration, and where it lies.
+    pub(in crate::vault) fn is_set(&self, settings: Json, repository: &Path) {
+        let mut shared = self.shared();
+        shared.settings = settings;
+        repository.clone_into(&mut shared.repository);
     }
 
     /// Another repository under the same address.
@@ -157,11 +193,14 @@ impl StandIn {
             .find_map(|line| line.strip_prefix("authorization: ").map(str::to_owned));
         let fault = {
             let mut shared = self.shared();
+            let is_stranger = shared
+                .secret
+                .is_some_and(|demanded| secret.as_deref() != Some(demanded));
             shared.asked.push(Asked {
                 line: line.clone(),
                 authorization: secret,
             });
-            shared.fault
+            if is_stranger { Fault::Denies } else { shared.fault }
         };
         let plain = |status: &str, body: &[u8]| {
             let head = format!(
@@ -212,11 +251,10 @@ impl StandIn {
         let cid = argument("arg").and_then(|text| Cid::from_str(&text).ok());
         let key = cid.map(|cid| cid.hash().digest().to_vec()).unwrap_or_default();
         let mut shared = self.shared();
+        if let Some(told) = shared.of_itself(command, argument("size-only").is_some()) {
+            return Ok(told.to_string().into_bytes());
+        }
         let told = match command {
-            "id" => json!({"ID": shared.peer, "AgentVersion": "stand-in/1"}),
-            "version" => json!({"Version": "0.0.0"}),
-            "repo/stat" => json!({"RepoSize": 1, "RepoPath": "/nowhere"}),
-            "swarm/peers" => json!({"Peers": null}),
             "dag/put" => {
                 if shared.fault == Fault::IsFull {
                     return Err("write blocks/put-1: no space left on device".to_owned());

@@ -275,3 +275,24 @@ async fn settings_that_cannot_be_asked_for_are_not_right() {
     // It does not know the command.
     assert!(look_at_settings(&config(&stand_in).kubo).await.is_err());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_that_obeys_anybody_or_has_no_swarm_key_is_found() {
+    let (dir, stand_in) = (tempfile::tempdir().expect("a folder"), StandIn::start().await);
+    let clinic = serde_json::from_str(include_str!("../../../../config/clinic/kubo.json")).expect("JSON");
+    stand_in.is_set(clinic, dir.path());
+    let mut config = config(&stand_in).kubo;
+    let found = look_at_settings(&config).await.expect("answers");
+    assert!(found[0].starts_with("API.Authorizations:"), "{found:?}");
+    assert!(found[1].starts_with("swarm.key: there is none at "), "{found:?}");
+    assert_eq!(found.len(), 2, "{found:?}");
+
+    let key = format!("/key/swarm/psk/1.0.0/\n/base16/\n{}\n", "0a".repeat(32));
+    fs::write(dir.path().join("swarm.key"), key).expect("written");
+    let secret = dir.path().join("secret");
+    fs::write(&secret, "bearer:s3cret").expect("written");
+    config.authorization_file = Some(secret);
+    stand_in.demands("Bearer s3cret");
+    let found = look_at_settings(&config).await.expect("answers");
+    assert_eq!(found, Vec::<String>::new());
+}
