@@ -150,8 +150,8 @@ impl Retention {
     async fn hold(&self, cid: Cid, height: Height) -> Height {
         let mut pause = PAUSE;
         for attempt in 1_u32.. {
-            // A full disk is no reason to ask ever more rarely, nor to call a payload missing.
-            self.vault.space().enough().await;
+            // A full disk, or a daemon that is away, is no reason to ask ever more rarely, nor to call a payload missing.
+            self.vault.until_it_keeps().await;
             if self.vault.hold(&cid, ATTEMPT_TIMEOUT).await.is_ok() {
                 metrics::counter!("fog_retention_payloads_fetched_total").increment(1);
                 break;

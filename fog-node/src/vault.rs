@@ -232,6 +232,12 @@ impl Vault {
         self.store.answers()
     }
 
+    /// Resolves when a new payload could be kept: there is room for it, and the store can be asked.
+    pub async fn until_it_keeps(&self) {
+        self.space.enough().await;
+        self.store.until_it_answers().await;
+    }
+
     /// Where payloads lie, as an incident names it.
     #[must_use]
     pub const fn place(&self) -> &'static str {
@@ -321,20 +327,17 @@ impl Vault {
     /// Asks the seeker. The wait runs on the vault's own runtime, so that the caller's may be any.
     async fn want(&self, cid: &Cid, grace: Duration, timeout: Duration) -> Result<Held, Error> {
         let (reply, arrived) = oneshot::channel();
-        let (seeker, want) = (
-            self.seeker.clone(),
-            Message::Want {
-                cid: *cid,
-                grace,
-                reply,
-            },
-        );
-        let space = self.space.clone();
+        let want = Message::Want {
+            cid: *cid,
+            grace,
+            reply,
+        };
+        let vault = self.clone();
         let wait = async move {
             let told = async {
                 // Nothing is fetched that could not be kept.
-                space.enough().await;
-                seeker.send(want).await.ok()?;
+                vault.until_it_keeps().await;
+                vault.seeker.send(want).await.ok()?;
                 arrived.await.ok()
             };
             tokio::time::timeout(timeout, told).await.ok().flatten()

@@ -74,6 +74,13 @@ impl Kubo {
         *self.here.borrow()
     }
 
+    /// Resolves when the daemon is there.
+    pub(super) async fn until_it_answers(&self) {
+        let mut here = self.here.clone();
+        // The task that tells it lives as long as this handle.
+        let _told = here.wait_for(|here| *here).await;
+    }
+
     fn expect_here(&self) -> Result<(), Error> {
         if self.answers() {
             Ok(())
@@ -118,12 +125,13 @@ impl Kubo {
         }
     }
 
-    /// The payload, if the daemon has it intact. One that the book does not name was never kept: the daemon is not asked.
+    /// The payload, if the daemon has it intact. One that the book does not name was never kept: a daemon that is there is
+    /// not asked for it.
     pub(super) async fn read(&self, cid: &Cid) -> Result<Option<Bytes>, Error> {
+        self.expect_here()?;
         if !self.book.names(cid).await? {
             return Ok(None);
         }
-        self.expect_here()?;
         match self.rpc.get(cid).await {
             Ok(Some(payload)) if is_payload_of(cid, &payload) => Ok(Some(payload)),
             Ok(Some(_)) => {

@@ -91,6 +91,14 @@ impl Store {
         }
     }
 
+    /// Resolves when the store can be asked.
+    pub(super) async fn until_it_answers(&self) {
+        match self {
+            Self::Embedded(_) => {}
+            Self::Kubo(store) => store.until_it_answers().await,
+        }
+    }
+
     /// Where payloads lie, as an incident names it.
     pub(super) const fn place(&self) -> &'static str {
         match self {

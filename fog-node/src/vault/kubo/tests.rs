@@ -74,8 +74,17 @@ async fn a_daemon_that_is_away_is_waited_for_and_nothing_is_lost() {
         "{refused}"
     );
 
+    let waits = tokio::spawn({
+        let vault = vault.clone();
+        async move { vault.until_it_keeps().await }
+    });
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert!(!waits.is_finished(), "nothing could be kept");
     stand_in.has(Fault::None);
-    until(&vault, true).await;
+    tokio::time::timeout(PATIENCE, waits)
+        .await
+        .expect("it notices")
+        .expect("no panic");
     let held = vault.put(sent.clone()).await.expect("kept");
     vault.note_retained(3).await.expect("notes");
     for fault in [Fault::Away, Fault::Stalls] {
@@ -115,14 +124,16 @@ async fn while_the_daemon_is_away_payloads_are_read_from_peers() {
     let mut config = config(&stand_in);
     let url = crate::vault::suite::peer(sent.clone()).await;
     config.exchange.peers = vec![url.try_into().expect("a URL")];
-    let vault = open(&config, dir.path()).await;
-    assert_eq!(vault.get(&held.cid()).await.expect("a peer has it"), sent);
-    let held = held.cid();
-    for held in [
-        vault.hold(&held, Duration::from_millis(300)).await,
-        vault.fetch(&held).await,
-    ] {
-        assert!(held.is_err(), "read is not held");
+    for dir in [dir, tempfile::tempdir().expect("a folder")] {
+        // The second vault has never seen it.
+        let vault = open(&config, dir.path()).await;
+        assert_eq!(vault.get(&held.cid()).await.expect("a peer has it"), sent);
+        for held in [
+            vault.hold(&held.cid(), Duration::from_millis(300)).await,
+            vault.fetch(&held.cid()).await,
+        ] {
+            assert!(held.is_err(), "read is not held");
+        }
     }
 }
 
