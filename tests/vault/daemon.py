@@ -1,11 +1,14 @@
 """A js-ipfs daemon for the tests: started on ports of its own, killed, started again, its blocks altered on the disk."""
 
+import atexit
 import base64
 import contextlib
 import hashlib
+import http.client
 import json
 import os
 import pathlib
+import random
 import re
 import shutil
 import signal
@@ -17,8 +20,13 @@ import urllib.error
 import urllib.request
 
 PEERS = pathlib.Path(__file__).parents[2] / "target/peers"
-READY_MAX_S = 120
-ANSWER_MAX_S = 30
+# It takes some ten seconds here; a slow machine that does something else as well has time.
+READY_MAX_S = 300
+ANSWER_MAX_S = 60
+# Below the ports that the system gives to whoever connects, beside those of a sandbox.
+PORTS = (20000, 32000)
+# It ends at once when somebody else has one of its ports: it is started again, as a service manager would.
+TRIES = 3
 
 
 def cid_of(block, codec=0x71):
@@ -34,13 +42,15 @@ def file_of(blocks, block):
 
 
 def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    while True:
+        port = random.randrange(*PORTS)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 class Daemon:
-    """The daemon; it goes with `close`."""
+    """The daemon; it goes with `close`, or with the program, also when that is killed."""
 
     program = PEERS / "ipfs/node_modules/.bin/jsipfs"
 
@@ -50,6 +60,7 @@ class Daemon:
         self.port = free_port()
         self.process = None
         self.log = open(self.folder / "log", "w")
+        atexit.register(self.close)
         subprocess.run([self.program, "init", "--profile", "test"], env=self.env(), check=True, stdout=self.log,
                        stderr=self.log, timeout=READY_MAX_S)
         file = self.repository / "config"
@@ -68,19 +79,30 @@ class Daemon:
         return f"/ip4/127.0.0.1/tcp/{self.port}"
 
     def start(self):
+        """Starts it and waits until it answers: with its version."""
+        for _ in range(TRIES):
+            if version := self.started():
+                return version
+        raise AssertionError(f"it ended {TRIES} times:\n{self.printed()}")
+
+    def started(self):
+        """Its version when it answers; nothing if it has ended before."""
         for left in ("repo.lock", "api"):
             path = self.repository / left
             # What a killed daemon leaves behind: its service manager would clear it away.
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-        self.process = subprocess.Popen([self.program, "daemon", "--offline"], env=self.env(), stdin=subprocess.DEVNULL,
-                                        stdout=self.log, stderr=self.log, start_new_session=True)
+        self.process = subprocess.Popen(["setpriv", "--pdeathsig", "KILL", self.program, "daemon", "--offline"], env=self.env(),
+                                        stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log, start_new_session=True)
         deadline = time.monotonic() + READY_MAX_S
-        while True:
-            with contextlib.suppress(OSError):
+        while self.process.poll() is None:
+            with contextlib.suppress(OSError, http.client.HTTPException):
                 return self.ask("version")
-            assert self.process.poll() is None, f"it ended:\n{(self.folder / 'log').read_text()}"
-            assert time.monotonic() < deadline, "it does not answer"
+            assert time.monotonic() < deadline, f"it does not answer within {READY_MAX_S} s:\n{self.printed()}"
             time.sleep(0.1)
+        return None
+
+    def printed(self):
+        return (self.folder / "log").read_text()
 
     def kill(self):
         """Ends it and all its threads as a power cut would."""
@@ -112,6 +134,7 @@ class Daemon:
         file.write_bytes(altered)
 
     def close(self):
+        atexit.unregister(self.close)
         if self.process and self.process.poll() is None:
             self.kill()
         self.log.close()
