@@ -153,7 +153,7 @@ class Running(unittest.TestCase):
         if cls.network is None:
             cls.daemon = Daemon()
             cls.daemon.start()
-            cls.network = Sandbox(devices=7, settings=f"scrub_s = 5\ndaemons = [\"{cls.daemon.api}\"]\n")
+            cls.network = Sandbox(devices=4, settings=f"scrub_s = 5\ndaemons = [\"{cls.daemon.api}\"]\n")
         return cls.network
 
     @classmethod
