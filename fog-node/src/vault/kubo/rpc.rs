@@ -274,8 +274,12 @@ impl Rpc {
     }
 
     async fn answer(&self, request: reqwest::RequestBuilder, bytes_max: usize) -> Result<Bytes, Failure> {
-        let _turn = self.requests.acquire().await.expect("the semaphore is never closed");
-        let answer = self.runtime.spawn(answer(request, bytes_max));
+        let requests = self.requests.clone();
+        // A task of its own from the first: who waits in turn and is not looked after would keep the turn from all others.
+        let answer = self.runtime.spawn(async move {
+            let _turn = requests.acquire().await.expect("the semaphore is never closed");
+            answer(request, bytes_max).await
+        });
         // The runtime ends, and the node with it.
         AbortOnDropHandle::new(answer)
             .await

@@ -3,6 +3,7 @@
 use std::{fs, path::Path, time::Duration};
 
 use bytes::Bytes;
+use futures::FutureExt as _;
 
 use super::{
     Config, doctor, look_at_settings,
@@ -178,6 +179,32 @@ async fn a_daemon_that_is_late_keeps_what_it_has() {
     assert_eq!(stand_in.counts(), (1, 1), "nothing was deleted for being late");
     stand_in.has(Fault::None);
     assert_eq!(vault.local(&held.cid()).await.expect("reads"), Some(sent));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_that_nobody_looks_after_hold_up_no_other() {
+    let (dir, stand_in) = (tempfile::tempdir().expect("a folder"), StandIn::start().await);
+    let vault = vault(&stand_in, dir.path()).await;
+    let sent = payload(400);
+    let cid = vault.put(sent.clone()).await.expect("kept").cid();
+    stand_in.has(Fault::Stalls);
+    let mut left: Vec<_> = (0..64).map(|_| Box::pin(vault.local(&cid).fuse())).collect();
+    let begun = stand_in.asked().len() + 16;
+    let under_way = async {
+        while stand_in.asked().len() < begun {
+            for each in &mut left {
+                let _ = futures::poll!(each.as_mut());
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, under_way)
+        .await
+        .expect("as many as there may be at a time");
+    // They are polled no more, as those of a task that waits for something else.
+    stand_in.has(Fault::None);
+    kept(&vault, &sent).await;
+    drop(left);
 }
 
 #[tokio::test(flavor = "multi_thread")]
