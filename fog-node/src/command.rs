@@ -2,6 +2,7 @@
 
 mod daemon;
 mod decide;
+mod index;
 mod live;
 
 use std::{
@@ -95,6 +96,18 @@ enum Command {
         #[arg(long, required = true)]
         full: bool,
     },
+    /// Makes the index of a stopped node anew, from chain and vault. Interrupted, it goes on when it is run again or when the node
+    /// is started.
+    Reindex {
+        /// The node's configuration.
+        #[arg(long)]
+        config: PathBuf,
+    },
+    /// Looks after the index: compares it with the chain, makes its tables on a server.
+    Index {
+        #[command(subcommand)]
+        about: index::About,
+    },
     /// Raises the organisation's voice for a change of the members; it counts in this epoch and the next. With the voices of
     /// more than two thirds of the organisations that vote, a change of the seats takes effect with the epoch after the
     /// next.
@@ -161,6 +174,8 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::CheckConfig { config } => daemon::check_config(&config),
         Command::Doctor { config, gc } => daemon::doctor(&config, gc),
         Command::Verify { config, full: _ } => audit_chain(&config),
+        Command::Reindex { config } => index::reindex(&config),
+        Command::Index { about } => index::about(about),
         Command::Voice {
             config,
             organization_key,

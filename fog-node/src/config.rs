@@ -140,6 +140,7 @@ impl Config {
         faults.extend(config.telemetry.faults());
         faults.extend(config.limits_that_let_nothing_through());
         place(&mut config.http, &mut config.keyring, &mut config.vault, folder);
+        config.index.place(folder);
         faults.none_or(config)
     }
 

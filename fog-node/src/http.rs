@@ -25,7 +25,7 @@ pub mod transactions;
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use ::http::{HeaderMap, header};
-use ledger::{admission::SUBMISSION_BYTES_MAX, genesis::Genesis};
+use ledger::{admission::SUBMISSION_BYTES_MAX, block::Height, genesis::Genesis};
 use record::signature::PublicKey;
 use serde::{Deserialize, Serialize};
 use tokio::{net::TcpListener, sync::watch};
@@ -291,6 +291,11 @@ impl fhir::Server for Context {
 
     fn genesis(&self) -> &Genesis {
         &self.genesis
+    }
+
+    fn lag_blocks(&self, projected: Height) -> (u64, u64) {
+        let lag = self.chain.head().height.0.saturating_sub(projected.0);
+        (lag, self.config.projection_lag_blocks_max)
     }
 }
 

@@ -1,6 +1,7 @@
 //! The composition: the only file that names every room. It opens them, joins them, and stops them together.
 
 mod files;
+mod indexing;
 mod replacement;
 mod rooms;
 mod seats;
@@ -8,7 +9,7 @@ mod seats;
 use std::{io, net::SocketAddr, time::Duration};
 
 use ::http::HeaderMap;
-use ledger::genesis::{Address, Genesis, Validator};
+use ledger::genesis::Genesis;
 use record::{ids::OrganizationId, signature::SigningKey};
 use tokio::{
     net::TcpListener,
@@ -19,6 +20,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use files::{daemon_secret, genesis, identity, keep_private};
+pub use indexing::Findings;
 pub use replacement::{Claim, Keys};
 use rooms::{Stores, Work};
 
@@ -95,6 +97,9 @@ impl Node {
         let genesis = genesis(&config.genesis, &mut faults);
         let key = files::key(&config.key, &mut faults);
         let identity = identity(&config.http, &mut faults);
+        if let Some(file) = config.index.password_file() {
+            keep_private("index.mysql.password_file", file, &mut faults);
+        }
         if let Some(passphrase_file) = &config.keyring.passphrase_file {
             faults.note(
                 "keyring.passphrase_file",
@@ -136,26 +141,6 @@ impl Node {
             key,
             identity,
         })
-    }
-
-    /// What the members are asked to give a seat to: this node, as its configuration describes it. The others reach it where
-    /// `consensus.listen` and `http.public_url` say.
-    #[must_use]
-    pub fn seat(&self) -> Validator {
-        Validator {
-            organization: self.config.organization.clone(),
-            key: self.key.public(),
-            tls: self
-                .identity
-                .chain
-                .first()
-                .and_then(Peer::identity)
-                .expect("a certificate that was read has a key"),
-            address: Some(Address {
-                consensus: self.config.consensus.listen.to_string(),
-                http: self.own_url(),
-            }),
-        }
     }
 
     /// Where this node answers, its organisation, and a client that it lets in.

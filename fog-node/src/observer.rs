@@ -23,7 +23,7 @@ use crate::{
     projection::Projection,
     proofs::Proofs,
     query::{self, Query},
-    recovery::Incidents,
+    recovery::{Incidents, mend_rows},
     telemetry::Telemetry,
     vault::Vault,
 };
@@ -50,6 +50,9 @@ impl Observer {
         let genesis = genesis(&config.genesis, &mut faults);
         let identity = identity(&config.http, &mut faults);
         keep_private("token", &config.token, &mut faults);
+        if let Some(file) = config.index.password_file() {
+            keep_private("index.mysql.password_file", file, &mut faults);
+        }
         let token = faults.note(
             format_args!("token {}", config.token.display()),
             token(&config.token, &config.organization),
@@ -134,6 +137,7 @@ impl Observer {
         let vault = vault.map_err(open("vault"))?;
         let index = Index::open(&config.index, data_dir).await.map_err(open("index"))?;
         let projection = Projection::new(proofs.clone(), vault.clone(), index.clone(), keyring.clone());
+        let mending = mend_rows(projection.clone(), incidents.clone());
         let rooms = follow::Rooms {
             proofs: proofs.clone(),
             projection: projection.clone(),
@@ -160,6 +164,7 @@ impl Observer {
         let mut tasks = JoinSet::new();
         tasks.spawn(named("telemetry", telemetry.keep_up()));
         tasks.spawn(named("projection", projection.run()));
+        tasks.spawn(named("rows", mending));
         tasks.spawn(named("follow", follower.run()));
         let shutdown = shutdown.clone();
         tasks.spawn(async move {

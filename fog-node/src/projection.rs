@@ -29,6 +29,7 @@ use crate::{
 };
 pub use followed::Followed;
 use sealed::Sealed;
+pub use verify::{Difference, Mended};
 
 /// Payloads of one block had and opened at a time, at most.
 const BUNDLES_AT_A_TIME: usize = 8;
@@ -136,11 +137,12 @@ impl<F: Followed> Projection<F> {
     /// # Errors
     /// [`Failure`].
     pub async fn advance(&self) -> Result<Option<Height>, Failure> {
-        let next = self.index.projected().await?.next();
+        let after = self.index.projected().await?;
+        let next = after.next();
         if next > self.chain.watch().borrow().height {
             return Ok(None);
         }
-        self.project(next).await.map(|()| Some(next))
+        self.project(after, next).await.map(|_| Some(next))
     }
 
     async fn follow(&self) {
@@ -166,6 +168,7 @@ impl<F: Followed> Projection<F> {
     }
 
     async fn catch_up(&self, heads: &mut watch::Receiver<Head>) -> Result<(), Failure> {
+        self.index.ready().await?;
         let mut projected = self.index.projected().await?;
         loop {
             let head = heads.borrow_and_update().height;
@@ -174,8 +177,13 @@ impl<F: Followed> Projection<F> {
             if projected >= head {
                 return Ok(());
             }
-            projected = self.chain.next(projected, head).await?;
-            self.project(projected).await?;
+            let next = self.chain.next(projected, head).await?;
+            projected = if self.project(projected, next).await? {
+                next
+            } else {
+                // It was put back, or another server has taken its place.
+                self.index.projected().await?
+            };
         }
     }
 
@@ -188,7 +196,8 @@ impl<F: Followed> Projection<F> {
         }
     }
 
-    async fn project(&self, height: Height) -> Result<(), Failure> {
+    /// Whether the block was taken in: the index may be elsewhere than it was.
+    async fn project(&self, after: Height, height: Height) -> Result<bool, Failure> {
         let commitments = self.ours(height).await?;
         let deadline = Instant::now() + self.payloads_wait;
         let opened: Vec<Opened> = stream::iter(commitments)
@@ -204,12 +213,14 @@ impl<F: Followed> Projection<F> {
             all.measured_ms.extend(bundle.measured_ms);
         }
         let found = (all.rows.as_slice(), all.gaps.as_slice());
-        let projected = self.index.project(height, found, &all.rejections).await?;
+        let Some(projected) = self.index.project((after, height), found, &all.rejections).await? else {
+            return Ok(false);
+        };
         account(&projected, &all.rejections);
         if !all.measured_ms.is_empty() {
             self.observe_latency(height, &all.measured_ms).await?;
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Tries again bundles whose payload was missing, and bundles with a device, or a key of one, that was not on the chain then.
@@ -273,6 +284,25 @@ impl<F: Followed> Projection<F> {
     /// [`Failure`].
     pub async fn projected(&self) -> Result<Height, Failure> {
         Ok(self.index.projected().await?)
+    }
+
+    /// How much is in the index.
+    ///
+    /// # Errors
+    /// [`Failure`].
+    pub async fn counts(&self) -> Result<index::Counts, Failure> {
+        Ok(self.index.counts().await?)
+    }
+
+    /// Whether there are as many rows in the index as this node wrote, and no others.
+    ///
+    /// # Errors
+    /// [`Failure`].
+    pub async fn is_counted(&self) -> Result<bool, Failure> {
+        match self.index.ready().await {
+            Err(index::Error::Altered(_)) => Ok(false),
+            counted => Ok(counted.map(|()| true)?),
+        }
     }
 
     /// The commitments of a block that took effect and that we hold the key of.
@@ -350,7 +380,10 @@ fn now_ms() -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::keyring::{Holding, Passphrase};
+    use crate::{
+        index::tests::{World, on_each_database},
+        keyring::{Holding, Passphrase},
+    };
     use ledger::{
         admission::MatchedSubmission,
         block::{Block, FinalizedBlock},
@@ -390,6 +423,11 @@ mod tests {
 
     impl Fog {
         async fn new() -> Self {
+            Self::on(&index::Config::default()).await
+        }
+
+        /// With its index there.
+        async fn on(config: &index::Config) -> Self {
             let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
             let dir = tempfile::tempdir().expect("a folder");
             let (key, device) = (SigningKey::random(), SigningKey::random());
@@ -429,7 +467,7 @@ mod tests {
             let vault = Vault::open(&vault::Config::default(), dir.path(), reqwest::Client::new())
                 .await
                 .expect("opens");
-            let index = Index::open(&index::Config::default(), dir.path()).await.expect("opens");
+            let index = Index::open(config, dir.path()).await.expect("opens");
             let projection = Projection {
                 payloads_wait: Duration::from_millis(50),
                 repair_every: Duration::from_millis(50),
@@ -640,9 +678,82 @@ mod tests {
         task.abort();
     }
 
-    #[tokio::test(flavor = "multi_thread")]
-    async fn rows_that_somebody_altered_are_found_and_put_right() {
-        let fog = Fog::new().await;
+    on_each_database!(
+        rows_that_somebody_altered_are_found_and_put_right,
+        the_newest_gap_report_holds_whatever_the_order_and_is_rebuilt_and_put_right,
+        what_a_question_finds_is_mended_from_the_chain,
+    );
+
+    async fn what_a_question_finds_is_mended_from_the_chain(world: World) {
+        let fog = Fog::on(&world.config).await;
+        let device = fog.device.clone();
+        fog.append(vec![fog.announcement(), fog.gateway(), fog.device()]).await;
+        for seq in [1, 4, 7] {
+            let (payload, commit) = fog.bundle(seq, &[&device, &device, &device]);
+            fog.projection.vault.put(payload).await.expect("kept");
+            fog.append(vec![commit]).await;
+        }
+        fog.projection.index.ready().await.expect("counts");
+        while fog.projection.advance().await.expect("projects").is_some() {}
+        let (index, permit) = (&fog.projection.index, [fog.permit()]);
+        let asked = index::Search {
+            count: 100,
+            height: Height(u64::MAX),
+            ..index::Search::default()
+        };
+        let good = index.find(&permit, &asked).await.expect("finds").rows;
+        assert_eq!(good.len(), 9);
+        let alterations = [
+            (
+                "UPDATE observation SET effective_ms = effective_ms - 86400000 WHERE seq = 5",
+                1,
+            ),
+            ("DELETE FROM observation WHERE seq > 6", 3),
+            ("DELETE FROM observation", 9),
+            (
+                "INSERT INTO observation SELECT 'f' || substr(id, 2), subject_key, subject, code, effective_ms, received_ms, \
+              device, boot, seq + 100, ordinal, bundle, cid, entry, height, visible_from, tag FROM observation",
+                9,
+            ),
+            ("UPDATE observation SET height = 77 WHERE seq = 2", 1),
+            // How far it is cannot be told any more: everything is projected anew.
+            ("UPDATE progress SET projected = 1", 0),
+            ("DELETE FROM progress", 0),
+        ];
+        for (alteration, rows) in alterations {
+            index.execute(alteration).await;
+            let found = index.find(&permit, &asked).await;
+            assert!(found.is_err(), "{alteration}: {found:?}");
+            let mended = fog.projection.mend().await.expect("mends");
+            assert_eq!((mended.rows, mended.anew), (rows, rows == 0), "{alteration}");
+            index.ready().await.expect("counts");
+            while fog.projection.advance().await.expect("projects").is_some() {}
+            assert_eq!(
+                index.find(&permit, &asked).await.expect("finds").rows,
+                good,
+                "{alteration}"
+            );
+        }
+        // Altered while the node stood still: it does not know where, and looks everywhere.
+        index.execute("DELETE FROM observation WHERE seq = 8").await;
+        let index = Index::open(&world.config, fog.dir.path()).await.expect("opens");
+        let fog = Fog {
+            projection: Projection {
+                index,
+                ..fog.projection.clone()
+            },
+            ..fog
+        };
+        assert!(!fog.projection.is_counted().await.expect("looks"));
+        assert_eq!(fog.projection.mend().await.expect("mends").rows, 1);
+        assert_eq!(
+            fog.projection.index.find(&permit, &asked).await.expect("finds").rows,
+            good
+        );
+    }
+
+    async fn rows_that_somebody_altered_are_found_and_put_right(world: World) {
+        let fog = Fog::on(&world.config).await;
         let device = fog.device.clone();
         let (payload, commit) = fog.bundle(1, &[&device, &device, &device]);
         fog.projection.vault.put(payload).await.expect("kept");
@@ -661,7 +772,7 @@ mod tests {
             "UPDATE observation SET effective_ms = effective_ms + 1 WHERE seq = 2",
             "DELETE FROM observation WHERE seq = 3",
             "UPDATE observation SET height = 1 WHERE seq = 1",
-            "UPDATE observation SET subject_key = zeroblob(32)",
+            "UPDATE observation SET subject_key = x'0000000000000000000000000000000000000000000000000000000000000000'",
             "UPDATE observation SET visible_from = 9000000000000000000",
             "UPDATE observation SET cid = 'nonsense' WHERE seq = 2",
         ];
@@ -676,15 +787,14 @@ mod tests {
             assert_eq!(rows, good, "{alteration}");
             assert_eq!(fog.projection.verify(height).await.expect("verifies"), 0);
         }
-        index.execute("INSERT INTO observation SELECT 'x' || id, subject_key, subject, code, effective_ms, received_ms, 'ghost-1', boot, seq, ordinal, bundle, cid, entry, 0, 0 FROM observation").await;
+        index.execute("INSERT INTO observation SELECT 'x' || id, subject_key, subject, code, effective_ms, received_ms, 'ghost-1', boot, seq, ordinal, bundle, cid, entry, 0, 0, tag FROM observation").await;
         assert_eq!(fog.projection.remove_strays(height).await.expect("removes"), 3);
         assert_eq!(fog.visible().await, 3);
         task.abort();
     }
 
-    #[tokio::test(flavor = "multi_thread")]
-    async fn the_newest_gap_report_holds_whatever_the_order_and_is_rebuilt_and_put_right() {
-        let fog = Fog::new().await;
+    async fn the_newest_gap_report_holds_whatever_the_order_and_is_rebuilt_and_put_right(world: World) {
+        let fog = Fog::on(&world.config).await;
         let (device, stranger) = (fog.device.clone(), SigningKey::random());
         fog.append(vec![fog.announcement(), fog.gateway(), fog.device()]).await;
         let reports = [(2_000, 20, &fog.key), (1_000, 10, &fog.key), (9_000, 90, &stranger)];
@@ -704,8 +814,8 @@ mod tests {
             "UPDATE gap_report SET reported_ms = 1",
             "UPDATE gap_report SET ranges = 0",
             "UPDATE gap_report SET device = 'ghost-1'",
-            "UPDATE gap_report SET report = zeroblob(9)",
-            "UPDATE gap_report SET subject_key = zeroblob(32)",
+            "UPDATE gap_report SET report = x'000000000000000000'",
+            "UPDATE gap_report SET subject_key = x'0000000000000000000000000000000000000000000000000000000000000000'",
             "UPDATE gap_report SET height = 3 WHERE height = 2",
             "UPDATE gap_report SET visible_from = 9000000000000000000",
         ] {
@@ -726,7 +836,7 @@ mod tests {
                 "{alteration}"
             );
         }
-        let ghost = "INSERT INTO gap_report SELECT bundle, 99, subject_key, device, 5000, ranges, report, 0, 0 FROM \
+        let ghost = "INSERT INTO gap_report SELECT bundle, 99, subject_key, device, 5000, ranges, report, 0, 0, tag FROM \
                      gap_report WHERE height = 2";
         index.execute(ghost).await;
         assert_eq!(fog.projection.remove_strays(height).await.expect("removes"), 1);
@@ -740,9 +850,93 @@ mod tests {
             },
             ..fog
         };
+        rebuilt.projection.index.ready().await.expect("counts");
         while rebuilt.projection.advance().await.expect("projects").is_some() {}
         assert_eq!(rebuilt.projection.index.gaps_at(height).await.expect("reads").0, good);
         assert_eq!(rebuilt.missing().await, Some(20));
+    }
+
+    /// SHA-256 over all rows, block by block, in the order of their ids.
+    async fn digest_of_all(index: &Index, head: Height) -> Digest {
+        let mut digest = Digest::ZERO;
+        for height in (1..=head.0).map(Height) {
+            let (mut rows, strange) = index.rows_at(height).await.expect("reads");
+            assert_eq!(strange, 0);
+            rows.sort_by(|a, b| a.id.cmp(&b.id));
+            digest = Digest::of(
+                record::canonical::Domain::OBSERVATION,
+                &[digest.as_bytes(), format!("{rows:?}").as_bytes()],
+            );
+        }
+        digest
+    }
+
+    /// Some minutes: `cargo test --release -p fog-node --lib a_reindex_of_a_million -- --ignored --nocapture --test-threads 1`.
+    async fn million(world: World) {
+        const BUNDLES: u64 = 1_000;
+        const READINGS: u64 = 1_000;
+        let fog = Fog::on(&world.config).await;
+        fog.append(vec![fog.announcement(), fog.gateway(), fog.device()]).await;
+        let device = fog.device.clone();
+        let signers = vec![&device; READINGS as usize];
+        for at in 0..BUNDLES {
+            let (payload, commit) = fog.bundle(1 + at * READINGS, &signers);
+            fog.projection.vault.put(payload).await.expect("kept");
+            fog.append(vec![commit]).await;
+        }
+        let head = fog.projection.chain.head().height;
+        let mut before = None;
+        for what in ["projected", "made anew"] {
+            let begun = std::time::Instant::now();
+            fog.projection.index.ready().await.expect("counts");
+            while fog.projection.advance().await.expect("projects").is_some() {}
+            let took = begun.elapsed();
+            let counts = fog.projection.counts().await.expect("counts");
+            let all = digest_of_all(&fog.projection.index, head).await;
+            println!(
+                "{:?}: {what}: {} observations in {:.1} s, {all}",
+                world.config.driver,
+                counts.observations,
+                took.as_secs_f64()
+            );
+            assert_eq!(counts.observations, BUNDLES * READINGS);
+            assert_eq!(
+                *before.get_or_insert((counts, all)),
+                (counts, all),
+                "every row is what it was"
+            );
+            let begun = std::time::Instant::now();
+            let index = Index::open(&world.config, fog.dir.path()).await.expect("opens");
+            index.ready().await.expect("counts");
+            println!(
+                "{:?}: counted in {:.1} s",
+                world.config.driver,
+                begun.elapsed().as_secs_f64()
+            );
+            if what == "projected" {
+                let begun = std::time::Instant::now();
+                fog.projection.forget().await.expect("forgets");
+                println!(
+                    "{:?}: emptied in {:.1} s",
+                    world.config.driver,
+                    begun.elapsed().as_secs_f64()
+                );
+            }
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    #[ignore = "minutes, and what it prints is for PERFORMANCE.md"]
+    async fn a_reindex_of_a_million_observations_gives_the_same_rows_on_sqlite() {
+        million(World::on(index::Driver::Sqlite).await.expect("always there")).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    #[ignore = "minutes, and what it prints is for PERFORMANCE.md"]
+    async fn a_reindex_of_a_million_observations_gives_the_same_rows_on_mariadb() {
+        if let Some(world) = World::on(index::Driver::Mysql).await {
+            million(world).await;
+        }
     }
 
     #[tokio::test(flavor = "multi_thread")]
@@ -838,11 +1032,12 @@ mod tests {
         let counts = fog.count(|_| true).await;
         assert_eq!((counts.observations, counts.rejected), (2, 1));
         assert!(
-            !fog.projection
+            fog.projection
                 .index
-                .is_pending(Height(4), &RETRYABLE)
+                .pending_at(Height(4), &RETRYABLE)
                 .await
-                .expect("reads"),
+                .expect("reads")
+                .is_empty(),
             "it is not tried again: `revoked` does not pass"
         );
     }

@@ -1,5 +1,7 @@
 //! Permitted questions: the only way from a caller to records; without a permit of the state nothing is opened.
 
+mod pick;
+
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
@@ -8,15 +10,14 @@ use futures::{StreamExt as _, TryStreamExt as _};
 use ledger::{
     block::Height,
     consent::{self, Permit},
-    device::Arrival,
     state::State,
 };
+use pick::{Origin, contradiction, opened, pick};
 use record::{
-    bundle::{Bundle, SealedBundle},
-    fhir::{self, Patient, Resource},
+    bundle::SealedBundle,
+    fhir::{Patient, Resource},
     gaps::GapReport,
-    ids::{KeyId, NetworkId, OrganizationId, SubjectId},
-    observation::Observation,
+    ids::{KeyId, OrganizationId, SubjectId},
 };
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
@@ -64,7 +65,7 @@ pub enum Error {
     /// Ask for less, or ask elsewhere.
     #[error("the index could not be asked")]
     Index(#[from] index::Error),
-    /// Our index and our vault contradict each other: the index needs rebuilding.
+    /// A row says something else than the sealed record it stands for; it is mended from the chain.
     #[error("observation {observation} is indexed but {why}")]
     Contradiction {
         /// Which observation.
@@ -104,6 +105,8 @@ pub struct Answer {
     pub gaps: Vec<GapReport>,
     /// Whether more devices than [`GAPS_MAX`] have gaps.
     pub more_gaps: bool,
+    /// How far the chain was in the index; none if it was not asked.
+    pub projected: Option<Height>,
     /// Whether anybody who was asked about is visible to the reader.
     pub visible: bool,
 }
@@ -204,17 +207,17 @@ impl Query {
                 ..Answer::default()
             });
         }
+        let projected = self.index.projected().await?;
         // Who asks for observations by their ids, or for their number alone, is not told less than was asked for.
         let misses_nothing = !question.ids.is_empty() || question.count == 0;
         let search = Search {
-            subject: None,
             codes: question.codes.unwrap_or_default(),
             dates: question.dates,
             ids: question.ids,
             count: question.count,
             cursor: question.cursor,
             // What is being projected while pages are read must not move them.
-            height: self.index.projected().await?,
+            height: projected,
         };
         let page = self.index.find(&permits, &search).await?;
         let (gaps, more_gaps) = if misses_nothing {
@@ -222,13 +225,20 @@ impl Query {
         } else {
             self.gaps(&permits, page.height).await?
         };
-        let observations = self.open(&state, &permits, page.rows).await?;
+        let opened = self.open(&state, &permits, page.rows).await;
+        // Whatever is wrong, the chain says how it must be.
+        let observations = opened.inspect_err(|error| {
+            if matches!(error, Error::Contradiction { .. }) {
+                self.index.suspicious();
+            }
+        })?;
         Ok(Answer {
             observations,
             gaps,
             more_gaps,
             total: page.total,
             next: page.next,
+            projected: Some(projected),
             visible,
         })
     }
@@ -304,58 +314,26 @@ impl Query {
             .keyring
             .secret(&permit.key())
             .ok_or_else(|| contradiction(first, "its key is not in the keyring"))?;
+        let subject = self
+            .keyring
+            .subject_of(&permit.key())
+            .ok_or_else(|| contradiction(first, "its key is nobody's"))?;
+        let sealed = Origin {
+            key: permit.key(),
+            subject,
+            bundle: SealedBundle::id_of(&payload),
+            cid: *cid,
+        };
         let (secret, network, state) = (secret.clone(), state.network, state.clone());
         // Decryption and decoding take milliseconds for a full bundle: not on a thread that serves connections.
         let picked = tokio::task::spawn_blocking(move || {
             let bundle = opened(&payload, &network, &secret).map_err(|why| contradiction(&rows[0].1, why))?;
             rows.into_iter()
-                .map(|(at, row)| Ok((at, pick(&bundle, &row, &state)?)))
+                .map(|(at, row)| Ok((at, pick(&sealed, &bundle, &row, &state)?)))
                 .collect()
         });
         picked
             .await
             .expect("a panic aborts the process before a join can see it")
-    }
-}
-
-fn opened(payload: &[u8], network: &NetworkId, secret: &record::bundle::SubjectSecret) -> Result<Bundle, &'static str> {
-    let sealed = SealedBundle::decode(payload).map_err(|_| "its payload is no sealed bundle")?;
-    sealed
-        .open(network, secret)
-        .map_err(|_| "its payload does not open with its key")
-}
-
-/// The resource a row points at, after the device's signature was checked again.
-fn pick(bundle: &Bundle, row: &Row, state: &State) -> Result<Resource, Error> {
-    let wrong = |why| contradiction(row, why);
-    let at = usize::try_from(row.entry).map_err(|_| wrong("its entry is out of range"))?;
-    let entry = bundle
-        .entries
-        .get(at)
-        .ok_or_else(|| wrong("its bundle has no such entry"))?;
-    // That the device reports to the gateway that committed it was checked when the row was made.
-    let arrival = Arrival {
-        author: None,
-        committed: row.height,
-        received_ms: entry.received_ms,
-    };
-    let reading = state
-        .reading(&entry.reading, &arrival)
-        .map_err(|_| wrong("its reading does not verify"))?;
-    let observations =
-        Observation::of(&reading, entry.reception()).map_err(|_| wrong("its reading is no observation we know"))?;
-    let observation = observations
-        .get(usize::from(row.ordinal))
-        .ok_or_else(|| wrong("its reading has no such observation"))?;
-    if observation.id() != row.id {
-        return Err(wrong("its bundle holds another observation at that place"));
-    }
-    Ok(fhir::observation(observation, row.subject))
-}
-
-fn contradiction(row: &Row, why: &'static str) -> Error {
-    Error::Contradiction {
-        observation: row.id.clone(),
-        why,
     }
 }

@@ -9,6 +9,7 @@
 mod incident;
 mod pace;
 mod peers;
+mod rows;
 mod scrub;
 
 use std::{
@@ -27,6 +28,7 @@ use tokio::{runtime::Handle, sync::watch, task::spawn_blocking, time::sleep};
 pub use incident::{FoundBy, Incident, Incidents, Kind, Open};
 pub(crate) use peers::limited;
 pub use peers::{Given, Miss, Peers};
+pub use rows::mend_rows;
 
 use crate::{
     chain::{self, Chain},
@@ -196,7 +198,8 @@ impl Recovery {
 
     /// Runs for ever.
     pub async fn run(self) {
-        tokio::join!(self.compare(), self.scrub());
+        let rows = mend_rows(self.0.rooms.projection.clone(), self.0.incidents.clone());
+        tokio::join!(self.compare(), self.scrub(), rows);
     }
 
     async fn compare(&self) {

@@ -121,7 +121,7 @@ fn code(ended: Option<()>) -> ExitCode {
 }
 
 /// Does some work under telemetry, on a runtime of its own; a failure is logged.
-fn live<T, W: Future<Output = Result<T, node::Error>>>(
+pub(super) fn live<T, W: Future<Output = Result<T, node::Error>>>(
     config: &telemetry::Config,
     work: impl FnOnce(Telemetry) -> W,
 ) -> Option<T> {

@@ -80,6 +80,7 @@ impl Observer {
             faults.add("query.in_flight_per_organization_max must be at least 1");
         }
         super::place(&mut config.http, &mut config.keyring, &mut config.vault, folder);
+        config.index.place(folder);
         faults.none_or(config)
     }
 }

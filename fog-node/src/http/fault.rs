@@ -122,6 +122,14 @@ impl Fault {
         }
     }
 
+    /// 503: this node's index is so many blocks behind its chain that an answer would lack what is final.
+    #[must_use]
+    pub fn lagging(blocks: u64) -> Self {
+        Self::unavailable(format!(
+            "this node's index is {blocks} blocks behind its chain and catches up; try again, or ask another node"
+        ))
+    }
+
     /// 503: this node cannot now; later, or another node can.
     #[must_use]
     pub fn unavailable(diagnostics: impl Into<String>) -> Self {
@@ -158,6 +166,10 @@ impl Fault {
     }
 }
 
+/// Nothing is served that the chain does not say.
+const MENDED: &str =
+    "rows of this node's index are not what it wrote; they are mended from the chain; try again, or ask another node";
+const NO_INDEX: &str = "this node's index does not answer; the chain goes on; try again, or ask another node";
 const ELSEWHERE: &str = "this node cannot answer now; try again, or ask another node";
 
 impl From<intake::Error> for Fault {
@@ -181,12 +193,10 @@ impl From<query::Error> for Fault {
             query::Error::Busy => Self::too_many(format!("{error}; wait for an answer before you ask again")),
             query::Error::Index(index::Error::TooBroad(_)) => Self::invalid(cause(&error)),
             query::Error::Vault(vault) => vault.into(),
-            query::Error::Index(_) => Self::of_ours(&error, Self::unavailable(ELSEWHERE)),
-            query::Error::Contradiction { .. } => {
-                let sentence =
-                    "this node's index and store contradict each other; ask another node and tell its operator";
-                Self::of_ours(&error, Self::internal(sentence))
+            query::Error::Index(index::Error::Altered(_)) | query::Error::Contradiction { .. } => {
+                Self::of_ours(&error, Self::unavailable(MENDED))
             }
+            query::Error::Index(_) => Self::of_ours(&error, Self::unavailable(NO_INDEX)),
         }
     }
 }

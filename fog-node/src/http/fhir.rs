@@ -7,7 +7,7 @@ pub mod patient;
 pub mod search;
 
 use http::{HeaderMap, header};
-use ledger::genesis::Genesis;
+use ledger::{block::Height, genesis::Genesis};
 
 use super::{
     caller::{Caller, Peer},
@@ -33,6 +33,20 @@ pub trait Server: Send + Sync + 'static {
 
     /// The network's founding document.
     fn genesis(&self) -> &Genesis;
+
+    /// Blocks that an index which is projected so far lags behind, and how many it may.
+    fn lag_blocks(&self, projected: Height) -> (u64, u64);
+
+    /// Refuses to answer from an index that lags too far behind: what is final would be missing, and nobody could tell.
+    ///
+    /// # Errors
+    /// 503, and by how many blocks.
+    fn is_current(&self, projected: Option<Height>) -> Result<(), Fault> {
+        match projected.map(|projected| self.lag_blocks(projected)) {
+            Some((lag, bound)) if lag > bound => Err(Fault::lagging(lag)),
+            _ => Ok(()),
+        }
+    }
 
     /// Who asks, by the state of this moment.
     ///

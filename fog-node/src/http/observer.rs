@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use ::http::{HeaderMap, StatusCode};
-use ledger::genesis::Genesis;
+use ledger::{block::Height, genesis::Genesis};
 use record::ids::OrganizationId;
 use serde_json::json;
 use tokio::net::TcpListener;
@@ -64,6 +64,11 @@ impl fhir::Server for Context {
 
     fn genesis(&self) -> &Genesis {
         &self.genesis
+    }
+
+    fn lag_blocks(&self, projected: Height) -> (u64, u64) {
+        let lag = self.rooms.proofs.head().height.0.saturating_sub(projected.0);
+        (lag, self.config.projection_lag_blocks_max)
     }
 }
 

@@ -90,6 +90,9 @@ impl Node {
         let vault = vault.map_err(open("vault"))?;
         let index = Index::open(&config.index, data_dir).await.map_err(open("index"))?;
         let projects = !keyring.is_empty();
+        if projects {
+            index.adopt().await.map_err(open("index"))?;
+        }
         let projection = Projection::new(chain.clone(), vault.clone(), index, keyring);
         let rooms = replace::Rooms {
             // Without keys there is nothing to project; should they come later, no block counts as projected.

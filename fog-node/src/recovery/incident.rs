@@ -46,6 +46,8 @@ pub enum FoundBy {
     Start,
     /// An observer, following other nodes.
     Following,
+    /// A question, or what was taken in: rows were not as this node wrote them.
+    Question,
 }
 
 /// An incident; nothing in it is personal.

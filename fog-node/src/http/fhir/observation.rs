@@ -87,6 +87,7 @@ async fn read<S: Server>(context: Arc<S>, request: Request) -> Answered {
         ..Question::default()
     };
     let answer = context.query().observations(&reader, question).await?;
+    context.is_current(answer.projected)?;
     let observation = answer.observations.first();
     let observation = observation
         .ok_or_else(|| Fault::not_found("no such observation is visible to your organization on this node"))?;
@@ -102,6 +103,7 @@ async fn find<S: Server>(context: Arc<S>, request: Request) -> Answered {
     parameters.remove(search::SUMMARY);
     search::check(PARAMETERS, &parameters, is_strict(&request.headers))?;
     let answer = context.query().observations(&reader, question).await?;
+    context.is_current(answer.projected)?;
     let page = Page {
         base: context.fhir_base(),
         resource: "Observation",
