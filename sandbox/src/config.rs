@@ -2,6 +2,7 @@
 
 use std::{ops::RangeInclusive, time::Duration};
 
+use fog_node::index;
 use serde::{Deserialize, Serialize};
 
 use fog_node::vault::kubo::Api;
@@ -36,6 +37,8 @@ pub struct Config {
     /// IPFS daemons of this machine that keep payloads: the RPC of the first is for the first fog node, and so on. Nodes without
     /// one keep payloads themselves.
     pub daemons: Vec<Api>,
+    /// The first node's index in a MySQL or MariaDB server, in the place of SQLite.
+    pub mysql: Option<index::Mysql>,
     /// How long what is waited for may take.
     pub limits: Limits,
 }
@@ -54,6 +57,7 @@ impl Default for Config {
             mqtt: Mqtt::default(),
             hosts: Vec::new(),
             daemons: Vec::new(),
+            mysql: None,
             limits: Limits::default(),
         }
     }
@@ -178,6 +182,17 @@ impl Config {
         if !self.speed.is_finite() || self.speed <= 0.0 {
             faults.push(format!("speed: {} is not a number above 0", self.speed));
         }
+        if let Some(mysql) = self.mysql.clone() {
+            let driver = index::Driver::Mysql;
+            faults.extend(
+                index::Config {
+                    driver,
+                    mysql,
+                    ..index::Config::default()
+                }
+                .faults(),
+            );
+        }
         let (hosts, nodes) = (self.hosts.len(), self.nodes);
         if hosts != 0 && hosts != usize::from(nodes) {
             faults.push(format!(
@@ -253,6 +268,12 @@ mod tests {
         );
         let two = of("nodes = 1\ndaemons = [\"/ip4/127.0.0.1/tcp/1\", \"/ip4/127.0.0.1/tcp/2\"]").expect("parses");
         assert!(two.faults()[0].contains("2 for 1"));
+    }
+
+    #[test]
+    fn a_database_is_looked_at_before_anything_starts() {
+        let config = Config::parse("[mysql]\nhosts = [\"db.example\"]\npassword_file = \"secret\"").expect("parses");
+        assert!(config.faults()[0].contains("ca_file"));
     }
 
     #[test]

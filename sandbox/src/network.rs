@@ -34,6 +34,7 @@ use crate::{
 pub use mosquitto::{MqttPlan, obstacle as mosquitto_obstacle};
 pub use newcomer::NewcomerPlan;
 pub use observers::ObserverPlan;
+pub use programs::Stores;
 
 /// The gateway's id, part of every topic.
 pub const GATEWAY: &str = "home-1";

@@ -22,7 +22,7 @@ use crate::{
     identities::{SCOPE, Tokens, access_token},
     interruption,
     monitor::Monitor,
-    network::Network,
+    network::{Network, Stores},
     ports::Ports,
     processes::Processes,
     report::Report,
@@ -175,9 +175,12 @@ impl Run {
     async fn start(&mut self) -> Result<(), Fault> {
         let limits = self.order.config.limits;
         self.screen.say("starting the fog nodes");
-        let programs = self
-            .network
-            .node_programs(self.order.config.scrub_s, &self.order.config.daemons)?;
+        let config = &self.order.config;
+        let stores = Stores {
+            daemons: &config.daemons,
+            mysql: config.mysql.as_ref(),
+        };
+        let programs = self.network.node_programs(config.scrub_s, stores)?;
         self.processes.start_nodes(programs, &self.nodes, &limits).await?;
         let (people, devices) = (
             self.network.household.people.len(),

@@ -8,6 +8,7 @@ use sandbox::{
     children::{Program, Supervised},
     client::Node,
     enrolment,
+    network::Stores,
 };
 
 use crate::{
@@ -48,7 +49,9 @@ impl Fogs {
         let bin = network.folder.path("bin");
         fs::create_dir_all(&bin).expect("makes");
         std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_sandbox"), bin.join("fog-node")).expect("links");
-        let mut programs = network.node_programs(300, &[]).expect("writes the configurations");
+        let mut programs = network
+            .node_programs(300, Stores::default())
+            .expect("writes the configurations");
         for (index, plan) in network.nodes.iter().enumerate() {
             if !is_small(index) {
                 disks.push(None);

@@ -34,7 +34,7 @@ use crate::{
     household::Household,
     identities::{SCOPE, access_token},
     memory::Memory,
-    network::Network,
+    network::{Network, Stores},
     processes::Processes,
 };
 
@@ -115,7 +115,7 @@ impl Fog {
         let signer = (custodian.id(), &custodian.key);
         let token = access_token(signer, (&custodian.client_id(), SCOPE), network.id(), TOKEN_LIFETIME)?;
         Ok(Self {
-            programs: network.node_programs(order.scrub_s, &[])?,
+            programs: network.node_programs(order.scrub_s, Stores::default())?,
             edge: Arc::new(Edge::of(&network)?),
             committees: Committees::founding(&network.genesis),
             token,

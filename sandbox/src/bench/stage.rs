@@ -21,7 +21,7 @@ use crate::{
     histogram::Buckets,
     household::Household,
     monitor::GatewayStatus,
-    network::Network,
+    network::{Network, Stores},
     ports::Ports,
     processes::Processes,
     promises::OnChain,
@@ -90,7 +90,7 @@ impl Stage {
         let nodes = network.nodes.iter().map(|node| Node::at(http.clone(), &node.url));
         let nodes = nodes.collect();
         let node_programs = if plan.fog {
-            network.node_programs(SCRUB_S, &[])?
+            network.node_programs(SCRUB_S, Stores::default())?
         } else {
             Vec::new()
         };

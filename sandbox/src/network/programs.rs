@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use fog_node::{
+    index::Mysql,
     keyring::{Holding, Keyring, Passphrase},
     vault::kubo::Api,
 };
@@ -43,6 +44,23 @@ fn scrub_bytes_per_s_max(scrub_s: u64) -> u64 {
     }
 }
 
+/// Programs of this machine that keep something for fog nodes. What is not named, the nodes keep themselves.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Stores<'a> {
+    /// IPFS daemons for payloads: the first is the first node's, and so on.
+    pub daemons: &'a [Api],
+    /// A database server for the first node's index.
+    pub mysql: Option<&'a Mysql>,
+}
+
+/// Where a node keeps its index.
+fn index(mysql: Option<&Mysql>) -> Json {
+    match mysql {
+        None => json!({"driver": "sqlite"}),
+        Some(mysql) => json!({"driver": "mysql", "mysql": mysql}),
+    }
+}
+
 /// Where a node keeps its payloads.
 fn vault(daemon: Option<&Api>, exchange: &Json) -> Json {
     match daemon {
@@ -57,25 +75,25 @@ fn vault(daemon: Option<&Api>, exchange: &Json) -> Json {
 
 impl Network {
     /// Seals each node's keyring, writes its configuration, and says how to run it. Each reads all of its disk again every
-    /// `scrub_s` seconds; the first keep their payloads at these daemons.
+    /// `scrub_s` seconds; where else than in their folders they keep things `stores` says.
     ///
     /// # Errors
     /// [`Fault::Identity`] or [`Fault::File`].
-    pub fn node_programs(&self, scrub_s: u64, daemons: &[Api]) -> Result<Vec<Program>, Fault> {
+    pub fn node_programs(&self, scrub_s: u64, stores: Stores<'_>) -> Result<Vec<Program>, Fault> {
         (0..)
             .zip(&self.nodes)
-            .map(|(i, node)| self.node_program((i, node), scrub_s, daemons.get(usize::from(i))))
+            .map(|(i, node)| self.node_program((i, node), scrub_s, stores))
             .collect()
     }
 
     fn node_program(
         &self,
-        (index, node): (u16, &NodePlan),
+        (place, node): (u16, &NodePlan),
         scrub_s: u64,
-        daemon: Option<&Api>,
+        stores: Stores<'_>,
     ) -> Result<Program, Fault> {
         let dir = Path::new("nodes").join(&node.name);
-        let people = if index == 0 {
+        let people = if place == 0 {
             self.household.people.as_slice()
         } else {
             &[]
@@ -97,21 +115,21 @@ impl Network {
             "genesis": self.genesis_file,
             "key": node.key_file,
             "http": {
-                "listen": self.ports.node_http(index),
+                "listen": self.ports.node_http(place),
                 "public_url": node.url,
                 "certificate": node.tls.certificate,
                 "private_key": node.tls.private_key,
                 "ca": self.ca_file,
             },
-            "consensus": {"listen": self.ports.node_consensus(index), "peers": peers},
-            "vault": vault(daemon, &json!({"peers": others})),
-            "index": {"driver": "sqlite"},
+            "consensus": {"listen": self.ports.node_consensus(place), "peers": peers},
+            "vault": vault(stores.daemons.get(usize::from(place)), &json!({"peers": others})),
+            "index": index(stores.mysql.filter(|_| place == 0)),
             "keyring": {"passphrase_file": passphrase.file},
             "recovery": {"scrub_every_ms": scrub_s * 1_000, "scrub_bytes_per_s_max": scrub_bytes_per_s_max(scrub_s)},
         });
         let config = self.folder.write_toml(dir.join("config.toml"), &config)?;
         let program = self.program("fog-node", &node.name, config)?;
-        Ok(match self.ports.node_host(index) {
+        Ok(match self.ports.node_host(place) {
             Some(host) => program.within(&host.namespace),
             None => program,
         })
