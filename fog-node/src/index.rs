@@ -9,6 +9,7 @@ mod config;
 mod count;
 mod cursor;
 mod database;
+mod erase;
 mod gaps;
 mod mysql;
 mod progress;
@@ -172,7 +173,7 @@ impl Index {
     /// # Errors
     /// [`Error::Database`], [`Error::Unusable`] or [`Error::Altered`].
     pub async fn projected(&self) -> Result<Height, Error> {
-        let progress = persistently!(self.database(), self.progress());
+        let progress = persistently!(self.progress());
         Ok(progress.inspect_err(|error| self.suspect(error))?.projected)
     }
 
@@ -195,7 +196,7 @@ impl Index {
         }
         let keys = &keys[..];
         let ask = || async move {
-            let found = persistently!(self.database(), self.found(keys, search))?;
+            let found = persistently!(self.found(keys, search))?;
             self.expect(|tally| found.complete(tally))
         };
         self.definitely(ask).await
@@ -219,7 +220,7 @@ impl Index {
             session.end().await?;
             Ok(found)
         };
-        persistently!(self.database(), read())
+        persistently!(read())
     }
 
     /// The gap reports of a block that this node wrote, whatever they say now, and how many others stand there.
@@ -233,7 +234,7 @@ impl Index {
             session.end().await?;
             Ok(found)
         };
-        persistently!(self.database(), read())
+        persistently!(read())
     }
 
     /// Of these rows, the ids of those that stand in the index at another height.
@@ -247,7 +248,7 @@ impl Index {
             session.end().await?;
             Ok(found)
         };
-        persistently!(self.database(), read())
+        persistently!(read())
     }
 
     /// Bundles of which something was rejected for one of these reasons, those tried least first.
@@ -259,7 +260,7 @@ impl Index {
             .list(reasons.iter().copied())
             .sql(" GROUP BY bundle, height ORDER BY MIN(attempts), height LIMIT ?")
             .bind(count);
-        let rows = persistently!(self.database(), self.answer(asked.clone()))?;
+        let rows = persistently!(self.answer(asked.clone()))?;
         let pending = rows.iter().map(|row| {
             Ok(Pending {
                 bundle: BundleId(rows::digest(row, "bundle")?),
@@ -277,7 +278,7 @@ impl Index {
         let asked = Statement::new("SELECT DISTINCT bundle FROM rejected WHERE height = ? AND reason IN ")
             .bind(height.0.cast_signed())
             .list(reasons.iter().copied());
-        let rows = persistently!(self.database(), self.answer(asked.clone()))?;
+        let rows = persistently!(self.answer(asked.clone()))?;
         rows.iter()
             .map(|row| Ok(BundleId(rows::digest(row, "bundle")?)))
             .collect()
@@ -299,7 +300,7 @@ impl Index {
              (SELECT duplicates FROM progress WHERE name = 'index') AS duplicates, \
              (SELECT COUNT(*) FROM rejected) AS rejected, \
              (SELECT COUNT(*) FROM rejected WHERE reason = 'payload-missing') AS payloads_missing";
-        let rows = persistently!(self.database(), self.answer(Statement::new(COUNTS)))?;
+        let rows = persistently!(self.answer(Statement::new(COUNTS)))?;
         let row = rows.first().ok_or(Error::Damaged("progress"))?;
         let count = |name| row.integer(name).map(i64::cast_unsigned);
         Ok(Counts {

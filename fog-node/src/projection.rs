@@ -43,6 +43,8 @@ const PAYLOAD_PAUSE: Duration = Duration::from_millis(250);
 const REPAIR_EVERY: Duration = Duration::from_secs(15);
 /// Bundles tried again in one go, at most.
 const RETRY_BUNDLES_MAX: u32 = 32;
+/// Without a new block the index is looked at this often: its rows may have to be counted, or are to be projected anew.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// Pause after the index or the chain did not answer.
 const FAILURE_PAUSE: Duration = Duration::from_secs(1);
 /// Readings of blocks older than this tell nothing about how fast the system is: the node is catching up.
@@ -161,7 +163,7 @@ impl<F: Followed> Projection<F> {
                     continue;
                 }
             }
-            if heads.changed().await.is_err() {
+            if let Ok(Err(_)) = tokio::time::timeout(LOOK_EVERY, heads.changed()).await {
                 return;
             }
         }

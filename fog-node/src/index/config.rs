@@ -58,7 +58,7 @@ pub struct Mysql {
     pub ca_file: Option<PathBuf>,
     /// How long a connection may take to be made.
     pub connect_timeout_ms: u64,
-    /// How long one step may take, all its statements together.
+    /// How long one statement may take.
     pub statement_timeout_ms: u64,
 }
 

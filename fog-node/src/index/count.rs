@@ -60,7 +60,7 @@ impl Index {
     }
 
     async fn count(&self) -> Result<(u64, Tally), Error> {
-        let progress = persistently!(self.database(), self.progress())?;
+        let progress = persistently!(self.progress())?;
         let place = self.database().place();
         // An index that was put back to an older state may have kept rows of blocks that it will take in again.
         self.remove_above(progress.projected).await?;
@@ -83,7 +83,7 @@ impl Index {
     /// [`Error::Database`] or [`Error::Unusable`].
     pub async fn suspects(&self) -> Result<Suspects, Error> {
         let alone = self.0.writing.lock().await;
-        match persistently!(self.database(), self.progress()) {
+        match persistently!(self.progress()) {
             Err(Error::Altered(_) | Error::Damaged(_)) => {
                 self.begin_anew(&alone).await?;
                 return Ok(Suspects::Anew);
@@ -119,7 +119,7 @@ impl Index {
             progress.write(&mut session, self.tags()).await?;
             session.commit().await
         };
-        persistently!(self.database(), write())?;
+        persistently!(write())?;
         *self.tally() = Some((place, survey.tally));
         Ok(())
     }
@@ -158,7 +158,7 @@ impl Index {
             session.execute(Statement::new("DELETE FROM rejected")).await?;
             session.commit().await
         };
-        persistently!(self.database(), begin())?;
+        persistently!(begin())?;
         self.remove_where(["height < 1", "height < 1"], None).await?;
         self.remove_above(Height(0)).await
     }
@@ -169,27 +169,19 @@ impl Index {
 
     /// Removes rows step by step: so many at once would hold everybody up.
     async fn remove_where(&self, [rows, reports]: [&'static str; 2], height: Option<Height>) -> Result<(), Error> {
-        let bound = |statement: Statement| match height {
-            Some(height) => statement.bind(height.0.cast_signed()),
-            None => statement,
-        };
-        let observations =
-            Statement::new("DELETE FROM observation WHERE id IN (SELECT id FROM (SELECT id FROM observation WHERE ")
-                .sql(rows)
-                .sql(" LIMIT ?) AS chosen)");
-        let gap_reports = Statement::new(
-            "DELETE FROM gap_report WHERE (bundle, entry) IN (SELECT bundle, entry FROM (SELECT bundle, entry FROM gap_report \
-             WHERE ",
-        );
-        let gap_reports = gap_reports.sql(reports).sql(" LIMIT ?) AS chosen)");
-        for statement in [bound(observations).bind(STEP_ROWS), bound(gap_reports).bind(STEP_ROWS)] {
+        for (table, condition) in [("observation", rows), ("gap_report", reports)] {
+            let some = self.database().remove_some(table, condition);
+            let some = height
+                .into_iter()
+                .fold(some, |some, height| some.bind(height.0.cast_signed()));
+            let statement = some.bind(STEP_ROWS);
             let remove = async || {
                 let mut session = self.database().write().await?;
                 let removed = session.execute(statement.clone()).await?;
                 session.commit().await?;
                 Ok(removed)
             };
-            while persistently!(self.database(), remove())? > 0 {}
+            while persistently!(remove())? > 0 {}
         }
         Ok(())
     }
@@ -202,7 +194,7 @@ impl Index {
             let statement = Statement::new("SELECT * FROM observation WHERE id > ? ORDER BY id LIMIT ?")
                 .bind(last.clone())
                 .bind(STEP_ROWS);
-            let rows = persistently!(self.database(), self.answer(statement.clone()))?;
+            let rows = persistently!(self.answer(statement.clone()))?;
             for of in &rows {
                 match kept(of, self.tags()) {
                     Ok(kept) => survey.tally.add(&kept.row),
@@ -224,7 +216,7 @@ impl Index {
                 .bind(bundle.clone())
                 .bind(entry)
                 .bind(STEP_ROWS);
-            let rows = persistently!(self.database(), self.answer(statement.clone()))?;
+            let rows = persistently!(self.answer(statement.clone()))?;
             for of in &rows {
                 match reported(of, self.tags()) {
                     Ok((one, visible_from)) => survey.tally.add_report(&one, visible_from),

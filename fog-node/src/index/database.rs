@@ -19,8 +19,8 @@ use super::{
 const TRIES_MAX: u32 = 5;
 /// Before it is made again; doubles.
 const TRY_PAUSE: Duration = Duration::from_millis(20);
-/// How long a step in SQLite may take: counting and replacing rows are cut into many.
-const SQLITE_STEP: Duration = Duration::from_secs(60);
+/// How long a statement in SQLite may take: counting and replacing rows are cut into many.
+const SQLITE_STATEMENT: Duration = Duration::from_secs(60);
 /// MySQL: the transaction was rolled back because of a deadlock.
 const DEADLOCK: u16 = 1213;
 /// MySQL: another transaction has held a row for too long.
@@ -30,12 +30,12 @@ const CHANGED: u16 = 1020;
 /// What it says when it ends a connection: shutting down, killed.
 const ENDED: [u16; 3] = [1053, 1317, 1927];
 
-/// Does a step, within its time, and again if the database has ended it for its own reasons.
+/// Does a step, and again if the database has ended it for its own reasons.
 macro_rules! persistently {
-    ($database:expr, $step:expr) => {{
+    ($step:expr) => {{
         let mut tries = crate::index::database::Tries::default();
         loop {
-            match $database.in_time($step).await {
+            match $step.await {
                 Err(error) if tries.again(&error).await => {}
                 ended => break ended,
             }
@@ -99,15 +99,37 @@ impl Database {
         }
     }
 
-    /// A step, within its time.
-    pub(super) async fn in_time<T>(&self, step: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
-        let limit = match self {
-            Self::Sqlite(_) => SQLITE_STEP,
-            Self::Mysql(servers) => servers.step_timeout(),
-        };
-        let ended = tokio::time::timeout(limit, step).await;
-        ended.unwrap_or_else(|_| Err(timed_out("no answer in time")))
+    /// Removes some of the rows of a table for which a condition holds; the last `?` is how many, at most. SQLite knows no LIMIT
+    /// there, and MySQL would look at every row for a subquery.
+    pub(super) fn remove_some(&self, table: &'static str, condition: &'static str) -> Statement {
+        let statement = Statement::new("DELETE FROM ").sql(table);
+        match self {
+            Self::Sqlite(_) => statement
+                .sql(" WHERE rowid IN (SELECT rowid FROM ")
+                .sql(table)
+                .sql(" WHERE ")
+                .sql(condition)
+                .sql(" LIMIT ?)"),
+            Self::Mysql(_) => statement.sql(" WHERE ").sql(condition).sql(" LIMIT ?"),
+        }
     }
+
+    /// Leaves nothing of removed rows in the files, as far as the database is this node's own.
+    pub(super) async fn forget_removed(&self) -> Result<(), Error> {
+        match self {
+            Self::Sqlite(pool) => sqlite::forget_removed(pool).await,
+            Self::Mysql(_) => Ok(()),
+        }
+    }
+}
+
+/// A statement, within its time: a database that stands still, or is slow beyond measure, is not waited for.
+pub(super) async fn in_time<T>(
+    limit: Duration,
+    statement: impl Future<Output = Result<T, sqlx::Error>>,
+) -> Result<T, Error> {
+    let ended = tokio::time::timeout(limit, statement).await;
+    Ok(ended.map_err(|_| timed_out("no answer in time"))??)
 }
 
 pub(super) fn timed_out(what: &'static str) -> Error {
@@ -169,20 +191,27 @@ impl Session {
     /// Rows that the statement changed.
     pub(super) async fn execute(&mut self, statement: Statement) -> Result<u64, Error> {
         Ok(match self {
-            Self::Sqlite(transaction) => transaction.execute(query!(statement)).await?.rows_affected(),
-            Self::Mysql(lease) => lease.connection()?.execute(query!(statement)).await?.rows_affected(),
+            Self::Sqlite(transaction) => in_time(SQLITE_STATEMENT, transaction.execute(query!(statement)))
+                .await?
+                .rows_affected(),
+            Self::Mysql(lease) => {
+                let limit = lease.statement_timeout();
+                let done = in_time(limit, lease.connection()?.execute(query!(statement)));
+                done.await?.rows_affected()
+            }
         })
     }
 
     pub(super) async fn fetch(&mut self, statement: Statement) -> Result<Vec<Fetched>, Error> {
         Ok(match self {
             Self::Sqlite(transaction) => {
-                let rows = transaction.fetch_all(query!(statement)).await?;
+                let rows = in_time(SQLITE_STATEMENT, transaction.fetch_all(query!(statement))).await?;
                 rows.into_iter().map(Fetched::Sqlite).collect()
             }
             Self::Mysql(lease) => {
+                let limit = lease.statement_timeout();
                 let connection: &mut MySqlConnection = lease.connection()?;
-                let rows = connection.fetch_all(query!(statement)).await?;
+                let rows = in_time(limit, connection.fetch_all(query!(statement))).await?;
                 rows.into_iter().map(Fetched::Mysql).collect()
             }
         })
@@ -196,7 +225,7 @@ impl Session {
 
     pub(super) async fn commit(self) -> Result<(), Error> {
         match self {
-            Self::Sqlite(transaction) => transaction.commit().await?,
+            Self::Sqlite(transaction) => in_time(SQLITE_STATEMENT, transaction.commit()).await?,
             Self::Mysql(mut lease) => {
                 lease.text("COMMIT").await?;
                 lease.give_back();
@@ -208,7 +237,7 @@ impl Session {
     /// Ends a session that has written nothing that is to stay.
     pub(super) async fn end(self) -> Result<(), Error> {
         match self {
-            Self::Sqlite(transaction) => transaction.rollback().await?,
+            Self::Sqlite(transaction) => in_time(SQLITE_STATEMENT, transaction.rollback()).await?,
             Self::Mysql(mut lease) => {
                 lease.text("ROLLBACK").await?;
                 lease.give_back();

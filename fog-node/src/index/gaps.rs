@@ -44,7 +44,7 @@ impl Index {
         let keys = keys(permits)?;
         let keys = &keys[..];
         let ask = || async move {
-            let (found, snapshot) = persistently!(self.database(), self.newest(keys, height, count))?;
+            let (found, snapshot) = persistently!(self.newest(keys, height, count))?;
             let last = found.last().filter(|_| found.len() >= count as usize);
             let last = last.map(|one| one.report.device.as_str());
             let is_complete = self.expect(|tally| Ok(tally.newest(keys, snapshot).is_as(&found, last)))?;
@@ -97,7 +97,7 @@ impl Index {
         missing: (&DeviceId, &Start),
     ) -> Result<Vec<u64>, Error> {
         let keys = keys(permits)?;
-        persistently!(self.database(), self.numbers(&keys, height, missing)).inspect_err(|error| self.suspect(error))
+        persistently!(self.numbers(&keys, height, missing)).inspect_err(|error| self.suspect(error))
     }
 
     async fn numbers(
@@ -173,7 +173,7 @@ pub(super) async fn insert(
             if reported(there, tags).is_ok() {
                 continue;
             }
-            remove(session, one).await?;
+            remove(session, there).await?;
         }
         let statement = Statement::new(
             "INSERT INTO gap_report (bundle, entry, subject_key, device, reported_ms, ranges, report, height, visible_from, \
@@ -196,12 +196,11 @@ pub(super) async fn insert(
     Ok(inserted)
 }
 
-async fn remove(session: &mut Session, one: &Reported) -> Result<(), Error> {
+/// Removes a report that was found.
+pub(super) async fn remove(session: &mut Session, of: &Fetched) -> Result<(), Error> {
     let statement = Statement::new("DELETE FROM gap_report WHERE bundle = ? AND entry = ?");
-    session
-        .execute(statement.bind(one.bundle.0).bind(one.entry))
-        .await
-        .map(|_| ())
+    let statement = statement.bind(of.bytes("bundle")?).bind(of.integer("entry")?);
+    session.execute(statement).await.map(|_| ())
 }
 
 /// Removes all reports of a block, and those elsewhere that stand in the way of these.
@@ -211,7 +210,8 @@ pub(super) async fn clear(session: &mut Session, at: Height, gaps: &[Reported]) 
         .await?;
     for one in gaps {
         // A row that was moved to another height stands in the way.
-        remove(session, one).await?;
+        let statement = Statement::new("DELETE FROM gap_report WHERE bundle = ? AND entry = ?");
+        session.execute(statement.bind(one.bundle.0).bind(one.entry)).await?;
     }
     Ok(())
 }

@@ -17,8 +17,12 @@ use super::{
     tally::{self, ALWAYS, Tally},
 };
 
-/// Rows that one statement inserts or looks for, at most.
+/// Rows that one statement looks for, at most.
 pub(super) const CHUNK_ROWS: usize = 256;
+
+/// Rows that one statement inserts, at most; a power of two. They fit into one record of TLS: with the second one the system
+/// would wait 40 ms for the server to confirm the first (Nagle's algorithm, which the SQL library leaves on).
+const INSERTED_AT_ONCE_MAX: usize = 32;
 
 /// What became of the rows of a block.
 #[derive(Debug, Default)]
@@ -96,7 +100,7 @@ pub(super) async fn by_id(
 async fn add(session: &mut Session, tags: &TagKey, rows: &[&Row], visible_from: Height) -> Result<(), Error> {
     let mut rest = rows;
     while let Some(log) = rest.len().checked_ilog2() {
-        let (piece, later) = rest.split_at(1 << log);
+        let (piece, later) = rest.split_at(INSERTED_AT_ONCE_MAX.min(1 << log));
         add_piece(session, tags, piece, visible_from).await?;
         rest = later;
     }

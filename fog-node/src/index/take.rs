@@ -40,7 +40,7 @@ impl Index {
     ) -> Result<Option<Projected>, Error> {
         let alone = self.0.writing.lock().await;
         self.counted(&alone).await?;
-        let taken = persistently!(self.database(), self.project_once((after, height), found, rejections));
+        let taken = persistently!(self.project_once((after, height), found, rejections));
         taken.inspect_err(|error| self.suspect(error))
     }
 
@@ -75,7 +75,7 @@ impl Index {
     ) -> Result<Projected, Error> {
         let alone = self.0.writing.lock().await;
         self.counted(&alone).await?;
-        let settled = persistently!(self.database(), self.settle_once(bundle, found, rejections));
+        let settled = persistently!(self.settle_once(bundle, found, rejections));
         settled.inspect_err(|error| self.suspect(error))
     }
 
@@ -114,7 +114,7 @@ impl Index {
             reject(&mut session, rejections, 0).await?;
             session.commit().await
         };
-        persistently!(self.database(), note())
+        persistently!(note())
     }
 
     /// Puts this in the place of everything of a block.
@@ -123,7 +123,7 @@ impl Index {
     /// [`Error::Database`], [`Error::Unusable`] or [`Error::Altered`].
     pub async fn replace(&self, height: Height, found: Contents<'_>) -> Result<(), Error> {
         let _alone = self.0.writing.lock().await;
-        persistently!(self.database(), self.replace_once(height, found))
+        persistently!(self.replace_once(height, found))
     }
 
     async fn replace_once(&self, height: Height, (rows, gaps): Contents<'_>) -> Result<(), Error> {
@@ -172,7 +172,7 @@ impl Index {
             session.commit().await?;
             Ok(removed)
         };
-        persistently!(self.database(), remove())
+        persistently!(remove())
     }
 
     async fn add(

@@ -68,7 +68,7 @@ impl Tally {
 
     pub(super) fn add_report(&mut self, one: &Reported, visible_from: Height) {
         let newest = Newest {
-            order: (one.report.at_ms, *one.bundle.0.as_bytes(), one.entry),
+            order: order(one),
             has_gaps: ranges(one) > 0,
             visible_from,
         };
@@ -77,6 +77,33 @@ impl Tally {
         *known = (*known).max(newest);
         self.heights.entry(one.height).or_default().1 += 1;
         self.gap_reports += 1;
+    }
+
+    pub(super) fn remove(&mut self, row: &Row) {
+        let slot = slot(row.effective_ms);
+        if let Some(series) = self.series.get_mut(&row.key).and_then(|of| of.get_mut(&row.code)) {
+            series.total = series.total.saturating_sub(1);
+            if let Some(count) = series.slots.get_mut(&slot) {
+                *count = count.saturating_sub(1);
+            }
+            series.slots.retain(|at, count| *at != slot || *count > 0);
+        }
+        if let Some(of) = self.heights.get_mut(&row.height) {
+            of.0 = of.0.saturating_sub(1);
+        }
+        self.observations = self.observations.saturating_sub(1);
+    }
+
+    /// Of a device, the newest one is removed last.
+    pub(super) fn remove_report(&mut self, one: &Reported) {
+        let device = one.report.device.as_str();
+        if let Some(devices) = self.newest.get_mut(&one.key) {
+            devices.retain(|of, newest| of != device || newest.order != order(one));
+        }
+        if let Some(of) = self.heights.get_mut(&one.height) {
+            of.1 = of.1.saturating_sub(1);
+        }
+        self.gap_reports = self.gap_reports.saturating_sub(1);
     }
 
     /// Rows of these keys and codes (any, if none is named) in whole slots.
@@ -123,11 +150,17 @@ impl Tally {
     }
 }
 
+/// When it was reported, and its place.
+type Order = (i64, [u8; 32], u32);
+
+fn order(one: &Reported) -> Order {
+    (one.report.at_ms, *one.bundle.0.as_bytes(), one.entry)
+}
+
 /// A gap report, by what it is the newest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Newest {
-    /// When it was reported, and its place.
-    order: (i64, [u8; 32], u32),
+    order: Order,
     has_gaps: bool,
     visible_from: Height,
 }
@@ -146,9 +179,9 @@ impl Expected<'_> {
         let found: BTreeMap<_, _> = found.iter().map(|one| (one.report.device.as_str(), one)).collect();
         let is_seen = |newest: &Newest| newest.visible_from <= self.snapshot;
         let all_right = found.iter().all(|(device, one)| {
-            self.expected.get(device).is_some_and(|newest| {
-                !is_seen(newest) || newest.order == (one.report.at_ms, *one.bundle.0.as_bytes(), one.entry)
-            })
+            self.expected
+                .get(device)
+                .is_some_and(|newest| !is_seen(newest) || newest.order == order(one))
         });
         let expected = self
             .expected
@@ -174,5 +207,29 @@ mod tests {
             all.from_ms <= i64::MIN + 1 && all.to_ms >= i64::MAX - SLOT_MS,
             "{all:?}"
         );
+    }
+
+    #[test]
+    fn what_was_added_and_removed_leaves_nothing() {
+        let mut tally = Tally::default();
+        let (kept, gone) = (crate::index::tests::row(1, 2, 10), crate::index::tests::row(2, 4, 20));
+        tally.add(&kept);
+        let before = tally.clone();
+        tally.add(&gone);
+        assert_eq!(tally.differs(&before), BTreeSet::from([gone.height]));
+        tally.remove(&gone);
+        assert_eq!(tally.differs(&before), BTreeSet::new());
+        assert_eq!(
+            (
+                tally.rows(&[gone.key], &[], ALWAYS),
+                tally.rows(&[kept.key], &[], ALWAYS)
+            ),
+            (0, 1)
+        );
+        assert_eq!(
+            tally.rows(&[gone.key], &[], whole_slots(DateRange { from_ms: 0, to_ms: 30 })),
+            0
+        );
+        assert_eq!(tally.observations, 1);
     }
 }

@@ -85,7 +85,7 @@ fn permits(seeds: &[u8]) -> Vec<Permit> {
     seeds.iter().map(permit).collect()
 }
 
-fn row(seed: u8, seq: u64, effective_ms: i64) -> Row {
+pub(crate) fn row(seed: u8, seq: u64, effective_ms: i64) -> Row {
     let reading = ReadingId {
         device: "oximeter-1".parse().expect("good"),
         boot: BootId {
@@ -190,6 +190,7 @@ on_each_database!(
     texts_compare_byte_by_byte,
     a_rejected_bundle_is_settled_once_and_visible_with_the_next_height,
     of_each_device_the_newest_report_that_a_permit_opens_holds_as_of_a_height,
+    what_is_erased_is_gone_and_the_rest_is_as_it_was,
 );
 
 impl Index {
@@ -495,5 +496,45 @@ async fn texts_compare_byte_by_byte(world: World) {
         };
         let found = index.find(&permits(&[1]), &by_code).await.expect("finds").rows;
         assert_eq!(found.iter().map(|row| row.code.as_str()).collect::<Vec<_>>(), [code]);
+    }
+}
+
+async fn what_is_erased_is_gone_and_the_rest_is_as_it_was(world: World) {
+    let index = world.open().await;
+    // More than one step removes.
+    let of = |seed: u8| (1..=600).map(move |at| row(seed, at * 10 + u64::from(seed), at.cast_signed() * 60_000));
+    let (erased, kept): (Vec<_>, Vec<_>) = (of(1).collect(), of(2).collect());
+    let reports = [(1, 10), (1, 20), (2, 30)].map(|(seed, at_ms)| reported(seed, at_ms, &[(1, 1)], 1));
+    index.take(1, (&erased, &reports), &[]).await;
+    index.take(2, (&kept, &[]), &[]).await;
+    // Somebody has invented a row under the key: it goes, too.
+    world
+        .alter(
+            &index,
+            "INSERT INTO observation SELECT 'f' || substr(id, 2), subject_key, subject, code, effective_ms, received_ms, device, \
+             boot, seq + 100000, ordinal, bundle, cid, entry, height, visible_from, tag FROM observation WHERE seq = 11",
+        )
+        .await;
+    let (mine, others) = (permits(&[1]), permits(&[2]));
+    let before = index.find(&others, &search(1_000)).await.expect("finds").rows;
+    assert_eq!(before.len(), kept.len());
+    let key = subject_key(1).id();
+    assert_eq!(index.erase(key).await.expect("erases"), 600 + 2 + 1);
+    assert_eq!(index.erase(key).await.expect("erases"), 0);
+    for index in [index.clone(), world.open().await] {
+        assert_eq!(index.find(&mine, &search(10)).await.expect("finds").total, 0);
+        assert_eq!(index.find(&others, &search(1_000)).await.expect("finds").rows, before);
+        assert_eq!(index.gaps(&mine, Height(9), 9).await.expect("reads"), []);
+        assert_eq!(index.gaps(&others, Height(9), 9).await.expect("reads").len(), 1);
+        assert_eq!(index.counts().await.expect("counts").observations, 600);
+    }
+    if world.config.driver == Driver::Sqlite {
+        let mut files = Vec::new();
+        for entry in std::fs::read_dir(world.dir.path()).expect("a folder") {
+            files.extend(std::fs::read(entry.expect("an entry").path()).expect("a file"));
+        }
+        let stands = |row: &Row| files.windows(row.id.len()).any(|window| window == row.id.as_bytes());
+        assert!(stands(&kept[0]), "what is looked for can be found");
+        assert!(!erased.iter().step_by(50).any(stands), "nothing of it is on the disk");
     }
 }

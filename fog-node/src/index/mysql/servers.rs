@@ -12,14 +12,17 @@ use sqlx::{Executor as _, mysql::MySqlConnection};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{Address, addresses};
-use crate::index::{Config, Error, database::timed_out};
+use crate::index::{
+    Config, Error,
+    database::{in_time, timed_out},
+};
 
 #[derive(Debug)]
 struct Shared {
     addresses: Vec<Address>,
     places: Arc<Semaphore>,
     busy_timeout: Duration,
-    step_timeout: Duration,
+    statement_timeout: Duration,
     // Held for a moment, never across a wait.
     idle: Mutex<Idle>,
     /// Counts up whenever another server is used.
@@ -44,14 +47,10 @@ impl Servers {
             addresses: addresses(&config.mysql),
             places: Arc::new(Semaphore::new(config.connections_max as usize)),
             busy_timeout: Duration::from_millis(config.busy_timeout_ms),
-            step_timeout: Duration::from_millis(config.mysql.statement_timeout_ms),
+            statement_timeout: Duration::from_millis(config.mysql.statement_timeout_ms),
             idle: Mutex::default(),
             place: AtomicU64::new(0),
         }))
-    }
-
-    pub(in super::super) fn step_timeout(&self) -> Duration {
-        self.0.step_timeout
     }
 
     pub(in super::super) fn place(&self) -> u64 {
@@ -126,6 +125,10 @@ pub(in super::super) struct Lease {
 }
 
 impl Lease {
+    pub(in super::super) fn statement_timeout(&self) -> Duration {
+        self.servers.0.statement_timeout
+    }
+
     pub(in super::super) fn connection(&mut self) -> Result<&mut MySqlConnection, Error> {
         self.connection
             .as_mut()
@@ -134,8 +137,10 @@ impl Lease {
 
     /// A statement that cannot be prepared.
     pub(in super::super) async fn text(&mut self, statement: &'static str) -> Result<(), Error> {
-        self.connection()?.execute(sqlx::raw_sql(statement)).await?;
-        Ok(())
+        let limit = self.statement_timeout();
+        in_time(limit, self.connection()?.execute(sqlx::raw_sql(statement)))
+            .await
+            .map(|_| ())
     }
 
     pub(in super::super) fn give_back(mut self) {
