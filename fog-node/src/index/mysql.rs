@@ -51,7 +51,7 @@ struct Address {
 
 impl fmt::Debug for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Address({}:{})", self.options.get_host(), self.options.get_port())
+        f.write_str(&self.name())
     }
 }
 
@@ -79,6 +79,14 @@ impl Address {
         Self {
             options,
             config: config.clone(),
+        }
+    }
+
+    /// As it stands in the configuration.
+    fn name(&self) -> String {
+        match self.options.get_socket() {
+            Some(socket) => socket.display().to_string(),
+            None => format!("{}:{}", self.options.get_host(), self.options.get_port()),
         }
     }
 
@@ -203,7 +211,7 @@ pub(super) async fn migrate(config: &Config) -> Result<Vec<String>, Error> {
         let mut connection = address.log_in().await?;
         MIGRATIONS.run_direct(None, &mut connection, false).await?;
         is_migrated(&mut connection, &config.mysql).await?;
-        done.push(format!("{address:?}: the tables are those of this version"));
+        done.push(format!("{}: the tables are those of this version", address.name()));
         // It was the last word to that server.
         let _closed = connection.close().await;
     }

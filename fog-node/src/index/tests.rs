@@ -511,7 +511,7 @@ async fn what_is_erased_is_gone_and_the_rest_is_as_it_was(world: World) {
     world
         .alter(
             &index,
-            "INSERT INTO observation SELECT 'f' || substr(id, 2), subject_key, subject, code, effective_ms, received_ms, device, \
+            "INSERT INTO observation SELECT 'g' || substr(id, 2), subject_key, subject, code, effective_ms, received_ms, device, \
              boot, seq + 100000, ordinal, bundle, cid, entry, height, visible_from, tag FROM observation WHERE seq = 11",
         )
         .await;

@@ -50,7 +50,7 @@ const ALTERATIONS: [&str; 17] = [
     "UPDATE observation SET tag = x'00' WHERE seq = 4",
     "DELETE FROM observation WHERE seq = 4",
     "DELETE FROM observation",
-    "INSERT INTO observation SELECT 'f' || substr(id, 2), subject_key, subject, code, effective_ms, received_ms, device, boot, \
+    "INSERT INTO observation SELECT 'g' || substr(id, 2), subject_key, subject, code, effective_ms, received_ms, device, boot, \
      seq + 100, ordinal, bundle, cid, entry, height, visible_from, tag FROM observation WHERE seq = 4",
     "UPDATE progress SET projected = 2",
     "UPDATE progress SET observations = 11",
