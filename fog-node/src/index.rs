@@ -51,6 +51,8 @@ use tally::Tally;
 pub const PAGE_ROWS_MAX: u32 = 1_000;
 /// Permits, codes, dates and ids in one search, at most, together.
 pub const CRITERIA_MAX: usize = 10_000;
+/// Whether rows are counted is asked again after what is being taken in, which is a moment.
+const MOMENT: Duration = Duration::from_millis(500);
 /// A question waits so long for what is being taken in, or counted.
 const ALONE_WAIT: Duration = Duration::from_secs(5);
 
@@ -127,6 +129,16 @@ impl Index {
     fn tally(&self) -> MutexGuard<'_, Option<(u64, Tally)>> {
         // It is taken out before it is changed: a panic leaves none, and rows are counted again.
         self.0.tally.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the rows were counted: nothing is answered from them before.
+    pub async fn is_counted(&self) -> bool {
+        let is_counted = || self.expect(|_| Ok(())).is_ok();
+        if is_counted() {
+            return true;
+        }
+        let _alone = tokio::time::timeout(MOMENT, self.0.writing.lock()).await;
+        is_counted()
     }
 
     /// Compares with how many rows there must be.

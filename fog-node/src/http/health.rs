@@ -14,6 +14,8 @@ use crate::{chain::Head, index::Index, recovery::Standing};
 
 /// Why a node with a full disk is not ready.
 pub(super) const FULL: &str = "the disk is full: nothing new is kept until there is room";
+/// What `/readyz` says while the index is looked at, row by row.
+pub(super) const UNCOUNTED: &str = "the rows of the index are being counted";
 
 /// What is served here.
 #[must_use]
@@ -33,6 +35,8 @@ pub(super) struct Freshness {
     pub(super) head_age_ms: u64,
     /// Blocks that the index lags behind; `None` if it does not answer.
     pub(super) lag_blocks: Option<u64>,
+    /// Whether the rows of the index were counted: nothing is answered from them before.
+    pub(super) is_counted: bool,
 }
 
 impl Freshness {
@@ -41,6 +45,7 @@ impl Freshness {
         Self {
             head,
             head_age_ms: head_age_ms(&head),
+            is_counted: index.is_counted().await,
             lag_blocks: projected.map(|height| head.height.0.saturating_sub(height.0)).ok(),
         }
     }
@@ -87,6 +92,7 @@ async fn ready(context: Arc<Context>) -> Answered {
             "the vault's daemon does not answer: no payload is kept here",
         ),
         (freshness.lag_blocks.is_none(), "the index does not answer"),
+        (!freshness.is_counted, UNCOUNTED),
         (
             freshness.lag_blocks > Some(context.config.projection_lag_blocks_max),
             "the index lags behind the chain",

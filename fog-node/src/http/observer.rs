@@ -15,7 +15,7 @@ use super::{
     caller::{Caller, Peer},
     fault::Fault,
     fhir, head_age_ms,
-    health::Freshness,
+    health::{Freshness, UNCOUNTED},
     route::{Answered, Request, Route, Service, Table},
     server,
     tls::{Identity, TlsError},
@@ -208,6 +208,7 @@ async fn ready(context: Arc<Context>) -> Answered {
             "the vault's daemon does not answer: no payload is kept here",
         ),
         (freshness.lag_blocks.is_none(), "the index does not answer"),
+        (!freshness.is_counted, UNCOUNTED),
         (
             freshness.lag_blocks > Some(context.config.projection_lag_blocks_max),
             "the index lags behind what is proven",

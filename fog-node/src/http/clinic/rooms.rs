@@ -82,6 +82,7 @@ pub(super) async fn open(
     let peers_client = peers.clone();
     let vault = Vault::open(&vault::Config::default(), dir, peers).await.expect("opens");
     let index = Index::open(&index::Config::default(), dir).await.expect("opens");
+    index.ready().await.expect("counts");
     let mempool = Mempool::new(&mempool::Config::default());
     let projection = Projection::new(chain.clone(), vault.clone(), index.clone(), keyring.clone());
     tokio::spawn(projection.clone().run());
