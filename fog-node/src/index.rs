@@ -27,7 +27,7 @@ pub(crate) mod tests;
 use std::{
     future::Future,
     path::Path,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicU64},
     time::Duration,
 };
 
@@ -87,6 +87,8 @@ struct Shared {
     writing: sync::Mutex<()>,
     // How many rows there must be, and on which server; a lock for a moment. None: they have to be counted.
     tally: Mutex<Option<(u64, Tally)>>,
+    /// The place whose rows were counted and found wrong, plus one: they are counted again when they were mended.
+    wrong: AtomicU64,
     alarms: watch::Sender<u64>,
 }
 
@@ -106,6 +108,7 @@ impl Index {
             tags: TagKey::load(data_dir)?,
             writing: sync::Mutex::default(),
             tally: Mutex::default(),
+            wrong: AtomicU64::new(0),
             alarms: watch::Sender::new(0),
         })))
     }

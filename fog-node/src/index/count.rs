@@ -1,6 +1,6 @@
 //! The rows counted, each looked at: when the index is opened or is another one, and when something in it is wrong.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::atomic::Ordering};
 
 use ledger::block::Height;
 use tokio::sync::MutexGuard;
@@ -11,7 +11,7 @@ use super::{
     gaps::reported,
     progress::Progress,
     rows::{height, kept},
-    statement::{Statement, Value},
+    statement::Statement,
     tally::Tally,
 };
 
@@ -53,9 +53,18 @@ impl Index {
         if self.expect(|_| Ok(())).is_ok() {
             return Ok(());
         }
-        let counted = self.count().await;
-        let (place, tally) = counted.inspect_err(|error| self.suspect(error))?;
-        *self.tally() = Some((place, tally));
+        let here = self.database().place() + 1;
+        if self.0.wrong.load(Ordering::Acquire) == here {
+            return Err(Error::Altered("its rows are being mended"));
+        }
+        let counted = self.count().await.inspect_err(|error| {
+            // A look at all rows takes a while, and whoever mends them is to have his turn.
+            if matches!(error, Error::Altered(_)) {
+                self.0.wrong.store(here, Ordering::Release);
+            }
+            self.suspect(error);
+        });
+        *self.tally() = Some(counted?);
         Ok(())
     }
 
@@ -120,6 +129,7 @@ impl Index {
             session.commit().await
         };
         persistently!(write())?;
+        self.0.wrong.store(0, Ordering::Release);
         *self.tally() = Some((place, survey.tally));
         Ok(())
     }
@@ -159,6 +169,7 @@ impl Index {
             session.commit().await
         };
         persistently!(begin())?;
+        self.0.wrong.store(0, Ordering::Release);
         self.remove_where(["height < 1", "height < 1"], None).await?;
         self.remove_above(Height(0)).await
     }
@@ -189,11 +200,9 @@ impl Index {
     /// Looks at all rows, one step after the other.
     async fn survey(&self) -> Result<Survey, Error> {
         let mut survey = Survey::default();
-        let mut last = Value::from("");
+        let mut last = None;
         loop {
-            let statement = Statement::new("SELECT * FROM observation WHERE id > ? ORDER BY id LIMIT ?")
-                .bind(last.clone())
-                .bind(STEP_ROWS);
+            let statement = self.database().next_rows(last).bind(STEP_ROWS);
             let rows = persistently!(self.answer(statement.clone()))?;
             for of in &rows {
                 match kept(of, self.tags()) {
@@ -202,20 +211,22 @@ impl Index {
                 }
             }
             match rows.last() {
-                Some(row) => last = row.place("id")?,
+                Some(row) => last = Some(row.position()?),
                 None => break,
             }
         }
-        let (mut bundle, mut entry) = (Vec::new(), i64::MIN);
+        let mut last: Option<(Vec<u8>, i64)> = None;
         loop {
-            let statement = Statement::new(
-                "SELECT * FROM gap_report WHERE bundle > ? OR (bundle = ? AND entry > ?) ORDER BY bundle, entry LIMIT ?",
-            );
-            let statement = statement
-                .bind(bundle.clone())
-                .bind(bundle.clone())
-                .bind(entry)
-                .bind(STEP_ROWS);
+            let statement = match &last {
+                None => Statement::new("SELECT * FROM gap_report"),
+                Some((bundle, entry)) => {
+                    Statement::new("SELECT * FROM gap_report WHERE bundle > ? OR (bundle = ? AND entry > ?)")
+                        .bind(bundle.clone())
+                        .bind(bundle.clone())
+                        .bind(*entry)
+                }
+            };
+            let statement = statement.sql(" ORDER BY bundle, entry LIMIT ?").bind(STEP_ROWS);
             let rows = persistently!(self.answer(statement.clone()))?;
             for of in &rows {
                 match reported(of, self.tags()) {
@@ -224,7 +235,7 @@ impl Index {
                 }
             }
             match rows.last() {
-                Some(row) => (bundle, entry) = (row.bytes("bundle")?, row.integer("entry")?),
+                Some(row) => last = Some((row.bytes("bundle")?, row.integer("entry")?)),
                 None => break,
             }
         }

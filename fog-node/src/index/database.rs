@@ -114,6 +114,27 @@ impl Database {
         }
     }
 
+    /// The rows of `observation` after a [`Fetched::position`], in the order in which they lie there; the next `?` is how many, at most.
+    pub(super) fn next_rows(&self, after: Option<Value>) -> Statement {
+        let (select, beyond, order) = match self {
+            Self::Sqlite(_) => (
+                "SELECT rowid AS lies_at, * FROM observation",
+                " WHERE rowid > ?",
+                " ORDER BY rowid LIMIT ?",
+            ),
+            Self::Mysql(_) => (
+                "SELECT id AS lies_at, observation.* FROM observation",
+                " WHERE id > ?",
+                " ORDER BY id LIMIT ?",
+            ),
+        };
+        let select = Statement::new(select);
+        let select = after
+            .into_iter()
+            .fold(select, |select, after| select.sql(beyond).bind(after));
+        select.sql(order)
+    }
+
     /// Leaves nothing of removed rows in the files, as far as the database is this node's own.
     pub(super) async fn forget_removed(&self) -> Result<(), Error> {
         match self {
@@ -288,11 +309,19 @@ impl Fetched {
         value.map_err(|_| Error::Damaged(name))
     }
 
-    /// A text to go on from, whatever bytes it is made of.
-    pub(super) fn place(&self, name: &'static str) -> Result<Value, Error> {
+    /// A text as it is, whatever bytes it is made of.
+    pub(super) fn raw(&self, name: &'static str) -> Result<Value, Error> {
         match self {
             Self::Sqlite(_) => self.text(name).map(Value::Text),
             Self::Mysql(_) => self.bytes(name).map(Value::Bytes),
+        }
+    }
+
+    /// Where to go on from.
+    pub(super) fn position(&self) -> Result<Value, Error> {
+        match self {
+            Self::Sqlite(_) => self.integer("lies_at").map(Value::Integer),
+            Self::Mysql(_) => self.bytes("lies_at").map(Value::Bytes),
         }
     }
 

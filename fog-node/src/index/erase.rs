@@ -78,7 +78,7 @@ impl Index {
         if found.is_empty() {
             return Ok(());
         }
-        let ids = found.iter().map(|of| of.place("id"));
+        let ids = found.iter().map(|of| of.raw("id"));
         let ids = ids.collect::<Result<Vec<_>, _>>()?;
         session
             .execute(Statement::new("DELETE FROM observation WHERE id IN ").list(ids))

@@ -202,10 +202,17 @@ async fn an_index_put_back_to_an_older_state_goes_on_from_there(world: World) {
 async fn what_was_altered_while_nobody_looked_is_found_when_it_is_opened(world: World) {
     let (index, _) = filled(&world).await;
     world.alter(&index, "DELETE FROM observation WHERE seq = 4").await;
+    assert!(index.is_counted().await);
     drop(index);
     let index = Index::open(&world.config, world.dir.path()).await.expect("opens");
     let ready = index.ready().await;
+    assert!(!index.is_counted().await, "a node with such an index is not ready");
     assert!(matches!(ready, Err(Error::Altered(_))), "{ready:?}");
+    let again = index.ready().await.expect_err("nobody has mended it");
+    assert!(
+        again.to_string().contains("being mended"),
+        "they are not counted again before: {again}"
+    );
     assert_eq!(
         index.suspects().await.expect("looks"),
         Suspects::All,
