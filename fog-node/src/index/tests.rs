@@ -124,19 +124,25 @@ pub(crate) struct World {
 impl World {
     /// None if the database is not installed.
     pub(crate) async fn on(driver: Driver) -> Option<Self> {
+        match driver {
+            Driver::Sqlite => Some(Self {
+                dir: tempfile::tempdir().expect("a folder"),
+                config: Config::default(),
+            }),
+            Driver::Mysql => Some(Self::at(server::shared()?).await),
+        }
+    }
+
+    /// A database of its own on a server.
+    pub(crate) async fn at(server: &server::Server) -> Self {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-        let dir = tempfile::tempdir().expect("a folder");
-        let config = match driver {
-            Driver::Sqlite => Config::default(),
-            Driver::Mysql => {
-                let server = server::shared()?;
-                let config = server.database().await;
-                server.migrate(&config).await;
-                println!("MariaDB {}", server.version().await);
-                config
-            }
-        };
-        Some(Self { dir, config })
+        let config = server.database().await;
+        server.migrate(&config).await;
+        println!("MariaDB {}", server.version().await);
+        Self {
+            dir: tempfile::tempdir().expect("a folder"),
+            config,
+        }
     }
 
     /// What the database's administrator does, who may do everything there.

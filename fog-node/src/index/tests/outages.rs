@@ -13,14 +13,11 @@ async fn sql(connection: &mut MySqlConnection, text: String) -> Result<(), sqlx:
     connection.execute(sqlx::raw_sql(AssertSqlSafe(text))).await.map(|_| ())
 }
 
-/// A database on a server, and an index in it.
+/// A database on a server, that is not waited for for long.
 async fn opened(server: &Server) -> World {
-    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    let mut config = server.database().await;
-    config.mysql.statement_timeout_ms = 3_000;
-    server.migrate(&config).await;
-    let dir = tempfile::tempdir().expect("a folder");
-    World { dir, config }
+    let mut world = World::at(server).await;
+    world.config.mysql.statement_timeout_ms = 3_000;
+    world
 }
 
 async fn eventually<T, F: Future<Output = Result<T, Error>>>(what: &str, work: impl Fn() -> F) -> T {

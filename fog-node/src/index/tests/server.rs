@@ -14,7 +14,7 @@ use std::{
 };
 
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
-use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+use rustix::process::{Pid, Signal, kill_process};
 use sqlx::{
     AssertSqlSafe, ConnectOptions as _, Executor as _, Row as _,
     mysql::{MySqlConnectOptions, MySqlConnection},
@@ -24,9 +24,10 @@ use crate::index::{Config, Driver, Index, Mysql};
 
 /// Programs of Debian's mariadb-server; `mariadbd` is where no ordinary user's PATH leads.
 const SERVER: &str = "/usr/sbin/mariadbd";
-/// The shell waits until the test's end of the pipe is gone, whatever ended the test.
-const LIFELINE: &str =
-    r#""$@" & pid=$!; echo $pid; read -r _; kill -CONT $pid 2>/dev/null; kill $pid 2>/dev/null; wait $pid; exit 0"#;
+/// The shell waits until the test's end of the pipe is gone, whatever ended the test; then it removes the folder that is named first, if
+/// one is.
+const LIFELINE: &str = r#"folder=$1; shift; "$@" & pid=$!; echo $pid; read -r _; kill -CONT $pid 2>/dev/null; kill $pid 2>/dev/null
+wait $pid; [ -z "$folder" ] || rm -rf "$folder"; exit 0"#;
 /// The tests' servers are slow to start on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(120);
 /// The password of the users that the tests make: only this machine reaches the server.
@@ -39,19 +40,44 @@ const PASSWORD_HASH: &str = "*823A1B897929FEF5FE2F04D2DD77211006673B60";
 pub(crate) struct Server {
     dir: tempfile::TempDir,
     port: u16,
+    settings: &'static [&'static str],
+    /// Nobody drops it: its shell removes its folder.
+    is_shared: bool,
     lifeline: Option<(Child, ChildStdin, Pid)>,
     databases: AtomicU32,
 }
 
+/// Small, and it writes down everything that it is told.
+const WATCHED: [&str; 5] = [
+    "--innodb-buffer-pool-size=64M",
+    "--log-bin=binlog",
+    "--general-log",
+    "--slow-query-log",
+    "--long-query-time=0",
+];
+/// As a database administrator sets one up that is to hold a million rows.
+const LARGE: [&str; 2] = ["--innodb-buffer-pool-size=2G", "--innodb-log-file-size=512M"];
+/// Somebody else may take a port that was free a moment ago.
+const TRIES: u32 = 5;
+
 /// The server that most tests share; none if MariaDB is not installed, which is a failure in CI.
 pub(crate) fn shared() -> Option<&'static Server> {
     static SHARED: OnceLock<Option<Server>> = OnceLock::new();
-    SHARED.get_or_init(Server::new).as_ref()
+    SHARED.get_or_init(|| Server::with(&WATCHED, true)).as_ref()
 }
 
 impl Server {
     /// A server with an empty data folder; none if MariaDB is not installed.
     pub(crate) fn new() -> Option<Self> {
+        Self::with(&WATCHED, false)
+    }
+
+    /// The same, for measurements.
+    pub(crate) fn large() -> Option<Self> {
+        Self::with(&LARGE, false)
+    }
+
+    fn with(settings: &'static [&'static str], is_shared: bool) -> Option<Self> {
         if !PathBuf::from(SERVER).exists() {
             let is_ci = std::env::var_os("CI").is_some_and(|ci| ci == "true");
             assert!(
@@ -61,6 +87,12 @@ impl Server {
             println!("not run: MariaDB is not installed");
             return None;
         }
+        let started = (0..TRIES).find_map(|_| Self::founded(settings, is_shared));
+        Some(started.expect("MariaDB does not start: see above"))
+    }
+
+    /// None if it ends by itself.
+    fn founded(settings: &'static [&'static str], is_shared: bool) -> Option<Self> {
         let dir = tempfile::tempdir().expect("a folder");
         let mut install = Command::new("mariadb-install-db");
         install
@@ -83,11 +115,20 @@ impl Server {
         let mut server = Self {
             dir,
             port,
+            settings,
+            is_shared,
             lifeline: None,
             databases: AtomicU32::new(0),
         };
-        server.start();
+        if !server.begin() {
+            println!("MariaDB does not start on port {port}:\n{}", server.log());
+            return None;
+        }
         Some(server)
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.path("error.log")).unwrap_or_default()
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -96,10 +137,21 @@ impl Server {
 
     /// Starts it, and waits until it answers.
     pub(crate) fn start(&mut self) {
+        assert!(self.begin(), "MariaDB does not start:\n{}", self.log());
+    }
+
+    /// Whether it answers; not, if it has ended by itself.
+    fn begin(&mut self) -> bool {
         let option = |name: &str, value: &str| format!("--{name}={value}");
         let file = |name: &str, file: &str| option(name, &self.path(file).display().to_string());
         let mut shell = Command::new("sh");
-        shell.args(["-c", LIFELINE, "sh", SERVER, "--no-defaults"]).args([
+        shell.args(["-c", LIFELINE, "sh"]);
+        shell.arg(if self.is_shared {
+            self.dir.path()
+        } else {
+            std::path::Path::new("")
+        });
+        shell.args([SERVER, "--no-defaults"]).args([
             file("datadir", "data"),
             file("socket", "socket"),
             file("pid-file", "pid"),
@@ -113,15 +165,9 @@ impl Server {
             option("bind-address", "127.0.0.1"),
             // Lax by itself: what the node needs, it asks for.
             option("sql-mode", ""),
-            option("innodb-buffer-pool-size", "64M"),
-            option("long-query-time", "0"),
+            "--skip-name-resolve".to_owned(),
         ]);
-        shell.args([
-            "--skip-name-resolve",
-            "--log-bin=binlog",
-            "--general-log",
-            "--slow-query-log",
-        ]);
+        shell.args(self.settings);
         if rustix::process::geteuid().is_root() {
             shell.arg("--user=root");
         }
@@ -137,14 +183,17 @@ impl Server {
         self.lifeline = Some((shell, stdin, pid));
         let deadline = std::time::Instant::now() + PATIENCE;
         while std::os::unix::net::UnixStream::connect(self.path("socket")).is_err() {
-            let log = || fs::read_to_string(self.path("error.log")).unwrap_or_default();
+            if self.log().contains("Aborting") {
+                return false;
+            }
             assert!(
-                std::time::Instant::now() < deadline && test_kill_process(pid).is_ok(),
-                "MariaDB does not start:\n{}",
-                log()
+                std::time::Instant::now() < deadline,
+                "MariaDB does not answer:\n{}",
+                self.log()
             );
             std::thread::sleep(Duration::from_millis(50));
         }
+        true
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
