@@ -94,12 +94,9 @@ impl Config {
 /// Why a payload cannot be kept or had.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
-    /// The sender's fault: no payload is that large.
-    #[error("a payload of {bytes} bytes is refused, at most {PAYLOAD_BYTES_MAX} are kept")]
-    TooLarge {
-        /// Its size.
-        bytes: usize,
-    },
+    /// It is never kept, whoever hands it in and whenever.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
     /// The budget is used up; nothing is lost, nothing new is taken.
     #[error("the vault has reached vault.bytes_max = {bytes_max}; raise it or free space")]
     Full {
@@ -125,6 +122,35 @@ impl Error {
     #[must_use]
     pub const fn may_pass_later(&self) -> bool {
         matches!(self, Self::Full { .. } | Self::Unavailable(_) | Self::Absent(_))
+    }
+}
+
+/// Why a payload is never kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// No payload is that large.
+    #[error("a payload of {bytes} bytes is refused, at most {PAYLOAD_BYTES_MAX} are kept")]
+    TooLarge {
+        /// Its size.
+        bytes: usize,
+    },
+    /// Its key was erased on the chain; what was sealed to it is gone for good.
+    #[error(
+        "payload {0} is erased: the custodian of its key has said so on the chain, and nothing of it is kept again"
+    )]
+    Erased(Cid),
+}
+
+/// Proof that a payload is gone from this node for good: durably, and nothing was there when it was looked for. Only the
+/// vault makes one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Erased(Cid);
+
+impl Erased {
+    /// Which payload.
+    #[must_use]
+    pub const fn cid(&self) -> Cid {
+        self.0
     }
 }
 
@@ -197,10 +223,10 @@ impl Vault {
     /// Keeps a payload; on return it is on the disk. Many concurrent calls share one commit.
     ///
     /// # Errors
-    /// [`Error::TooLarge`], [`Error::Full`], [`Error::Unavailable`], or the store has failed.
+    /// [`Error::Refused`], [`Error::Full`], [`Error::Unavailable`], or the store has failed.
     pub async fn put(&self, payload: Bytes) -> Result<Held, Error> {
         if payload.len() > PAYLOAD_BYTES_MAX {
-            return Err(Error::TooLarge { bytes: payload.len() });
+            return Err(Refusal::TooLarge { bytes: payload.len() }.into());
         }
         if self.space.is_short() {
             return Err(Error::Unavailable(Trouble::DiskFull));
@@ -226,6 +252,27 @@ impl Vault {
         self.store.attend(cid).await
     }
 
+    /// Erases a payload, whether it is here or not: it is removed durably, looked for once more, and never kept again.
+    ///
+    /// # Errors
+    /// The store has failed, or cannot be asked now; nothing may be said of the payload then.
+    pub async fn erase(&self, cid: &Cid) -> Result<Erased, Error> {
+        self.store.erase(cid).await?;
+        if self.store.has(cid).await? {
+            return Err(Error::Unavailable(Trouble::StillThere));
+        }
+        metrics::counter!("fog_vault_payloads_erased_total").increment(1);
+        Ok(Erased(*cid))
+    }
+
+    /// Whether a payload was erased here.
+    ///
+    /// # Errors
+    /// The store has failed, or cannot be asked now.
+    pub async fn is_erased(&self, cid: &Cid) -> Result<bool, Error> {
+        self.store.bars(cid).await
+    }
+
     /// Whether the store can be asked now; if not, payloads are still read from peers.
     #[must_use]
     pub fn answers(&self) -> bool {
@@ -248,11 +295,12 @@ impl Vault {
     /// context of its own: the consensus engine calls it from its runtime.
     ///
     /// # Errors
-    /// [`Error::Absent`] after `timeout`, or the store has failed.
+    /// [`Error::Absent`] after `timeout`, [`Error::Refused`] at once for what was erased, or the store has failed.
     pub async fn hold(&self, cid: &Cid, timeout: Duration) -> Result<Held, Error> {
         if self.local(cid).await?.is_some() {
             return Ok(Held(*cid));
         }
+        self.expect_wanted(cid).await?;
         self.want(cid, self.exchange.push_grace(), timeout).await
     }
 
@@ -264,6 +312,7 @@ impl Vault {
         if self.local(cid).await?.is_some() {
             return Ok(Held(*cid));
         }
+        self.expect_wanted(cid).await?;
         self.want(cid, Duration::ZERO, self.exchange.get_timeout()).await
     }
 
@@ -271,7 +320,8 @@ impl Vault {
     /// store cannot be asked: having read it says nothing about holding it.
     ///
     /// # Errors
-    /// [`Error::Absent`], or the store has failed, or cannot be asked and no peer delivers.
+    /// [`Error::Absent`], [`Error::Refused`] for what was erased, or the store has failed, or cannot be asked and no peer
+    /// delivers.
     pub async fn get(&self, cid: &Cid) -> Result<Bytes, Error> {
         let trouble = match self.local(cid).await {
             Ok(Some(payload)) => return Ok(payload),
@@ -284,6 +334,7 @@ impl Vault {
             let fetched = tokio::time::timeout(self.exchange.get_timeout(), fetch).await;
             return fetched.ok().flatten().ok_or(trouble);
         }
+        self.expect_wanted(cid).await?;
         self.want(cid, Duration::ZERO, self.exchange.get_timeout()).await?;
         self.local(cid).await?.ok_or(Error::Absent(*cid))
     }
@@ -322,6 +373,16 @@ impl Vault {
     /// misses it and fetches the payload when it needs it.
     pub fn replicate(&self, submission: &Bytes) {
         self.exchange.push(submission);
+    }
+
+    /// Nobody is asked for what was erased.
+    async fn expect_wanted(&self, cid: &Cid) -> Result<(), Error> {
+        match self.store.bars(cid).await {
+            Ok(true) => Err(Refusal::Erased(*cid).into()),
+            // What cannot be asked now is waited for.
+            Ok(false) | Err(Error::Unavailable(_)) => Ok(()),
+            Err(error) => Err(error),
+        }
     }
 
     /// Asks the seeker. The wait runs on the vault's own runtime, so that the caller's may be any.

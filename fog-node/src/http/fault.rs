@@ -43,6 +43,8 @@ faults! {
     not_acceptable = NOT_ACCEPTABLE, "not-supported";
     /// 409: may become right when the chain has moved on.
     conflict = CONFLICT, "conflict";
+    /// 410: it was here, and is gone for good.
+    gone = GONE, "deleted";
     /// 412: what the caller asks for holds under a condition that does not.
     precondition_failed = PRECONDITION_FAILED, "not-found";
     /// 413: the body is too large.
@@ -230,7 +232,8 @@ impl From<chain::Error> for Fault {
 impl From<vault::Error> for Fault {
     fn from(error: vault::Error) -> Self {
         match error {
-            vault::Error::TooLarge { .. } => Self::too_large(error.to_string()),
+            vault::Error::Refused(vault::Refusal::TooLarge { .. }) => Self::too_large(error.to_string()),
+            vault::Error::Refused(vault::Refusal::Erased(_)) => Self::gone(error.to_string()),
             vault::Error::Storage(_) => stop(&error),
             // The room has said so once; a full disk refuses every bundle that comes.
             vault::Error::Unavailable(vault::Trouble::DiskFull) => Self::unavailable(error.to_string()),

@@ -13,15 +13,15 @@ use std::{
 
 use bytes::Bytes;
 use cid::Cid;
-use redb::{ReadableDatabase as _, ReadableTable as _, TableDefinition};
+use redb::{ReadableDatabase as _, ReadableTable as _, Table, TableDefinition};
 use tokio::{
     runtime::Handle,
     sync::{mpsc, oneshot},
 };
 
 use super::{
-    Config, Error, Trouble,
-    file::{BYTES, File, TOTALS},
+    Config, Error, Refusal, Trouble,
+    file::{BYTES, ERASED, File, TOTALS},
     store::{damaged, digest, is_payload_of},
     trouble::{guarded, is_full},
     wanted::Message,
@@ -32,8 +32,8 @@ use crate::containment::is_corrupt;
 pub(super) const FILE: &str = "vault.redb";
 /// Payload by SHA-256 of its bytes: the digest inside every CID of it, whatever the codec.
 const PAYLOADS: TableDefinition<'_, &[u8; 32], &[u8]> = TableDefinition::new("payloads");
-/// Puts waiting for the writer, at most; callers wait.
-const PUTS_MAX: usize = 256;
+/// Puts and removals waiting for the writer, at most; callers wait.
+const JOBS_MAX: usize = 256;
 /// Payloads in one commit, at most.
 const BATCH_PAYLOADS_MAX: usize = 256;
 /// Bytes in one commit, at most (the payload that passes it is the last).
@@ -41,17 +41,35 @@ const BATCH_BYTES_MAX: usize = 16 << 20;
 /// Pause after the disk was full, before anything is written again.
 const FULL_PAUSE: Duration = Duration::from_millis(200);
 
-/// A payload on its way to the disk.
-struct Put {
+/// What is to become of a payload.
+enum Work {
+    /// It is kept.
+    Put(Bytes),
+    /// It goes; for good if it is erased.
+    Remove { for_good: bool },
+}
+
+/// A payload on its way to the disk, or off it.
+struct Job {
     cid: Cid,
-    payload: Bytes,
+    work: Work,
     reply: oneshot::Sender<Result<(), Error>>,
 }
 
-/// The store's handle: puts go to the writer thread, reads run beside it.
+impl Job {
+    /// Bytes that it writes.
+    const fn bytes(&self) -> usize {
+        match &self.work {
+            Work::Put(payload) => payload.len(),
+            Work::Remove { .. } => 0,
+        }
+    }
+}
+
+/// The store's handle: puts and removals go to the writer thread, reads run beside it.
 #[derive(Clone)]
 pub(super) struct Embedded {
-    puts: mpsc::Sender<Put>,
+    jobs: mpsc::Sender<Job>,
     shelf: Arc<Shelf>,
     runtime: Handle,
 }
@@ -75,7 +93,7 @@ impl Embedded {
             file: file.map_err(storage)?,
             bytes_max: config.bytes_max,
         });
-        let (puts, queue) = mpsc::channel(PUTS_MAX);
+        let (jobs, queue) = mpsc::channel(JOBS_MAX);
         let writer = Writer {
             queue,
             shelf: shelf.clone(),
@@ -85,17 +103,41 @@ impl Embedded {
             .name("vault-writer".to_owned())
             .spawn(move || writer.run())
             .map_err(|e| storage(redb::Error::Io(e)))?;
-        Ok(Self { puts, shelf, runtime })
+        Ok(Self { jobs, shelf, runtime })
     }
 
     /// Keeps a payload whose identifier the caller has computed or checked.
     pub(super) async fn put(&self, cid: Cid, payload: Bytes) -> Result<(), Error> {
+        self.order(cid, Work::Put(payload)).await
+    }
+
+    /// Removes a payload, whether it is here or not; the commit is durable on return. One that goes for good is not kept again.
+    pub(super) async fn remove(&self, cid: Cid, for_good: bool) -> Result<(), Error> {
+        self.order(cid, Work::Remove { for_good }).await
+    }
+
+    async fn order(&self, cid: Cid, work: Work) -> Result<(), Error> {
         let (reply, done) = oneshot::channel();
-        self.puts
-            .send(Put { cid, payload, reply })
+        self.jobs
+            .send(Job { cid, work, reply })
             .await
             .map_err(|_| Error::Stopped)?;
         done.await.map_err(|_| Error::Stopped)?
+    }
+
+    /// Whether anything lies here under this identifier, intact or not.
+    pub(super) async fn has(&self, cid: &Cid) -> Result<bool, Error> {
+        let key = digest(cid);
+        self.blocking(move |file| {
+            file.with(|database| Ok(database.begin_read()?.open_table(PAYLOADS)?.get(&key)?.is_some()))
+        })
+        .await
+    }
+
+    /// Whether a payload was erased.
+    pub(super) async fn bars(&self, cid: &Cid) -> Result<bool, Error> {
+        let key = digest(cid);
+        self.blocking(move |file| file.bars(&key)).await
     }
 
     /// Closes the file and opens it again, so that what is read next comes from the disk.
@@ -175,44 +217,72 @@ impl Shelf {
     }
 
     /// Writes a batch in one durable commit; the answers are in the order of the batch.
-    fn write(&self, batch: &[Put]) -> Result<Vec<Result<(), Error>>, redb::Error> {
+    fn write(&self, batch: &[Job]) -> Result<Vec<Result<(), Error>>, redb::Error> {
         let (answers, bytes) = self.file.write(|transaction| {
-            let mut answers = Vec::with_capacity(batch.len());
-            let mut payloads = transaction.open_table(PAYLOADS)?;
             let mut totals = transaction.open_table(TOTALS)?;
-            let mut bytes = totals.get(BYTES)?.map_or(0, |total| total.value());
-            for put in batch {
-                let key = digest(&put.cid);
-                let replaced = match payloads.get(&key)? {
-                    Some(kept) if is_payload_of(&put.cid, kept.value()) => {
-                        answers.push(Ok(()));
-                        continue;
-                    }
-                    Some(rotten) => rotten.value().len() as u64,
-                    None => 0,
-                };
-                let after = bytes.saturating_sub(replaced).saturating_add(put.payload.len() as u64);
-                if after > self.bytes_max {
-                    answers.push(Err(Error::Full {
-                        bytes_max: self.bytes_max,
-                    }));
-                    continue;
-                }
-                payloads.insert(&key, put.payload.as_ref())?;
-                bytes = after;
-                answers.push(Ok(()));
-            }
-            totals.insert(BYTES, bytes)?;
-            Ok((answers, bytes))
+            let mut sheet = Sheet {
+                payloads: transaction.open_table(PAYLOADS)?,
+                erased: transaction.open_table(ERASED)?,
+                bytes: totals.get(BYTES)?.map_or(0, |total| total.value()),
+                bytes_max: self.bytes_max,
+            };
+            let answers = batch.iter().map(|job| match &job.work {
+                Work::Put(payload) => sheet.put(&job.cid, payload),
+                Work::Remove { for_good } => sheet.remove(&job.cid, *for_good).map(Ok),
+            });
+            let answers = answers.collect::<Result<Vec<_>, _>>()?;
+            totals.insert(BYTES, sheet.bytes)?;
+            Ok((answers, sheet.bytes))
         })?;
         metrics::gauge!("fog_vault_payload_bytes").set(bytes as f64);
         Ok(answers)
     }
 }
 
+/// The tables in one commit, and the bytes of all payloads.
+struct Sheet<'txn> {
+    payloads: Table<'txn, &'static [u8; 32], &'static [u8]>,
+    erased: Table<'txn, &'static [u8; 32], ()>,
+    bytes: u64,
+    bytes_max: u64,
+}
+
+impl Sheet<'_> {
+    fn put(&mut self, cid: &Cid, payload: &Bytes) -> Result<Result<(), Error>, redb::Error> {
+        let key = digest(cid);
+        if self.erased.get(&key)?.is_some() {
+            return Ok(Err(Error::Refused(Refusal::Erased(*cid))));
+        }
+        let replaced = match self.payloads.get(&key)? {
+            Some(kept) if is_payload_of(cid, kept.value()) => return Ok(Ok(())),
+            Some(rotten) => rotten.value().len() as u64,
+            None => 0,
+        };
+        let after = self.bytes.saturating_sub(replaced).saturating_add(payload.len() as u64);
+        if after > self.bytes_max {
+            let bytes_max = self.bytes_max;
+            return Ok(Err(Error::Full { bytes_max }));
+        }
+        self.payloads.insert(&key, payload.as_ref())?;
+        self.bytes = after;
+        Ok(Ok(()))
+    }
+
+    fn remove(&mut self, cid: &Cid, for_good: bool) -> Result<(), redb::Error> {
+        let key = digest(cid);
+        if let Some(removed) = self.payloads.remove(&key)? {
+            self.bytes = self.bytes.saturating_sub(removed.value().len() as u64);
+        }
+        if for_good {
+            self.erased.insert(&key, ())?;
+        }
+        Ok(())
+    }
+}
+
 /// The thread that owns all writing.
 struct Writer {
-    queue: mpsc::Receiver<Put>,
+    queue: mpsc::Receiver<Job>,
     shelf: Arc<Shelf>,
     arrivals: mpsc::WeakSender<Message>,
 }
@@ -220,32 +290,30 @@ struct Writer {
 impl Writer {
     fn run(mut self) {
         while let Some(first) = self.queue.blocking_recv() {
-            let mut bytes = first.payload.len();
+            let mut bytes = first.bytes();
             let mut batch = vec![first];
             while batch.len() < BATCH_PAYLOADS_MAX && bytes < BATCH_BYTES_MAX {
                 let Ok(next) = self.queue.try_recv() else { break };
-                bytes += next.payload.len();
+                bytes += next.bytes();
                 batch.push(next);
             }
             self.commit(batch);
         }
     }
 
-    fn commit(&self, batch: Vec<Put>) {
+    fn commit(&self, batch: Vec<Job>) {
         let started = Instant::now();
         match self.write(&batch) {
             Ok(answers) => {
                 metrics::histogram!("fog_vault_commit_seconds").record(started.elapsed());
-                metrics::counter!("fog_vault_payloads_committed_total").increment(batch.len() as u64);
-                let arrived = batch
-                    .iter()
-                    .zip(&answers)
-                    .filter(|(_, a)| a.is_ok())
-                    .map(|(put, _)| put.cid)
-                    .collect();
-                for (put, answer) in batch.into_iter().zip(answers) {
+                let done = || batch.iter().zip(&answers).filter(|(_, answer)| answer.is_ok());
+                let (arrived, gone): (Vec<_>, Vec<_>) = done().partition(|(job, _)| matches!(job.work, Work::Put(_)));
+                metrics::counter!("fog_vault_payloads_committed_total").increment(arrived.len() as u64);
+                metrics::counter!("fog_vault_payloads_removed_total").increment(gone.len() as u64);
+                let arrived = arrived.into_iter().map(|(job, _)| job.cid).collect();
+                for (job, answer) in batch.into_iter().zip(answers) {
                     // A caller that gave up is no failure.
-                    let _ = put.reply.send(answer);
+                    let _ = job.reply.send(answer);
                 }
                 if let Some(arrivals) = self.arrivals.upgrade() {
                     let _ = arrivals.blocking_send(Message::Arrived(arrived));
@@ -253,8 +321,8 @@ impl Writer {
             }
             Err(error) if is_full(&error) => {
                 tracing::warn!(%error, "the vault could not write; it goes on when there is space");
-                for put in batch {
-                    let _ = put.reply.send(Err(Error::Unavailable(Trouble::DiskFull)));
+                for job in batch {
+                    let _ = job.reply.send(Err(Error::Unavailable(Trouble::DiskFull)));
                 }
                 if let Err(error) = self.shelf.file.reopen(false) {
                     tracing::warn!(%error, "the vault's file does not open yet");
@@ -267,7 +335,7 @@ impl Writer {
     }
 
     /// Writes a batch, in a new file if the old one is corrupt.
-    fn write(&self, batch: &[Put]) -> Result<Vec<Result<(), Error>>, redb::Error> {
+    fn write(&self, batch: &[Job]) -> Result<Vec<Result<(), Error>>, redb::Error> {
         match guarded(|| self.shelf.write(batch)) {
             Err(error) if is_corrupt(&error) => {
                 tracing::error!(%error, "the vault cannot write to its file");

@@ -11,7 +11,7 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use redb::{Database, ReadableDatabase as _, TableDefinition, WriteTransaction};
+use redb::{Database, ReadableDatabase as _, TableDefinition, TableError, WriteTransaction};
 
 use super::trouble::guarded;
 use crate::containment::is_corrupt;
@@ -22,6 +22,8 @@ pub(super) const TOTALS: TableDefinition<'_, &str, u64> = TableDefinition::new("
 pub(super) const BYTES: &str = "payload_bytes";
 /// The row of [`TOTALS`] that holds the height up to which every payload of the chain is held; it goes with the file.
 const RETAINED: &str = "retained_height";
+/// SHA-256 of each payload that was erased: it is not kept again. What was erased in an older copy of the file is erased anew.
+pub(super) const ERASED: TableDefinition<'_, &[u8; 32], ()> = TableDefinition::new("erased");
 
 /// The file.
 pub(super) struct File {
@@ -82,6 +84,16 @@ impl File {
         self.write(|transaction| {
             transaction.open_table(TOTALS)?.insert(RETAINED, height)?;
             Ok(())
+        })
+    }
+
+    /// Whether a payload was erased.
+    pub(super) fn bars(&self, key: &[u8; 32]) -> Result<bool, redb::Error> {
+        self.with(|database| match database.begin_read()?.open_table(ERASED) {
+            Ok(erased) => Ok(erased.get(key)?.is_some()),
+            // The file is older than the table.
+            Err(TableError::TableDoesNotExist(_)) => Ok(false),
+            Err(error) => Err(error.into()),
         })
     }
 

@@ -16,12 +16,15 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use cid::Cid;
-use tokio::sync::{mpsc, watch};
+use tokio::{
+    runtime::Handle,
+    sync::{Semaphore, mpsc, watch},
+};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{
     Error, Trouble,
-    store::{damaged, is_payload_of},
+    store::{damaged, digest, is_payload_of},
     wanted::Message,
 };
 pub use api::{Api, Config};
@@ -31,6 +34,9 @@ pub use rpc::Failure;
 use rpc::Rpc;
 pub use settings::look_at as look_at_settings;
 
+/// Payloads that are put or removed at a time, at most; two with the same first byte wait for each other.
+const TURNS: usize = 256;
+
 /// The store's handle; clones share it, and the task that looks after the daemon ends with the last of them.
 #[derive(Clone)]
 pub(super) struct Kubo {
@@ -38,6 +44,9 @@ pub(super) struct Kubo {
     book: Book,
     here: watch::Receiver<bool>,
     arrivals: mpsc::WeakSender<Message>,
+    /// Who puts and who removes the same payload take turns: the daemon knows no transactions.
+    turns: Arc<[Semaphore; TURNS]>,
+    runtime: Handle,
     _probe: Arc<AbortOnDropHandle<()>>,
 }
 
@@ -65,6 +74,8 @@ impl Kubo {
             book,
             here,
             arrivals,
+            turns: Arc::new(std::array::from_fn(|_| Semaphore::new(1))),
+            runtime: Handle::current(),
             _probe: Arc::new(AbortOnDropHandle::new(tokio::spawn(probe.run()))),
         })
     }
@@ -91,14 +102,61 @@ impl Kubo {
 
     /// Keeps a payload: entered in the book, put and pinned in one call, read back and hashed.
     pub(super) async fn put(&self, cid: Cid, payload: Bytes) -> Result<(), Error> {
+        let store = self.clone();
+        self.in_turn(cid, async move { store.put_now(cid, &payload).await })
+            .await
+    }
+
+    /// Removes a payload from the daemon, whether it is there or not, then from the book. One that goes for good is not kept
+    /// again.
+    pub(super) async fn remove(&self, cid: Cid, for_good: bool) -> Result<(), Error> {
+        let store = self.clone();
+        let remove = async move {
+            store.expect_here()?;
+            store.rpc.unpin(&cid).await.map_err(daemon)?;
+            store.rpc.remove(&cid).await.map_err(daemon)?;
+            store.book.strike(&cid, for_good).await?;
+            metrics::counter!("fog_vault_payloads_removed_total").increment(1);
+            Ok(())
+        };
+        self.in_turn(cid, remove).await
+    }
+
+    /// Whether the daemon has anything under this identifier, whatever the book says.
+    pub(super) async fn has(&self, cid: &Cid) -> Result<bool, Error> {
+        self.expect_here()?;
+        Ok(self.rpc.size_at_once(cid).await.map_err(daemon)?.is_some())
+    }
+
+    /// Whether a payload was erased.
+    pub(super) async fn bars(&self, cid: &Cid) -> Result<bool, Error> {
+        self.book.bars(cid).await
+    }
+
+    /// A task of its own from the first: who waits in turn and is not looked after would keep the turn from all others.
+    async fn in_turn<T: Send + 'static>(
+        &self,
+        cid: Cid,
+        work: impl Future<Output = Result<T, Error>> + Send + 'static,
+    ) -> Result<T, Error> {
+        let turns = self.turns.clone();
+        let done = self.runtime.spawn(async move {
+            let turn = &turns[usize::from(digest(&cid)[0]) % TURNS];
+            let _turn = turn.acquire().await.expect("the semaphore is never closed");
+            work.await
+        });
+        AbortOnDropHandle::new(done).await.map_err(|_| Error::Stopped)?
+    }
+
+    async fn put_now(&self, cid: Cid, payload: &[u8]) -> Result<(), Error> {
         self.expect_here()?;
         self.book.enter(&cid, payload.len()).await?;
-        if !self.keep(&cid, &payload).await? {
+        if !self.keep(&cid, payload).await? {
             // Kubo does not write over a block that it believes to have: a rotten one has to go first.
             damaged(&cid, "the daemon gives other bytes than it was given");
             self.rpc.unpin(&cid).await.map_err(daemon)?;
             self.rpc.remove(&cid).await.map_err(daemon)?;
-            if !self.keep(&cid, &payload).await? {
+            if !self.keep(&cid, payload).await? {
                 return Err(daemon(Failure::Damaged));
             }
         }

@@ -2,7 +2,7 @@
 //!
 //! What a driver promises: `put` returns only when the payload is durable there and was hashed again; `read` gives bytes that
 //! hash to the identifier, or nothing; `attend` also sees to it that nothing collects them; what was put before is there
-//! after a crash. The drivers share no code but what a payload and damage are.
+//! after a crash; `remove` returns only when the payload is durably gone, and after `erase` it is never kept again. The drivers share no code but what a payload and damage are.
 
 use std::path::Path;
 
@@ -19,7 +19,7 @@ pub(super) enum Store {
     /// One file of this process.
     Embedded(Embedded),
     /// A daemon beside this process.
-    Kubo(Kubo),
+    Kubo(Box<Kubo>),
 }
 
 impl Store {
@@ -31,7 +31,7 @@ impl Store {
     ) -> Result<Self, Error> {
         Ok(match config.driver {
             Driver::Embedded => Self::Embedded(Embedded::open(config, data_dir, arrivals).await?),
-            Driver::Kubo => Self::Kubo(Kubo::open(config, data_dir, arrivals).await?),
+            Driver::Kubo => Self::Kubo(Box::new(Kubo::open(config, data_dir, arrivals).await?)),
         })
     }
 
@@ -56,6 +56,44 @@ impl Store {
         match self {
             Self::Embedded(store) => store.read(cid).await,
             Self::Kubo(store) => store.attend(cid).await,
+        }
+    }
+
+    /// Removes a payload, whether it is here or not: on return it is durably gone, and its bytes count no more.
+    ///
+    /// **Who calls it** sees to it that nobody counts on the payload: a [`super::Held`] that was given out holds no longer.
+    #[cfg_attr(
+        not(test),
+        expect(dead_code, reason = "for what the chain does not name, which is not collected yet")
+    )]
+    pub(super) async fn remove(&self, cid: &Cid) -> Result<(), Error> {
+        match self {
+            Self::Embedded(store) => store.remove(*cid, false).await,
+            Self::Kubo(store) => store.remove(*cid, false).await,
+        }
+    }
+
+    /// As [`Store::remove`], for good: a payload that was erased is refused from then on.
+    pub(super) async fn erase(&self, cid: &Cid) -> Result<(), Error> {
+        match self {
+            Self::Embedded(store) => store.remove(*cid, true).await,
+            Self::Kubo(store) => store.remove(*cid, true).await,
+        }
+    }
+
+    /// Whether anything lies here under this identifier, intact or not.
+    pub(super) async fn has(&self, cid: &Cid) -> Result<bool, Error> {
+        match self {
+            Self::Embedded(store) => store.has(cid).await,
+            Self::Kubo(store) => store.has(cid).await,
+        }
+    }
+
+    /// Whether a payload was erased.
+    pub(super) async fn bars(&self, cid: &Cid) -> Result<bool, Error> {
+        match self {
+            Self::Embedded(store) => store.bars(cid).await,
+            Self::Kubo(store) => store.bars(cid).await,
         }
     }
 

@@ -16,7 +16,7 @@ use tokio::{
     net::TcpListener,
 };
 
-use super::{Config, Driver, Error, PAYLOAD_BYTES_MAX, Peer, Vault, kubo, kubo::stand_in::StandIn};
+use super::{Config, Driver, Error, PAYLOAD_BYTES_MAX, Peer, Refusal, Vault, kubo, kubo::stand_in::StandIn};
 
 /// Where the payloads of one test lie.
 pub(super) enum World {
@@ -283,7 +283,77 @@ async fn the_budget_and_the_size_are_kept(world: World) {
     vault.put(payload(1_000)).await.expect("fits");
     assert!(matches!(vault.put(payload(1_000)).await, Err(Error::Full { .. })));
     let large = vault.put(payload(PAYLOAD_BYTES_MAX + 1)).await.expect_err("too large");
-    assert!(matches!(large, Error::TooLarge { .. }) && !large.may_pass_later());
+    assert!(matches!(large, Error::Refused(Refusal::TooLarge { .. })) && !large.may_pass_later());
+}
+
+async fn what_was_removed_is_gone_frees_its_room_and_may_come_again(world: World) {
+    let dir = tempfile::tempdir().expect("a folder");
+    let config = Config {
+        bytes_max: 2_000,
+        ..world.config()
+    };
+    let vault = open(&config, dir.path()).await;
+    let (first, second) = (payload(1_500), payload(1_400));
+    let held = vault.put(first.clone()).await.expect("fits");
+    assert!(vault.put(second.clone()).await.is_err(), "no room yet");
+    let store = &vault.store;
+    store.remove(&held.cid()).await.expect("removed");
+    assert!(!store.has(&held.cid()).await.expect("looks"));
+    assert_eq!(vault.local(&held.cid()).await.expect("reads"), None);
+    store.remove(&held.cid()).await.expect("as it should be");
+    vault.put(second.clone()).await.expect("there is room now");
+    store.remove(&canonical::cid_of(&second)).await.expect("removed");
+    drop(vault);
+    let vault = open(&config, dir.path()).await;
+    assert_eq!(vault.local(&held.cid()).await.expect("reads"), None);
+    vault.put(first.clone()).await.expect("it may come again");
+    assert_eq!(vault.local(&held.cid()).await.expect("reads"), Some(first));
+}
+
+async fn what_was_erased_is_gone_and_never_kept_again(world: World) {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (erased, other) = (payload(3_000), payload(3_000));
+    let peer = peer(erased.clone()).await;
+    let vault = world.open(dir.path(), &[&peer]).await;
+    let held = vault.put(erased.clone()).await.expect("kept");
+    let kept = vault.put(other.clone()).await.expect("kept");
+    let never = canonical::cid_of(&payload(10));
+    for cid in [held.cid(), held.cid(), never] {
+        assert!(!vault.is_erased(&cid).await.expect("knows") || cid == held.cid());
+        assert_eq!(vault.erase(&cid).await.expect("gone").cid(), cid);
+        assert!(vault.is_erased(&cid).await.expect("knows"));
+    }
+    drop(vault);
+    let vault = world.open(dir.path(), &[&peer]).await;
+    let refused = |error: Error| matches!(error, Error::Refused(Refusal::Erased(cid)) if cid == held.cid());
+    assert!(refused(vault.put(erased).await.expect_err("erased")));
+    let wait = Duration::from_secs(60);
+    assert!(
+        refused(vault.hold(&held.cid(), wait).await.expect_err("erased")),
+        "a peer has it"
+    );
+    assert!(refused(vault.fetch(&held.cid()).await.expect_err("erased")));
+    assert!(refused(vault.get(&held.cid()).await.expect_err("erased")));
+    assert_eq!(vault.local(&held.cid()).await.expect("reads"), None);
+    assert_eq!(vault.local(&kept.cid()).await.expect("reads"), Some(other), "it alone");
+}
+
+async fn a_payload_that_is_put_and_erased_at_once_is_gone(world: World) {
+    let dir = tempfile::tempdir().expect("a folder");
+    let vault = world.open(dir.path(), &[]).await;
+    for _ in 0..10 {
+        let sent = payload(2_000);
+        let cid = canonical::cid_of(&sent);
+        let puts = (0..8).map(|_| vault.put(sent.clone()));
+        let (puts, erased) = tokio::join!(futures::future::join_all(puts), vault.erase(&cid));
+        // A put that came after the removal was refused; one that came before it holds no longer.
+        assert!(
+            puts.iter()
+                .all(|put| put.is_ok() || matches!(put, Err(Error::Refused(Refusal::Erased(_)))))
+        );
+        erased.expect("gone");
+        assert!(!vault.store.has(&cid).await.expect("looks"));
+    }
 }
 
 async fn the_height_that_was_looked_through_is_remembered(world: World) {
@@ -322,6 +392,9 @@ macro_rules! suite {
                 an_altered_byte_heals_when_the_payload_is_put_again
                 who_waits_is_told_when_a_payload_arrives
                 the_budget_and_the_size_are_kept
+                what_was_removed_is_gone_frees_its_room_and_may_come_again
+                what_was_erased_is_gone_and_never_kept_again
+                a_payload_that_is_put_and_erased_at_once_is_gone
                 the_height_that_was_looked_through_is_remembered
                 a_caller_needs_no_tokio_of_its_own
             );

@@ -11,6 +11,9 @@ pub enum Trouble {
     /// The disk has no space, or less than its reserve.
     #[error("the disk of this node is full, it keeps nothing new until there is room; hand it to another node")]
     DiskFull,
+    /// What was removed is there again, or still.
+    #[error("what was removed from the vault lies there again; it is removed once more")]
+    StillThere,
     /// The daemon that keeps the payloads does not do what it is asked.
     #[error("the vault's daemon: {0}; the vault resumes by itself")]
     Daemon(#[source] Arc<kubo::Failure>),

@@ -2,8 +2,8 @@
 //! looked through.
 //!
 //! A payload is entered before the daemon gets it, in a durable commit that many share: after a crash the book may name a
-//! payload that never came, which a read finds out, and never misses one that is pinned. The book belongs to one daemon;
-//! what was noted of another repository counts for nothing.
+//! payload that never came, which a read finds out, and never misses one that is pinned; it is struck out when the daemon has
+//! let go of it. The book belongs to one daemon; what was noted of another repository counts for nothing, but for what was erased.
 
 use std::{path::PathBuf, sync::Arc, thread};
 
@@ -17,9 +17,9 @@ use tokio::{
 use crate::{
     containment::is_corrupt,
     vault::{
-        Error, Trouble,
+        Error, Refusal, Trouble,
         embedded::storage,
-        file::{BYTES, File, TOTALS},
+        file::{BYTES, ERASED, File, TOTALS},
         store::digest,
         trouble::{guarded, is_full},
     },
@@ -38,10 +38,18 @@ const CACHE_BYTES_MAX: usize = 4 << 20;
 /// Entries waiting for the writer, at most; callers wait.
 const ENTRIES_MAX: usize = 256;
 
-/// A payload that is about to be kept.
+/// What is to be written of a payload.
+enum Work {
+    /// It is about to be kept, and has this many bytes.
+    Enter(u64),
+    /// It is gone; for good if it was erased.
+    Strike { for_good: bool },
+}
+
+/// A line on its way into the book.
 struct Entry {
-    key: [u8; 32],
-    bytes: u64,
+    cid: Cid,
+    work: Work,
     reply: oneshot::Sender<Result<(), Error>>,
 }
 
@@ -74,14 +82,25 @@ impl Book {
 
     /// Enters a payload, durably, if it is within the budget.
     pub(super) async fn enter(&self, cid: &Cid, bytes: usize) -> Result<(), Error> {
+        self.order(cid, Work::Enter(bytes as u64)).await
+    }
+
+    /// Strikes a payload out, durably, whether it was entered or not. One that was erased is not entered again.
+    pub(super) async fn strike(&self, cid: &Cid, for_good: bool) -> Result<(), Error> {
+        self.order(cid, Work::Strike { for_good }).await
+    }
+
+    async fn order(&self, cid: &Cid, work: Work) -> Result<(), Error> {
         let (reply, done) = oneshot::channel();
-        let entry = Entry {
-            key: digest(cid),
-            bytes: bytes as u64,
-            reply,
-        };
+        let entry = Entry { cid: *cid, work, reply };
         self.entries.send(entry).await.map_err(|_| Error::Stopped)?;
         done.await.map_err(|_| Error::Stopped)?
+    }
+
+    /// Whether a payload was erased.
+    pub(super) async fn bars(&self, cid: &Cid) -> Result<bool, Error> {
+        let key = digest(cid);
+        self.blocking(move |file| file.bars(&key)).await
     }
 
     /// Whether a payload was entered.
@@ -196,19 +215,33 @@ impl Writer {
         let (answers, bytes) = self.file.write(|transaction| {
             let mut entries = transaction.open_table(ENTRIES)?;
             let mut totals = transaction.open_table(TOTALS)?;
+            let mut erased = transaction.open_table(ERASED)?;
             let mut bytes = totals.get(BYTES)?.map_or(0, |total| total.value());
             let mut answers = Vec::with_capacity(batch.len());
             for entry in batch {
-                let before = entries.get(&entry.key)?.map_or(0, |known| known.value());
-                let after = bytes.saturating_sub(before).saturating_add(entry.bytes);
-                if after > self.bytes_max {
-                    let bytes_max = self.bytes_max;
-                    answers.push(Err(Error::Full { bytes_max }));
-                    continue;
-                }
-                entries.insert(&entry.key, entry.bytes)?;
-                bytes = after;
-                answers.push(Ok(()));
+                let key = digest(&entry.cid);
+                let before = entries.get(&key)?.map_or(0, |known| known.value());
+                let without = bytes.saturating_sub(before);
+                let answer = match entry.work {
+                    Work::Enter(_) if erased.get(&key)?.is_some() => Err(Refusal::Erased(entry.cid).into()),
+                    Work::Enter(more) if without.saturating_add(more) > self.bytes_max => Err(Error::Full {
+                        bytes_max: self.bytes_max,
+                    }),
+                    Work::Enter(more) => {
+                        entries.insert(&key, more)?;
+                        bytes = without + more;
+                        Ok(())
+                    }
+                    Work::Strike { for_good } => {
+                        entries.remove(&key)?;
+                        if for_good {
+                            erased.insert(&key, ())?;
+                        }
+                        bytes = without;
+                        Ok(())
+                    }
+                };
+                answers.push(answer);
             }
             totals.insert(BYTES, bytes)?;
             Ok((answers, bytes))

@@ -21,6 +21,8 @@ const REQUESTS_MAX: usize = 16;
 const ANSWER_BYTES_MAX: usize = 1 << 20;
 /// Characters of what the daemon says that are kept of a failure.
 const WORDS_MAX: usize = 300;
+/// How long is looked for a block that should not be there.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(2);
 /// The daemon is told to give up; we wait this long beyond that for it to say so.
 const GRACE: Duration = Duration::from_millis(500);
 
@@ -181,9 +183,18 @@ impl Rpc {
 
     /// How long a block is, without reading it.
     pub(super) async fn size(&self, cid: &Cid) -> Result<Option<u64>, Failure> {
+        self.size_within(cid, self.read).await
+    }
+
+    /// As [`Rpc::size`], for what was removed just now: js-ipfs looks for it until its time is over.
+    pub(super) async fn size_at_once(&self, cid: &Cid) -> Result<Option<u64>, Failure> {
+        self.size_within(cid, self.read.min(LOOK_TIMEOUT)).await
+    }
+
+    async fn size_within(&self, cid: &Cid, timeout: Duration) -> Result<Option<u64>, Failure> {
         let cid = cid.to_string();
         let arguments = [("arg", cid.as_str()), ("offline", "true")];
-        match self.ask("block/stat", &arguments, self.read).await {
+        match self.ask("block/stat", &arguments, timeout).await {
             Ok(answer) => answer["Size"]
                 .as_u64()
                 .map(Some)

@@ -10,7 +10,7 @@ use super::{
     stand_in::{Fault, StandIn},
 };
 use crate::vault::{
-    Config as VaultConfig, Driver, Error, Held, Trouble, Vault,
+    Config as VaultConfig, Driver, Error, Held, Refusal, Trouble, Vault,
     suite::{open, payload},
 };
 
@@ -238,6 +238,29 @@ async fn another_repository_begins_the_book_anew() {
     );
     assert_eq!(vault.local(&held.cid()).await.expect("reads"), None);
     vault.put(sent).await.expect("the budget begins anew, too");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_erased_waits_for_the_daemon_and_is_erased_at_another_one_too() {
+    let (dir, stand_in) = (tempfile::tempdir().expect("a folder"), StandIn::start().await);
+    let first = vault(&stand_in, dir.path()).await;
+    let sent = payload(800);
+    let held = first.put(sent.clone()).await.expect("kept");
+    stand_in.has(Fault::Away);
+    until(&first, false).await;
+    let error = first.erase(&held.cid()).await.expect_err("nobody removes it");
+    assert!(error.may_pass_later() && stand_in.pins(&held.cid()), "{error}");
+    stand_in.has(Fault::None);
+    until(&first, true).await;
+    first.erase(&held.cid()).await.expect("gone");
+    assert_eq!(stand_in.counts(), (0, 0));
+    drop(first);
+    stand_in.is_replaced();
+    let second = vault(&stand_in, dir.path()).await;
+    until(&second, true).await;
+    let refused = second.put(sent).await.expect_err("erased");
+    assert!(matches!(refused, Error::Refused(Refusal::Erased(_))), "{refused}");
+    assert_eq!(stand_in.counts(), (0, 0), "the daemon was not asked");
 }
 
 #[tokio::test(flavor = "multi_thread")]
