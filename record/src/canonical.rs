@@ -15,6 +15,8 @@ pub const DAG_CBOR: u64 = 0x71;
 pub const MEDIA_TYPE: &str = "application/vnd.ipld.dag-cbor";
 /// Multicodec of raw blocks.
 pub const RAW: u64 = 0x55;
+/// Multicodec of the nodes that hold a large record's blocks together (UnixFS, as IPFS keeps files).
+pub const DAG_PB: u64 = 0x70;
 
 /// What a digest or a signature is about; keeps the meanings of equal bytes apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -265,12 +267,18 @@ pub fn decode_foreign<T: DeserializeOwned>(bytes: &[u8], bytes_max: usize) -> Re
 /// The content identifier of a payload: CIDv1, dag-cbor, sha2-256 over the bytes alone, as any IPFS peer computes it.
 #[must_use]
 pub fn cid_of(payload: &[u8]) -> Cid {
-    let digest: [u8; 32] = Sha256::digest(payload).into();
-    let hash = Multihash::wrap(SHA2_256, &digest).expect("32 bytes fit in a multihash of 64");
-    Cid::new_v1(DAG_CBOR, hash)
+    cid_under(DAG_CBOR, payload)
 }
 
-/// Parses a CID as we accept it: version 1, sha2-256, codec dag-cbor or raw. Identity hashes (which inline data) are refused.
+/// The content identifier of a block under a codec ([`DAG_CBOR`], [`RAW`], [`DAG_PB`]).
+#[must_use]
+pub fn cid_under(codec: u64, block: &[u8]) -> Cid {
+    let digest: [u8; 32] = Sha256::digest(block).into();
+    let hash = Multihash::wrap(SHA2_256, &digest).expect("32 bytes fit in a multihash of 64");
+    Cid::new_v1(codec, hash)
+}
+
+/// Parses a CID as we accept it: version 1, sha2-256, codec dag-cbor, dag-pb or raw. Identity hashes (which inline data) are refused.
 ///
 /// # Errors
 /// A sentence that says what is wrong with it.
@@ -282,8 +290,8 @@ pub fn parse_cid(text: &str) -> Result<Cid, String> {
     if cid.hash().code() != SHA2_256 || cid.hash().size() != 32 {
         return Err("only sha2-256 CIDs are served here".to_owned());
     }
-    if cid.codec() != DAG_CBOR && cid.codec() != RAW {
-        return Err("only dag-cbor and raw CIDs are served here".to_owned());
+    if ![DAG_CBOR, DAG_PB, RAW].contains(&cid.codec()) {
+        return Err("only dag-cbor, dag-pb and raw CIDs are served here".to_owned());
     }
     Ok(cid)
 }
@@ -332,7 +340,13 @@ mod tests {
     #[test]
     fn an_identity_cid_is_refused() {
         assert!(parse_cid("bafkqaaa").is_err());
-        assert!(parse_cid(&cid_of(b"sealed").to_string()).is_ok());
+        for codec in [DAG_CBOR, DAG_PB, RAW] {
+            assert!(parse_cid(&cid_under(codec, b"sealed").to_string()).is_ok());
+        }
+        assert!(
+            parse_cid(&cid_under(0x0129, b"sealed").to_string()).is_err(),
+            "dag-json"
+        );
     }
 
     proptest! {
