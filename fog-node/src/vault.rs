@@ -3,13 +3,20 @@
 //! Invariants: a [`Held`] exists only for a payload that is on this node's disk; every byte that leaves the vault was
 //! hashed again on its way out; a payload that does not match its identifier is as good as absent.
 
+pub mod car;
+mod config;
 mod embedded;
 mod exchange;
 mod file;
+mod gather;
 pub mod kubo;
+mod objects;
 mod peer;
+mod refusal;
 mod store;
 mod trouble;
+mod unixfs;
+mod walk;
 mod wanted;
 
 use std::{fmt, path::Path, sync::Arc, time::Duration};
@@ -17,79 +24,25 @@ use std::{fmt, path::Path, sync::Arc, time::Duration};
 use bytes::Bytes;
 use cid::Cid;
 use record::{bundle::PAYLOAD_BYTES_MAX, canonical};
-use serde::{Deserialize, Serialize};
 use tokio::{
     runtime::Handle,
     sync::{mpsc, oneshot},
 };
 use tokio_util::task::AbortOnDropHandle;
 
+pub use config::{Config, Driver};
 pub use exchange::Config as ExchangeConfig;
 use exchange::Exchange;
+use gather::Objects;
+use objects::is_of_object;
+pub use objects::{Blocks, Object};
 pub use peer::Peer;
+pub use refusal::Refusal;
 use store::Store;
 pub use trouble::Trouble;
 use wanted::{MESSAGES_MAX, Message, Seeker};
 
 use crate::space::Space;
-
-/// Where payloads are kept.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Driver {
-    /// In one file of this process (`vault.redb` in the data folder).
-    #[default]
-    Embedded,
-    /// In a Kubo daemon of this host, through its RPC.
-    Kubo,
-}
-
-/// How payloads are kept and exchanged.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Config {
-    /// Where payloads are kept.
-    pub driver: Driver,
-    /// All payloads together may have this many bytes; a new one above it is refused.
-    pub bytes_max: u64,
-    /// Bytes that stay free on the disk of the data folder. Below it nothing new is kept; below a half of it the node stops, and
-    /// waits for room when it is started again.
-    pub disk_reserve_bytes: u64,
-    /// Memory for pages of the embedded store, in bytes.
-    pub cache_bytes_max: usize,
-    /// How the daemon is reached; for `driver = "kubo"` alone.
-    pub kubo: kubo::Config,
-    /// How payloads travel between fog nodes.
-    pub exchange: ExchangeConfig,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self {
-            driver: Driver::Embedded,
-            bytes_max: 64 << 30,
-            disk_reserve_bytes: 256 << 20,
-            cache_bytes_max: 32 << 20,
-            kubo: kubo::Config::default(),
-            exchange: ExchangeConfig::default(),
-        }
-    }
-}
-
-impl Config {
-    /// What is wrong with it, each with the key to change.
-    #[must_use]
-    pub fn faults(&self) -> Vec<String> {
-        let mut faults = self.exchange.faults();
-        faults.extend(self.kubo.faults());
-        if self.bytes_max < PAYLOAD_BYTES_MAX as u64 {
-            faults.push(format!(
-                "vault.bytes_max must be at least {PAYLOAD_BYTES_MAX}: one payload"
-            ));
-        }
-        faults
-    }
-}
 
 /// Why a payload cannot be kept or had.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -125,22 +78,6 @@ impl Error {
     }
 }
 
-/// Why a payload is never kept.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
-    /// No payload is that large.
-    #[error("a payload of {bytes} bytes is refused, at most {PAYLOAD_BYTES_MAX} are kept")]
-    TooLarge {
-        /// Its size.
-        bytes: usize,
-    },
-    /// Its key was erased on the chain; what was sealed to it is gone for good.
-    #[error(
-        "payload {0} is erased: the custodian of its key has said so on the chain, and nothing of it is kept again"
-    )]
-    Erased(Cid),
-}
-
 /// Proof that a payload is gone from this node for good: durably, and nothing was there when it was looked for. Only the
 /// vault makes one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -170,6 +107,7 @@ impl Held {
 #[derive(Clone)]
 pub struct Vault {
     store: Store,
+    objects: Objects,
     exchange: Exchange,
     seeker: mpsc::Sender<Message>,
     space: Space,
@@ -199,12 +137,15 @@ impl Vault {
         let (seeker, messages) = mpsc::channel(MESSAGES_MAX);
         let store = Store::open(config, data_dir, seeker.downgrade()).await?;
         let exchange = Exchange::new(&config.exchange, client);
-        runtime.spawn(Seeker::new(messages, store.clone(), exchange.clone()).run());
+        let space = Space::of(data_dir, config.disk_reserve_bytes);
+        let objects = Objects::new(store.clone(), exchange.clone(), space.clone(), config.object_bytes_max);
+        runtime.spawn(Seeker::new(messages, store.clone(), exchange.clone(), objects.clone()).run());
         Ok(Self {
             store,
+            objects,
             exchange,
             seeker,
-            space: Space::of(data_dir, config.disk_reserve_bytes),
+            space,
             runtime,
         })
     }
@@ -249,6 +190,9 @@ impl Vault {
     /// # Errors
     /// As [`Vault::local`].
     pub async fn attend(&self, cid: &Cid) -> Result<Option<Bytes>, Error> {
+        if is_of_object(cid) {
+            return self.objects.attend(cid).await;
+        }
         self.store.attend(cid).await
     }
 
@@ -258,6 +202,7 @@ impl Vault {
     /// The store has failed, or cannot be asked now; nothing may be said of the payload then.
     pub async fn erase(&self, cid: &Cid) -> Result<Erased, Error> {
         self.store.erase(cid).await?;
+        self.objects.forget(cid);
         if self.store.has(cid).await? {
             return Err(Error::Unavailable(Trouble::StillThere));
         }
@@ -297,23 +242,29 @@ impl Vault {
     /// # Errors
     /// [`Error::Absent`] after `timeout`, [`Error::Refused`] at once for what was erased, or the store has failed.
     pub async fn hold(&self, cid: &Cid, timeout: Duration) -> Result<Held, Error> {
-        if self.local(cid).await?.is_some() {
+        if self.holds(cid).await? {
             return Ok(Held(*cid));
         }
         self.expect_wanted(cid).await?;
         self.want(cid, self.exchange.push_grace(), timeout).await
     }
 
-    /// As [`Vault::hold`], for what no push will bring: the peers are asked at once, for `exchange.get_timeout_ms`.
+    /// As [`Vault::hold`], for what no push will bring: the peers are asked at once, for `exchange.get_timeout_ms` (`exchange.object_timeout_ms` for a
+    /// large record).
     ///
     /// # Errors
     /// As [`Vault::hold`].
     pub async fn fetch(&self, cid: &Cid) -> Result<Held, Error> {
-        if self.local(cid).await?.is_some() {
+        if self.holds(cid).await? {
             return Ok(Held(*cid));
         }
         self.expect_wanted(cid).await?;
-        self.want(cid, Duration::ZERO, self.exchange.get_timeout()).await
+        let timeout = if is_of_object(cid) {
+            self.exchange.object_timeout()
+        } else {
+            self.exchange.get_timeout()
+        };
+        self.want(cid, Duration::ZERO, timeout).await
     }
 
     /// The payload, from here or else from a peer, for whoever reads it now. What comes from a peer is kept here, unless the
@@ -330,7 +281,7 @@ impl Vault {
             Err(error) => return Err(error),
         };
         if let Some(trouble) = trouble {
-            let fetch = self.exchange.fetch(cid);
+            let fetch = self.exchange.fetch(cid, PAYLOAD_BYTES_MAX);
             let fetched = tokio::time::timeout(self.exchange.get_timeout(), fetch).await;
             return fetched.ok().flatten().ok_or(trouble);
         }

@@ -232,7 +232,11 @@ impl From<chain::Error> for Fault {
 impl From<vault::Error> for Fault {
     fn from(error: vault::Error) -> Self {
         match error {
-            vault::Error::Refused(vault::Refusal::TooLarge { .. }) => Self::too_large(error.to_string()),
+            vault::Error::Refused(vault::Refusal::TooLarge { .. } | vault::Refusal::ObjectTooLarge { .. }) => {
+                Self::too_large(error.to_string())
+            }
+            vault::Error::Refused(vault::Refusal::CutOff) => Self::invalid(error.to_string()),
+            vault::Error::Refused(vault::Refusal::NoFile(_)) => Self::unprocessable(error.to_string()),
             vault::Error::Refused(vault::Refusal::Erased(_)) => Self::gone(error.to_string()),
             vault::Error::Storage(_) => stop(&error),
             // The room has said so once; a full disk refuses every bundle that comes.

@@ -4,9 +4,13 @@
 //! so its panics are caught here: a read finds nothing then, and a write sets the file aside as evidence and begins a new
 //! one; what the old one held is fetched from peers again when it is needed.
 
+mod objects;
+mod packs;
+mod whole;
+
 use std::{
     path::Path,
-    sync::Arc,
+    sync::{Arc, Mutex, atomic::AtomicU64},
     thread,
     time::{Duration, Instant},
 };
@@ -22,11 +26,14 @@ use tokio::{
 use super::{
     Config, Error, Refusal, Trouble,
     file::{BYTES, ERASED, File, TOTALS},
+    objects::is_of_object,
     store::{damaged, digest, is_payload_of},
     trouble::{guarded, is_full},
     wanted::Message,
 };
 use crate::containment::is_corrupt;
+pub(super) use objects::{Had, Part};
+use packs::Packs;
 
 /// The file in the data folder.
 pub(super) const FILE: &str = "vault.redb";
@@ -82,17 +89,10 @@ impl Embedded {
         arrivals: mpsc::WeakSender<Message>,
     ) -> Result<Self, Error> {
         let runtime = Handle::current();
-        let (path, cache_bytes_max) = (data_dir.join(FILE), config.cache_bytes_max);
-        let open = move || {
-            File::open(path, cache_bytes_max, |transaction| {
-                transaction.open_table(PAYLOADS).map(drop).map_err(Into::into)
-            })
-        };
-        let file = runtime.spawn_blocking(open).await.map_err(|_| Error::Stopped)?;
-        let shelf = Arc::new(Shelf {
-            file: file.map_err(storage)?,
-            bytes_max: config.bytes_max,
-        });
+        let (data_dir, config) = (data_dir.to_owned(), config.clone());
+        let open = move || Shelf::open(&data_dir, &config);
+        let shelf = runtime.spawn_blocking(open).await.map_err(|_| Error::Stopped)?;
+        let shelf = Arc::new(shelf.map_err(storage)?);
         let (jobs, queue) = mpsc::channel(JOBS_MAX);
         let writer = Writer {
             queue,
@@ -113,7 +113,11 @@ impl Embedded {
 
     /// Removes a payload, whether it is here or not; the commit is durable on return. One that goes for good is not kept again.
     pub(super) async fn remove(&self, cid: Cid, for_good: bool) -> Result<(), Error> {
-        self.order(cid, Work::Remove { for_good }).await
+        self.order(cid, Work::Remove { for_good }).await?;
+        if is_of_object(&cid) {
+            self.remove_object(&cid).await?;
+        }
+        Ok(())
     }
 
     async fn order(&self, cid: Cid, work: Work) -> Result<(), Error> {
@@ -128,10 +132,12 @@ impl Embedded {
     /// Whether anything lies here under this identifier, intact or not.
     pub(super) async fn has(&self, cid: &Cid) -> Result<bool, Error> {
         let key = digest(cid);
-        self.blocking(move |file| {
-            file.with(|database| Ok(database.begin_read()?.open_table(PAYLOADS)?.get(&key)?.is_some()))
-        })
-        .await
+        let is_payload = self
+            .blocking(move |file| {
+                file.with(|database| Ok(database.begin_read()?.open_table(PAYLOADS)?.get(&key)?.is_some()))
+            })
+            .await?;
+        Ok(is_payload || (is_of_object(cid) && self.has_pack(cid).await?))
     }
 
     /// Whether a payload was erased.
@@ -184,10 +190,30 @@ impl Embedded {
 /// The payloads in the file.
 struct Shelf {
     file: File,
+    packs: Packs,
+    /// Held while the pack of an object and its entry are changed, so that they go together.
+    changes: Mutex<()>,
+    /// Bytes of everything that is kept, as the file has them.
+    kept_bytes: AtomicU64,
     bytes_max: u64,
 }
 
 impl Shelf {
+    fn open(data_dir: &Path, config: &Config) -> Result<Self, redb::Error> {
+        let shelf = Self {
+            file: File::open(data_dir.join(FILE), config.cache_bytes_max, |transaction| {
+                transaction.open_table(PAYLOADS)?;
+                packs::make(transaction)
+            })?,
+            packs: Packs::open(data_dir)?,
+            changes: Mutex::default(),
+            kept_bytes: AtomicU64::default(),
+            bytes_max: config.bytes_max,
+        };
+        shelf.reconcile()?;
+        Ok(shelf)
+    }
+
     fn read(&self, cid: &Cid) -> Result<Option<Bytes>, Error> {
         match guarded(|| self.fetch(cid)) {
             Ok(Some(payload)) if is_payload_of(cid, &payload) => Ok(Some(payload)),
@@ -195,7 +221,7 @@ impl Shelf {
                 damaged(cid, "its bytes do not match its identifier");
                 Ok(None)
             }
-            Ok(None) => Ok(None),
+            Ok(None) => self.read_packed(cid),
             Err(error) if is_corrupt(&error) => {
                 damaged(cid, &error.to_string());
                 // What redb has in memory may be half changed after a panic.
@@ -234,7 +260,7 @@ impl Shelf {
             totals.insert(BYTES, sheet.bytes)?;
             Ok((answers, sheet.bytes))
         })?;
-        metrics::gauge!("fog_vault_payload_bytes").set(bytes as f64);
+        self.note_kept(bytes);
         Ok(answers)
     }
 }
@@ -340,6 +366,7 @@ impl Writer {
             Err(error) if is_corrupt(&error) => {
                 tracing::error!(%error, "the vault cannot write to its file");
                 self.shelf.file.reopen(true)?;
+                self.shelf.reconcile()?;
                 self.shelf.write(batch)
             }
             written => written,

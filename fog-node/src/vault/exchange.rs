@@ -13,7 +13,7 @@ use bytes::{Bytes, BytesMut};
 use cid::Cid;
 use futures::{StreamExt as _, stream::FuturesUnordered};
 use ledger::admission::SUBMISSION_BYTES_MAX;
-use record::{bundle::PAYLOAD_BYTES_MAX, canonical};
+use record::canonical;
 use reqwest::{StatusCode, header};
 use serde::{Deserialize, Serialize};
 use tokio::{
@@ -46,6 +46,8 @@ pub struct Config {
     pub hedge_after_ms: u64,
     /// A query waits this long, over all peers, for a payload that is not here.
     pub get_timeout_ms: u64,
+    /// A large record may take this long to be fetched, over all peers; what has come stays for the next time.
+    pub object_timeout_ms: u64,
     /// A voter that lacks a payload waits this long for the push that is probably under way, before it asks.
     pub push_grace_ms: u64,
     /// One push may take this long.
@@ -63,6 +65,7 @@ impl Default for Config {
             fetch_timeout_ms: 3_000,
             hedge_after_ms: 150,
             get_timeout_ms: 10_000,
+            object_timeout_ms: 300_000,
             push_grace_ms: 25,
             push_timeout_ms: 3_000,
             push_attempts_max: 3,
@@ -78,6 +81,7 @@ impl Config {
             ("fetch_timeout_ms", self.fetch_timeout_ms),
             ("hedge_after_ms", self.hedge_after_ms),
             ("get_timeout_ms", self.get_timeout_ms),
+            ("object_timeout_ms", self.object_timeout_ms),
             ("push_timeout_ms", self.push_timeout_ms),
             ("push_attempts_max", self.push_attempts_max.into()),
         ] {
@@ -216,6 +220,10 @@ impl Exchange {
         Duration::from_millis(self.config.get_timeout_ms)
     }
 
+    pub(super) fn object_timeout(&self) -> Duration {
+        Duration::from_millis(self.config.object_timeout_ms)
+    }
+
     /// Queues a submission for every peer that has room.
     pub(super) fn push(&self, submission: &Bytes) {
         for Neighbour { queue, .. } in self.peers().iter() {
@@ -237,9 +245,9 @@ impl Exchange {
         }
     }
 
-    /// Asks the peers once each, starting at a random one, the next when one fails or is slow; the first payload that
-    /// hashes to the CID wins.
-    pub(super) async fn fetch(&self, cid: &Cid) -> Option<Bytes> {
+    /// Asks the peers once each, starting at a random one, the next when one fails or is slow; the first payload of at
+    /// most so many bytes that hashes to the CID wins.
+    pub(super) async fn fetch(&self, cid: &Cid, bytes_max: usize) -> Option<Bytes> {
         let mut order: Vec<_> = self.peers().iter().cloned().collect();
         let start = rand::random_range(0..order.len().max(1));
         order.rotate_left(start);
@@ -247,7 +255,7 @@ impl Exchange {
         let mut asked = FuturesUnordered::new();
         loop {
             match next.next() {
-                Some(Neighbour { peer, delivered, .. }) => asked.push(self.ask((peer, delivered), cid)),
+                Some(Neighbour { peer, delivered, .. }) => asked.push(self.ask((peer, delivered), cid, bytes_max)),
                 None if asked.is_empty() => return None,
                 None => {}
             }
@@ -259,9 +267,9 @@ impl Exchange {
         }
     }
 
-    async fn ask(&self, (peer, delivered): (&Peer, &Delivered), cid: &Cid) -> Option<Bytes> {
+    async fn ask(&self, (peer, delivered): (&Peer, &Delivered), cid: &Cid, bytes_max: usize) -> Option<Bytes> {
         let limit = Duration::from_millis(self.config.fetch_timeout_ms);
-        let answer = tokio::time::timeout(limit, self.download(peer, cid))
+        let answer = tokio::time::timeout(limit, self.download(peer, cid, bytes_max))
             .await
             .unwrap_or(Err(Miss::Failed));
         let outcome = match &answer {
@@ -280,7 +288,7 @@ impl Exchange {
         Some(payload)
     }
 
-    async fn download(&self, peer: &Peer, cid: &Cid) -> Result<Bytes, Miss> {
+    async fn download(&self, peer: &Peer, cid: &Cid, bytes_max: usize) -> Result<Bytes, Miss> {
         let request = self
             .client
             .get(format!("{peer}/ipfs/{cid}?format=raw"))
@@ -293,7 +301,7 @@ impl Exchange {
         }
         let mut payload = BytesMut::new();
         while let Some(chunk) = response.chunk().await.map_err(|_| Miss::Failed)? {
-            if payload.len() + chunk.len() > PAYLOAD_BYTES_MAX {
+            if payload.len() + chunk.len() > bytes_max {
                 return Err(Miss::Lied);
             }
             payload.extend_from_slice(&chunk);

@@ -11,7 +11,7 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use redb::{Database, ReadableDatabase as _, TableDefinition, TableError, WriteTransaction};
+use redb::{Database, ReadOnlyTable, ReadableDatabase as _, TableDefinition, TableError, WriteTransaction};
 
 use super::trouble::guarded;
 use crate::containment::is_corrupt;
@@ -152,4 +152,24 @@ impl File {
         tracing::error!(aside = %aside.display(), "the vault's file is corrupt and was set aside; payloads come from peers");
         Ok(())
     }
+}
+
+/// A table, if the file is not older than it.
+pub(super) fn table<K: redb::Key + 'static, V: redb::Value + 'static>(
+    database: &Database,
+    definition: TableDefinition<'_, K, V>,
+) -> Result<Option<ReadOnlyTable<K, V>>, redb::Error> {
+    match database.begin_read()?.open_table(definition) {
+        Ok(table) => Ok(Some(table)),
+        Err(TableError::TableDoesNotExist(_)) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The key of a block in an object: its SHA-256, and that of the root.
+pub(super) fn joined(block: &[u8; 32], root: &[u8; 32]) -> [u8; 64] {
+    let mut key = [0; 64];
+    key[..32].copy_from_slice(block);
+    key[32..].copy_from_slice(root);
+    key
 }

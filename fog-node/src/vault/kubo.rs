@@ -7,6 +7,7 @@
 mod api;
 mod book;
 mod doctor;
+mod objects;
 mod rpc;
 mod settings;
 #[cfg(test)]
@@ -24,12 +25,14 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::{
     Error, Trouble,
+    objects::is_of_object,
     store::{damaged, digest, is_payload_of},
     wanted::Message,
 };
 pub use api::{Api, Config};
 use book::Book;
 pub use doctor::{Finding, examine};
+pub(super) use objects::{Had, Part};
 pub use rpc::Failure;
 use rpc::Rpc;
 pub use settings::look_at as look_at_settings;
@@ -114,6 +117,9 @@ impl Kubo {
         let remove = async move {
             store.expect_here()?;
             store.rpc.unpin(&cid).await.map_err(daemon)?;
+            if is_of_object(&cid) {
+                store.remove_below(&cid).await?;
+            }
             store.rpc.remove(&cid).await.map_err(daemon)?;
             store.book.strike(&cid, for_good).await?;
             metrics::counter!("fog_vault_payloads_removed_total").increment(1);
@@ -209,11 +215,15 @@ impl Kubo {
     pub(super) async fn attend(&self, cid: &Cid) -> Result<Option<Bytes>, Error> {
         let payload = self.read(cid).await?;
         if payload.is_some() && !self.rpc.is_pinned(cid).await.map_err(daemon)? {
-            metrics::counter!("fog_vault_pins_restored_total").increment(1);
-            tracing::warn!(%cid, "somebody let go of a payload at the vault's daemon; it is pinned again");
+            Self::note_unpinned(cid);
             self.rpc.pin(cid).await.map_err(daemon)?;
         }
         Ok(payload)
+    }
+
+    fn note_unpinned(cid: &Cid) {
+        metrics::counter!("fog_vault_pins_restored_total").increment(1);
+        tracing::warn!(%cid, "somebody let go of a payload at the vault's daemon; it is pinned again");
     }
 
     /// Whether the daemon can be asked; it reads its disk each time.

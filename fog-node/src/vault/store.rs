@@ -11,7 +11,12 @@ use cid::Cid;
 use record::canonical;
 use tokio::sync::mpsc;
 
-use super::{Config, Driver, Error, embedded::Embedded, kubo::Kubo, wanted::Message};
+use super::{
+    Config, Driver, Error,
+    embedded::{self, Embedded},
+    kubo::{self, Kubo},
+    wanted::Message,
+};
 
 /// A store; clones share it.
 #[derive(Clone)]
@@ -62,10 +67,6 @@ impl Store {
     /// Removes a payload, whether it is here or not: on return it is durably gone, and its bytes count no more.
     ///
     /// **Who calls it** sees to it that nobody counts on the payload: a [`super::Held`] that was given out holds no longer.
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "for what the chain does not name, which is not collected yet")
-    )]
     pub(super) async fn remove(&self, cid: &Cid) -> Result<(), Error> {
         match self {
             Self::Embedded(store) => store.remove(*cid, false).await,
@@ -94,6 +95,46 @@ impl Store {
         match self {
             Self::Embedded(store) => store.bars(cid).await,
             Self::Kubo(store) => store.bars(cid).await,
+        }
+    }
+
+    /// Begins an object.
+    pub(super) async fn begin(&self) -> Result<Part, Error> {
+        match self {
+            Self::Embedded(store) => store.begin().await.map(Part::Embedded),
+            Self::Kubo(store) => store.begin().map(Part::Kubo),
+        }
+    }
+
+    /// Whether every block of an object is here, by what was noted of it.
+    pub(super) async fn holds(&self, root: &Cid) -> Result<bool, Error> {
+        match self {
+            Self::Embedded(store) => store.holds(root).await,
+            Self::Kubo(store) => store.holds(root).await,
+        }
+    }
+
+    /// The roots of all objects that are here, without reading them.
+    pub(super) async fn roots(&self) -> Result<Vec<Cid>, Error> {
+        match self {
+            Self::Embedded(store) => store.roots().await,
+            Self::Kubo(store) => store.roots().await,
+        }
+    }
+
+    /// Sees to it that nothing collects an object that is here.
+    pub(super) async fn keep_on(&self, root: &Cid) -> Result<(), Error> {
+        match self {
+            Self::Embedded(_) => Ok(()),
+            Self::Kubo(store) => store.keep_on(root).await,
+        }
+    }
+
+    /// Keeps a block of an object, whose identifier the caller has compared, in place of a damaged one.
+    pub(super) async fn heal(&self, root: &Cid, cid: &Cid, block: Bytes) -> Result<(), Error> {
+        match self {
+            Self::Embedded(store) => store.heal(cid, block).await,
+            Self::Kubo(store) => store.heal(root, cid, &block).await,
         }
     }
 
@@ -146,6 +187,59 @@ impl Store {
     }
 }
 
+/// An object that is being put or fetched; what was written of it goes when it is dropped and was not kept.
+pub(super) enum Part {
+    /// A file.
+    Embedded(embedded::Part),
+    /// Blocks at the daemon, which nothing pins yet.
+    Kubo(kubo::Part),
+}
+
+impl Part {
+    /// Adds a block whose identifier the caller has computed or checked.
+    pub(super) async fn append(&mut self, cid: &Cid, block: Bytes) -> Result<(), Error> {
+        match self {
+            Self::Embedded(part) => part.append(cid, block).await,
+            Self::Kubo(part) => part.append(cid, block).await,
+        }
+    }
+
+    /// What it has now.
+    pub(super) fn reader(&self) -> Had {
+        match self {
+            Self::Embedded(part) => Had::Embedded(part.reader()),
+            Self::Kubo(part) => Had::Kubo(part.reader()),
+        }
+    }
+
+    /// Keeps it under its root, durably; the caller has seen to it that every block of the object is in it.
+    pub(super) async fn keep(self, root: &Cid) -> Result<(), Error> {
+        match self {
+            Self::Embedded(part) => part.keep(root).await,
+            Self::Kubo(part) => part.keep(root).await,
+        }
+    }
+}
+
+/// What a part had at one moment.
+#[derive(Clone)]
+pub(super) enum Had {
+    /// A file.
+    Embedded(embedded::Had),
+    /// Blocks at the daemon.
+    Kubo(kubo::Had),
+}
+
+impl Had {
+    /// A block that it had, if its bytes are right.
+    pub(super) async fn read(&self, cid: &Cid) -> Result<Option<Bytes>, Error> {
+        match self {
+            Self::Embedded(had) => had.read(cid).await,
+            Self::Kubo(had) => had.read(cid).await,
+        }
+    }
+}
+
 /// The SHA-256 inside a CID. CIDs with other hashes never get past `canonical::parse_cid`; were one to come, nothing
 /// would be found under its shortened bytes, and nothing kept, because both are compared with the payload's own CID.
 pub(super) fn digest(cid: &Cid) -> [u8; 32] {
@@ -154,6 +248,12 @@ pub(super) fn digest(cid: &Cid) -> [u8; 32] {
     let length = bytes.len().min(32);
     key[..length].copy_from_slice(&bytes[..length]);
     key
+}
+
+/// The identifier under a codec of what has this SHA-256.
+pub(super) fn cid_of(codec: u64, digest: &[u8; 32]) -> Cid {
+    let hash = cid::multihash::Multihash::wrap(canonical::SHA2_256, digest);
+    Cid::new_v1(codec, hash.expect("32 bytes fit in a multihash of 64"))
 }
 
 /// Whether these bytes are what the identifier names.

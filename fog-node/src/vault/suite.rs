@@ -16,7 +16,11 @@ use tokio::{
     net::TcpListener,
 };
 
+mod objects;
+
 use super::{Config, Driver, Error, PAYLOAD_BYTES_MAX, Peer, Refusal, Vault, kubo, kubo::stand_in::StandIn};
+
+use objects::*;
 
 /// Where the payloads of one test lie.
 pub(super) enum World {
@@ -81,7 +85,12 @@ impl World {
     async fn rot(&self, dir: &Path, payload: &[u8]) {
         match self {
             Self::Embedded => {
-                flip(&closed(dir).await, payload);
+                let packs = walk(&dir.join("vault-objects"));
+                let files = [closed(dir).await].into_iter().chain(packs);
+                assert!(
+                    files.into_iter().any(|file| flip(&file, payload)),
+                    "it is in one of the files"
+                );
             }
             Self::StandIn(stand_in) => stand_in.rot(&canonical::cid_of(payload)),
             Self::Daemon { repository, .. } => {
@@ -109,7 +118,7 @@ pub(super) async fn open(config: &Config, dir: &Path) -> Vault {
 }
 
 /// Waits until the embedded store's file is closed.
-async fn closed(dir: &Path) -> PathBuf {
+pub(super) async fn closed(dir: &Path) -> PathBuf {
     let path = dir.join("vault.redb");
     let deadline = Instant::now() + Duration::from_secs(10);
     while redb::Database::open(&path).is_err() {
@@ -119,7 +128,7 @@ async fn closed(dir: &Path) -> PathBuf {
     path
 }
 
-fn walk(folder: &Path) -> Vec<PathBuf> {
+pub(super) fn walk(folder: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder)
         .expect("a folder")
         .map(|entry| entry.expect("an entry").path());
@@ -397,6 +406,14 @@ macro_rules! suite {
                 a_payload_that_is_put_and_erased_at_once_is_gone
                 the_height_that_was_looked_through_is_remembered
                 a_caller_needs_no_tokio_of_its_own
+                an_object_comes_back_whole_and_in_parts
+                an_object_that_breaks_off_or_is_too_long_is_not_held
+                an_altered_leaf_never_leaves_and_heals_from_a_peer
+                an_object_is_fetched_past_peers_that_lie_stall_and_flood
+                what_has_come_of_an_object_stays_for_the_next_time
+                a_root_that_is_no_file_is_refused
+                an_object_that_goes_gives_its_room_back_at_once
+                objects_that_share_a_leaf_go_one_without_the_other
             );
         }
     };

@@ -12,7 +12,9 @@ use tokio::{
     task::{AbortHandle, JoinSet},
 };
 
-use super::{exchange::Exchange, store::Store};
+use record::bundle::PAYLOAD_BYTES_MAX;
+
+use super::{Error, exchange::Exchange, gather::Objects, objects::is_of_object, store::Store};
 
 /// Messages waiting for the seeker, at most; senders wait.
 pub(super) const MESSAGES_MAX: usize = 1_024;
@@ -52,21 +54,30 @@ pub(super) struct Seeker {
     messages: mpsc::Receiver<Message>,
     wanted: HashMap<Cid, Wanted>,
     rounds: JoinSet<(Cid, bool)>,
+    sources: Sources,
+}
+
+/// Where rounds look.
+#[derive(Clone)]
+struct Sources {
     fetches: Arc<Semaphore>,
     store: Store,
     exchange: Exchange,
+    objects: Objects,
 }
 
 impl Seeker {
-    pub(super) fn new(messages: mpsc::Receiver<Message>, store: Store, exchange: Exchange) -> Self {
-        let fetches = Arc::new(Semaphore::new(FETCHES_MAX));
+    pub(super) fn new(messages: mpsc::Receiver<Message>, store: Store, exchange: Exchange, objects: Objects) -> Self {
         Self {
             messages,
             wanted: HashMap::new(),
             rounds: JoinSet::new(),
-            fetches,
-            store,
-            exchange,
+            sources: Sources {
+                fetches: Arc::new(Semaphore::new(FETCHES_MAX)),
+                store,
+                exchange,
+                objects,
+            },
         }
     }
 
@@ -95,14 +106,7 @@ impl Seeker {
             hash_map::Entry::Occupied(mut wanted) => wanted.get_mut().waiters.push(reply),
             hash_map::Entry::Vacant(_) if full => metrics::counter!("fog_vault_wants_refused_total").increment(1),
             hash_map::Entry::Vacant(vacant) => {
-                let round = round(
-                    cid,
-                    grace,
-                    self.fetches.clone(),
-                    self.store.clone(),
-                    self.exchange.clone(),
-                );
-                let round = self.rounds.spawn(round);
+                let round = self.rounds.spawn(round(cid, grace, self.sources.clone()));
                 vacant.insert(Wanted {
                     waiters: vec![reply],
                     pause: PAUSE,
@@ -132,39 +136,41 @@ impl Seeker {
             return;
         }
         let pause = wanted.get().pause;
-        let round = round(
-            cid,
-            pause,
-            self.fetches.clone(),
-            self.store.clone(),
-            self.exchange.clone(),
-        );
         wanted.get_mut().pause = (pause * 2).min(PAUSE_MAX);
-        wanted.get_mut().round = self.rounds.spawn(round);
+        wanted.get_mut().round = self.rounds.spawn(round(cid, pause, self.sources.clone()));
     }
 }
 
 /// After a pause, looks here once more (a push may have come before the want was noted), then asks the peers.
-async fn round(cid: Cid, pause: Duration, fetches: Arc<Semaphore>, store: Store, exchange: Exchange) -> (Cid, bool) {
+async fn round(cid: Cid, pause: Duration, sources: Sources) -> (Cid, bool) {
     tokio::time::sleep(pause).await;
-    match store.read(&cid).await {
-        Ok(Some(_)) => return (cid, true),
-        Ok(None) => {}
-        // What comes could not be kept.
-        Err(error) => {
-            tracing::debug!(%cid, %error, "a payload is not sought now");
-            return (cid, false);
-        }
-    }
-    let _permit = fetches.acquire().await.expect("the semaphore is never closed");
-    let Some(payload) = exchange.fetch(&cid).await else {
-        return (cid, false);
+    let found = if is_of_object(&cid) {
+        sources.objects.gather(cid).await
+    } else {
+        sources.payload(&cid).await
     };
-    match store.put(cid, payload).await {
-        Ok(()) => (cid, true),
-        Err(error) => {
-            tracing::warn!(%cid, %error, "a fetched payload could not be kept");
-            (cid, false)
+    let is_held = found.unwrap_or_else(|error| {
+        tracing::warn!(%cid, %error, "a payload could not be looked for, or not be kept");
+        false
+    });
+    (cid, is_held)
+}
+
+impl Sources {
+    async fn payload(&self, cid: &Cid) -> Result<bool, Error> {
+        match self.store.read(cid).await {
+            Ok(found) if found.is_some() => return Ok(true),
+            Ok(_) => {}
+            // What comes could not be kept.
+            Err(error) => {
+                tracing::debug!(%cid, %error, "a payload is not sought now");
+                return Ok(false);
+            }
         }
+        let _permit = self.fetches.acquire().await.expect("the semaphore is never closed");
+        let Some(payload) = self.exchange.fetch(cid, PAYLOAD_BYTES_MAX).await else {
+            return Ok(false);
+        };
+        self.store.put(*cid, payload).await.map(|()| true)
     }
 }

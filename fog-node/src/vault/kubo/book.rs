@@ -8,6 +8,7 @@
 use std::{path::PathBuf, sync::Arc, thread};
 
 use cid::Cid;
+use record::canonical::{DAG_PB, RAW};
 use redb::{ReadableDatabase as _, ReadableTable as _, TableDefinition, WriteTransaction};
 use tokio::{
     runtime::Handle,
@@ -19,8 +20,9 @@ use crate::{
     vault::{
         Error, Refusal, Trouble,
         embedded::storage,
-        file::{BYTES, ERASED, File, TOTALS},
-        store::digest,
+        file::{BYTES, ERASED, File, TOTALS, joined, table},
+        objects::is_of_object,
+        store::{cid_of, digest},
         trouble::{guarded, is_full},
     },
 };
@@ -29,6 +31,10 @@ use crate::{
 pub(super) const FILE: &str = "vault-kubo.redb";
 /// Bytes of a payload by SHA-256 of it.
 const ENTRIES: TableDefinition<'_, &[u8; 32], u64> = TableDefinition::new("entries");
+/// Objects by the SHA-256 of their root: that of each block.
+const OBJECTS: TableDefinition<'_, &[u8; 32], &[u8]> = TableDefinition::new("objects");
+/// Blocks of objects: the SHA-256 of the block and, behind it, that of the root.
+const BLOCKS: TableDefinition<'_, &[u8; 64], ()> = TableDefinition::new("object_blocks");
 /// Whose book it is: one row, the daemon's peer id.
 const OWNER: TableDefinition<'_, &str, &str> = TableDefinition::new("owner");
 /// The row of [`OWNER`].
@@ -103,8 +109,113 @@ impl Book {
         self.blocking(move |file| file.bars(&key)).await
     }
 
-    /// Whether a payload was entered.
+    /// Whether a payload, or a block of an object, was entered.
     pub(super) async fn names(&self, cid: &Cid) -> Result<bool, Error> {
+        Ok(self.enters(cid).await? || (is_of_object(cid) && self.owners(cid).await? > 0))
+    }
+
+    /// Notes the blocks of an object, durably, before its root is entered.
+    pub(super) async fn enter_object(&self, root: &Cid, blocks: Vec<[u8; 32]>) -> Result<(), Error> {
+        let key = digest(root);
+        self.blocking(move |file| {
+            file.write(|transaction| {
+                let mut owners = transaction.open_table(BLOCKS)?;
+                for block in &blocks {
+                    owners.insert(&joined(block, &key), ())?;
+                }
+                transaction.open_table(OBJECTS)?.insert(&key, &*blocks.concat())?;
+                Ok(())
+            })
+        })
+        .await
+    }
+
+    /// The blocks of an object that was noted, under whatever codec.
+    pub(super) async fn object(&self, root: &Cid) -> Result<Option<Vec<Cid>>, Error> {
+        let key = digest(root);
+        self.blocking(move |file| {
+            file.with(|database| {
+                let Some(objects) = table(database, OBJECTS)? else {
+                    return Ok(None);
+                };
+                let blocks = objects.get(&key)?;
+                let named = |blocks: &[u8]| {
+                    blocks
+                        .as_chunks::<32>()
+                        .0
+                        .iter()
+                        .map(|block| cid_of(RAW, block))
+                        .collect()
+                };
+                Ok(blocks.map(|blocks| named(blocks.value())))
+            })
+        })
+        .await
+    }
+
+    /// The roots of the objects that were entered.
+    pub(super) async fn roots(&self) -> Result<Vec<Cid>, Error> {
+        self.blocking(|file| {
+            file.with(|database| {
+                let (Some(objects), Some(entries)) = (table(database, OBJECTS)?, table(database, ENTRIES)?) else {
+                    return Ok(Vec::new());
+                };
+                let mut roots = Vec::new();
+                for entry in objects.iter()? {
+                    let (root, blocks) = entry?;
+                    // A leaf that is all of its object is its own root.
+                    let codec = if blocks.value().len() == 32 { RAW } else { DAG_PB };
+                    if entries.get(root.value())?.is_some() {
+                        roots.push(cid_of(codec, root.value()));
+                    }
+                }
+                Ok(roots)
+            })
+        })
+        .await
+    }
+
+    /// Whether a block belongs to more than one object.
+    pub(super) async fn is_shared(&self, block: &Cid) -> Result<bool, Error> {
+        Ok(self.owners(block).await? > 1)
+    }
+
+    /// Forgets the blocks of an object.
+    pub(super) async fn forget_object(&self, root: &Cid) -> Result<(), Error> {
+        let key = digest(root);
+        self.blocking(move |file| {
+            file.write(|transaction| {
+                let mut objects = transaction.open_table(OBJECTS)?;
+                let Some(blocks) = objects.remove(&key)? else {
+                    return Ok(());
+                };
+                let mut owners = transaction.open_table(BLOCKS)?;
+                for block in blocks.value().as_chunks::<32>().0 {
+                    owners.remove(&joined(block, &key))?;
+                }
+                Ok(())
+            })
+        })
+        .await
+    }
+
+    /// To how many objects a block belongs.
+    async fn owners(&self, block: &Cid) -> Result<usize, Error> {
+        let block = digest(block);
+        self.blocking(move |file| {
+            file.with(|database| {
+                let Some(owners) = table(database, BLOCKS)? else {
+                    return Ok(0);
+                };
+                let (first, last) = (joined(&block, &[0; 32]), joined(&block, &[0xff; 32]));
+                Ok(owners.range::<&[u8; 64]>(&first..=&last)?.count())
+            })
+        })
+        .await
+    }
+
+    /// Whether a payload was entered, or the root of an object.
+    pub(super) async fn enters(&self, cid: &Cid) -> Result<bool, Error> {
         let key = digest(cid);
         self.blocking(move |file| {
             file.with(|database| Ok(database.begin_read()?.open_table(ENTRIES)?.get(&key)?.is_some()))
@@ -136,6 +247,8 @@ impl Book {
             file.write(|transaction| {
                 if owner.is_some() {
                     transaction.delete_table(ENTRIES)?;
+                    transaction.delete_table(OBJECTS)?;
+                    transaction.delete_table(BLOCKS)?;
                     transaction.delete_table(TOTALS)?;
                     make(transaction)?;
                     transaction.open_table(TOTALS)?;
@@ -161,6 +274,8 @@ impl Book {
 fn make(transaction: &WriteTransaction) -> Result<(), redb::Error> {
     transaction.open_table(ENTRIES)?;
     transaction.open_table(OWNER)?;
+    transaction.open_table(OBJECTS)?;
+    transaction.open_table(BLOCKS)?;
     Ok(())
 }
 

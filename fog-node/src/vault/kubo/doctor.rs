@@ -11,7 +11,10 @@ use record::{bundle::PAYLOAD_BYTES_MAX, canonical};
 use serde_bytes::ByteBuf;
 
 use super::{Config, Failure, rpc::Rpc};
-use crate::vault::store::is_payload_of;
+use crate::vault::{
+    store::is_payload_of,
+    unixfs::{LEAF_BYTES, Layout, Link},
+};
 
 /// Collecting a large repository takes long.
 const COLLECT_TIMEOUT: Duration = Duration::from_secs(600);
@@ -55,6 +58,10 @@ pub async fn examine(config: &Config, collects: bool) -> Vec<Finding> {
         kept(&rpc, &small, &mut made).await,
     ));
     findings.push(found("so is the largest payload", kept(&rpc, &large, &mut made).await));
+    findings.push(found(
+        "a large record is put in blocks under one pin",
+        in_blocks(&rpc, &mut made).await,
+    ));
     findings.push(found("what is absent is said in time", absent(&rpc).await));
     findings.push(found(
         "payloads a second, one after the other",
@@ -120,6 +127,41 @@ async fn kept(rpc: &Rpc, payload: &[u8], made: &mut Vec<Cid>) -> Result<String, 
         return Err("it is not pinned, though pin=true was sent".to_owned());
     }
     Ok(format!("{} bytes", payload.len()))
+}
+
+/// Three leaves and their root, as a large record has them.
+async fn in_blocks(rpc: &Rpc, made: &mut Vec<Cid>) -> Result<String, String> {
+    let mut random = vec![0; 2 * LEAF_BYTES + 1_000];
+    rand::rng().fill(&mut random[..]);
+    let mut layout = Layout::default();
+    let leaves: Vec<_> = random
+        .chunks(LEAF_BYTES)
+        .map(|leaf| (Link::leaf(leaf).cid, leaf.to_vec()))
+        .collect();
+    let links = random.chunks(LEAF_BYTES).map(Link::leaf);
+    let mut nodes: Vec<_> = links.flat_map(|link| layout.leaf(link)).collect();
+    let (root, last) = layout.finish().expect("three leaves");
+    nodes.extend(last);
+    // The root first: it is unpinned before what it holds is removed.
+    made.push(root.cid);
+    for (cid, block) in leaves.iter().chain(&nodes) {
+        made.push(*cid);
+        let stored = rpc.put_block(*cid == root.cid, block).await.map_err(told)?;
+        if stored != *cid {
+            made.push(stored);
+            return Err(format!("a block was kept as {stored}, and is {cid}"));
+        }
+    }
+    rpc.pin(&root.cid).await.map_err(told)?;
+    if !rpc.is_pinned(&root.cid).await.map_err(told)? {
+        return Err("the root is not pinned after pin/add".to_owned());
+    }
+    for (cid, block) in leaves.iter().chain(&nodes) {
+        if rpc.get(cid).await.map_err(told)?.as_deref() != Some(block) {
+            return Err(format!("{cid} came back with other bytes, or not at all"));
+        }
+    }
+    Ok(format!("{} bytes under {}", random.len(), root.cid))
 }
 
 async fn absent(rpc: &Rpc) -> Result<String, String> {

@@ -128,11 +128,21 @@ impl Rpc {
 
     /// Keeps and pins a DAG-CBOR block in one call; the identifier that the daemon gives it.
     pub(super) async fn put(&self, payload: &[u8]) -> Result<Cid, Failure> {
+        self.put_as("dag-cbor", payload, "true").await
+    }
+
+    /// Keeps a block of a large record, which nothing pins: a node in dag-pb, or raw bytes.
+    pub(super) async fn put_block(&self, is_node: bool, block: &[u8]) -> Result<Cid, Failure> {
+        let codec = if is_node { "dag-pb" } else { "raw" };
+        self.put_as(codec, block, "false").await
+    }
+
+    async fn put_as(&self, codec: &str, payload: &[u8], pin: &str) -> Result<Cid, Failure> {
         let arguments = [
-            ("store-codec", "dag-cbor"),
-            ("input-codec", "dag-cbor"),
+            ("store-codec", codec),
+            ("input-codec", codec),
             ("hash", "sha2-256"),
-            ("pin", "true"),
+            ("pin", pin),
             ("cid-base", "base32"),
         ];
         let boundary = format!("vitalfog-{:032x}", rand::random::<u128>());
@@ -206,7 +216,12 @@ impl Rpc {
 
     /// Keeps a block from being collected.
     pub(super) async fn pin(&self, cid: &Cid) -> Result<(), Failure> {
-        self.ask("pin/add", &[("arg", &cid.to_string())], self.write)
+        self.pin_within(cid, Duration::ZERO).await
+    }
+
+    /// As [`Rpc::pin`], with all blocks below it, which takes so much longer.
+    pub(super) async fn pin_within(&self, cid: &Cid, longer: Duration) -> Result<(), Failure> {
+        self.ask("pin/add", &[("arg", &cid.to_string())], self.write + longer)
             .await
             .map(drop)
     }

@@ -17,6 +17,8 @@ use tokio::{
     net::{TcpListener, UnixListener},
 };
 
+use crate::vault::unixfs::{Node, Place};
+
 /// What is wrong with it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(in crate::vault) enum Fault {
@@ -65,6 +67,28 @@ struct Shared {
 }
 
 impl Shared {
+    /// What is pinned, and what is below it.
+    fn protected(&self) -> BTreeSet<Vec<u8>> {
+        let mut protected = self.pins.clone();
+        for pin in &self.pins {
+            let mut todo = self.below(pin, None);
+            while let Some(place) = todo.pop() {
+                let key = place.link.cid.hash().digest().to_vec();
+                todo.extend(self.below(&key, Some(&place)));
+                protected.insert(key);
+            }
+        }
+        protected
+    }
+
+    fn below(&self, key: &[u8], place: Option<&Place>) -> Vec<Place> {
+        let block = self
+            .blocks
+            .get(key)
+            .filter(|_| place.is_none_or(|place| !place.is_leaf()));
+        block.and_then(|block| Node::decode(block, place)).unwrap_or_default()
+    }
+
     /// What is asked of the daemon itself, not of a block.
     fn of_itself(&self, command: &str, counts_nothing: bool) -> Option<Json> {
         match command {
@@ -263,7 +287,7 @@ impl StandIn {
                 if shared.fault == Fault::Reencodes {
                     block.push(0);
                 }
-                let cid = canonical::cid_of(&block);
+                let cid = canonical::cid_under(codec_of(argument("store-codec").as_deref()), &block);
                 let key = cid.hash().digest().to_vec();
                 // Like Kubo: what is believed to be there is not written again.
                 shared.blocks.entry(key.clone()).or_insert(block);
@@ -284,6 +308,7 @@ impl StandIn {
                 }
                 json!({"Size": block.len()})
             }
+            "block/rm" if shared.protected().contains(&key) => json!({"Hash": "", "Error": "pinned"}),
             "block/rm" => {
                 let error = shared
                     .blocks
@@ -301,13 +326,21 @@ impl StandIn {
             "pin/rm" if shared.pins.remove(&key) => json!({"Pins": ["it"]}),
             "pin/rm" => return Err("not pinned or pinned indirectly".to_owned()),
             "repo/gc" => {
-                let Shared { blocks, pins, .. } = &mut *shared;
-                blocks.retain(|key, _| pins.contains(key));
+                let protected = shared.protected();
+                shared.blocks.retain(|key, _| protected.contains(key));
                 return Ok(Vec::new());
             }
             _ => return Err(format!("no such command: {command}")),
         };
         Ok(told.to_string().into_bytes())
+    }
+}
+
+fn codec_of(name: Option<&str>) -> u64 {
+    match name {
+        Some("raw") => canonical::RAW,
+        Some("dag-pb") => canonical::DAG_PB,
+        _ => canonical::DAG_CBOR,
     }
 }
 

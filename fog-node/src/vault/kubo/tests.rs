@@ -307,7 +307,7 @@ async fn the_doctor_finds_what_is_wrong_and_leaves_nothing_behind() {
     for collects in [false, true] {
         let findings = doctor::examine(&config, collects).await;
         assert!(findings.iter().all(|finding| finding.result.is_ok()), "{findings:?}");
-        assert_eq!(findings.len(), if collects { 8 } else { 7 });
+        assert_eq!(findings.len(), if collects { 9 } else { 8 });
         assert_eq!(stand_in.counts(), (1, 1), "only what was there before");
         assert!(stand_in.pins(&kept.cid()));
     }
@@ -328,6 +328,32 @@ async fn the_doctor_finds_what_is_wrong_and_leaves_nothing_behind() {
         stand_in.has(Fault::None);
         assert_eq!(stand_in.counts(), (1, 1), "{fault:?} leaves nothing behind");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_pin_keeps_a_large_record_and_comes_back_when_somebody_takes_it() {
+    let (dir, stand_in) = (tempfile::tempdir().expect("a folder"), StandIn::start().await);
+    let vault = vault(&stand_in, dir.path()).await;
+    let sent = payload(600_000);
+    let stream = futures::stream::iter([Ok(sent)]);
+    let root = vault.put_object(stream, u64::MAX).await.expect("kept").held.cid();
+    assert_eq!(stand_in.counts(), (4, 1), "three leaves and a root, and one pin");
+    assert!(stand_in.pins(&root) && vault.holds(&root).await.expect("knows"));
+    assert!(stand_in.unpin(&root));
+    assert!(
+        !vault.holds(&root).await.expect("knows"),
+        "it may be collected any time"
+    );
+    assert!(vault.attend(&root).await.expect("reads").is_some());
+    assert!(stand_in.pins(&root) && vault.holds(&root).await.expect("knows"));
+    // What was refused leaves nothing at the daemon.
+    stand_in.has(Fault::IsFull);
+    let again = futures::stream::iter([Ok(payload(300_000))]);
+    let full = vault.put_object(again, u64::MAX).await.expect_err("its disk is full");
+    assert!(matches!(full, Error::Unavailable(Trouble::DiskFull)), "{full}");
+    stand_in.has(Fault::None);
+    vault.let_go(&root).await.expect("gone");
+    assert_eq!(stand_in.counts(), (0, 0));
 }
 
 #[tokio::test(flavor = "multi_thread")]
