@@ -2,6 +2,7 @@
 //! `fault`.
 
 pub mod answer;
+pub mod body;
 pub mod bundles;
 pub mod caller;
 pub mod chain;

@@ -1,8 +1,10 @@
-//! What handlers answer with: FHIR JSON, plain JSON, text or bytes, all of it in memory and with safe headers.
+//! What handlers answer with: FHIR JSON, plain JSON, text or bytes, in memory or streamed, and with safe headers.
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use serde::Serialize;
+
+use super::body::Body;
 
 /// The media type of every FHIR body.
 pub const FHIR_JSON: HeaderValue = HeaderValue::from_static("application/fhir+json; charset=utf-8");
@@ -18,7 +20,7 @@ pub const DAG_CBOR: HeaderValue = HeaderValue::from_static(record::canonical::ME
 
 /// An answer of these bytes.
 #[must_use]
-pub fn bytes(status: StatusCode, media_type: HeaderValue, body: impl Into<Bytes>) -> Response<Bytes> {
+pub fn bytes(status: StatusCode, media_type: HeaderValue, body: impl Into<Body>) -> Response<Body> {
     let mut response = Response::new(body.into());
     *response.status_mut() = status;
     response.headers_mut().insert(header::CONTENT_TYPE, media_type);
@@ -30,7 +32,7 @@ pub fn bytes(status: StatusCode, media_type: HeaderValue, body: impl Into<Bytes>
 /// # Panics
 /// Never: what we answer has string keys and finite numbers.
 #[must_use]
-pub fn json(status: StatusCode, body: &impl Serialize) -> Response<Bytes> {
+pub fn json(status: StatusCode, body: &impl Serialize) -> Response<Body> {
     let body = serde_json::to_vec(body).expect("answers have string keys and finite numbers");
     bytes(status, JSON, body)
 }
@@ -40,15 +42,15 @@ pub fn json(status: StatusCode, body: &impl Serialize) -> Response<Bytes> {
 /// # Panics
 /// Never: resources have string keys and finite numbers.
 #[must_use]
-pub fn fhir(resource: &impl Serialize) -> Response<Bytes> {
+pub fn fhir(resource: &impl Serialize) -> Response<Body> {
     let body = serde_json::to_vec(resource).expect("resources have string keys and finite numbers");
     bytes(StatusCode::OK, FHIR_JSON, body)
 }
 
 /// 204.
 #[must_use]
-pub fn nothing() -> Response<Bytes> {
-    let mut response = Response::new(Bytes::new());
+pub fn nothing() -> Response<Body> {
+    let mut response = Response::new(Bytes::new().into());
     *response.status_mut() = StatusCode::NO_CONTENT;
     response
 }

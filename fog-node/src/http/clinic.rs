@@ -31,7 +31,7 @@ use super::{
     caller::Peer,
     tls::{Identity, tests::Authority},
 };
-use crate::{index::tests::gap_report, keyring::Holding};
+use crate::{index::tests::gap_report, keyring::Holding, vault::Vault};
 
 /// A network of one node: hospital-a keeps the patient, insurer-b is a member without a grant.
 pub(super) struct Clinic {
@@ -43,6 +43,7 @@ pub(super) struct Clinic {
     device: SigningKey,
     pub(super) subject_key: SubjectKey,
     pub(super) patient: SubjectId,
+    pub(super) vault: Vault,
     pub(super) node: Client,
     pub(super) gateway: Client,
     gateway_tls: Digest,
@@ -121,6 +122,7 @@ impl Clinic {
         let holding = holding();
         let (patient, subject_key) = (holding.patient.id, holding.key.clone());
         let rooms = rooms::open(dir.path(), &genesis, &key, (client(&identity), holding)).await;
+        let vault = rooms.vault.clone();
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("bound");
         let config = Config {
@@ -145,6 +147,7 @@ impl Clinic {
             device: SigningKey::random(),
             subject_key,
             patient,
+            vault,
             node,
             gateway_tls: Peer::identity(&gateway.chain[0]).expect("parses"),
             gateway: client(&gateway),

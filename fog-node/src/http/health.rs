@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use http::{Response, StatusCode};
 use serde_json::json;
 
 use super::{
-    Context, answer, head_age_ms,
+    Context, answer,
+    body::Body,
+    head_age_ms,
     route::{Answered, Route},
 };
 use crate::{chain::Head, index::Index, recovery::Standing};
@@ -51,7 +52,7 @@ impl Freshness {
     }
 
     /// 200 when no check holds, else 503 with the reason of each that does.
-    pub(super) fn readiness<const N: usize>(&self, checks: [(bool, &str); N]) -> Response<Bytes> {
+    pub(super) fn readiness<const N: usize>(&self, checks: [(bool, &str); N]) -> Response<Body> {
         let reasons: Vec<_> = checks
             .into_iter()
             .filter_map(|(holds, reason)| holds.then_some(reason))

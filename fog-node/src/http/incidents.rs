@@ -35,6 +35,6 @@ fn head(context: &Arc<Context>, request: &Request) -> Answered {
     Ok(answer::json(StatusCode::OK, &head))
 }
 
-fn incidents(context: &Arc<Context>) -> http::Response<bytes::Bytes> {
+fn incidents(context: &Arc<Context>) -> http::Response<super::body::Body> {
     answer::json(StatusCode::OK, &context.recovery.incidents())
 }

@@ -173,7 +173,7 @@ fn receipt(context: &Context, request: &Request) -> Answered {
     Ok(answer::bytes(StatusCode::OK, answer::JSON, receipt))
 }
 
-fn head(context: &Context) -> ::http::Response<bytes::Bytes> {
+fn head(context: &Context) -> ::http::Response<super::body::Body> {
     let (head, anchor) = (context.rooms.proofs.head(), context.rooms.proofs.anchor());
     let voted = json!({"height": anchor.header.height, "digest": anchor.header.digest()});
     let head = json!({

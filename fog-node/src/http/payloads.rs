@@ -1,11 +1,13 @@
 //! `/api/v1/payloads` and `/ipfs/{cid}`: sealed payloads between the nodes of the network: pushed with the commitment that
 //! admits them, fetched by content identifier.
 
+mod archive;
 mod block;
 
 use std::sync::Arc;
 
-use block::Form;
+use archive::Scope;
+use block::{Form, Part};
 use bytes::Bytes;
 use http::{Response, StatusCode};
 use ledger::admission::Submission;
@@ -13,6 +15,7 @@ use record::canonical;
 
 use super::{
     BODY_BYTES_MAX, Context, answer,
+    body::Body,
     caller::Caller,
     fault::Fault,
     light::observing,
@@ -53,12 +56,18 @@ async fn give(context: Arc<Context>, request: Request) -> Answered {
     }
     let form = Form::asked(&request)?;
     let cid = canonical::parse_cid(request.place()).map_err(Fault::invalid)?;
-    let payload = match reader {
-        Some(reader) => context.disclosure.payload(&reader, &cid).await?,
-        None => context.vault.local(&cid).await?,
+    let part = match (reader, form) {
+        // A member reads what is sealed to its keys, which is one block each.
+        (Some(reader), _) => context.disclosure.payload(&reader, &cid).await?.map(Part::Block),
+        (None, Form::Raw) => context.vault.local(&cid).await?.map(Part::Block),
+        (None, Form::Car) => {
+            let scope = Scope::asked(&request)?;
+            let archive = archive::of(&context.vault, &cid, &scope).await?;
+            archive.map(|archive| Part::Archive(archive, scope.mark()))
+        }
     };
-    match payload {
-        Some(payload) => block::answered(&request, form, &cid, payload),
+    match part {
+        Some(part) => block::answered(&request, form, &cid, part),
         None if block::wants_only_cached(&request.headers) => {
             Err(Fault::precondition_failed("this node does not hold this payload"))
         }
@@ -67,6 +76,9 @@ async fn give(context: Arc<Context>, request: Request) -> Answered {
 }
 
 /// Clients ask for no bytes at all to learn whether this is a gateway.
-fn probed() -> Response<Bytes> {
+fn probed() -> Response<Body> {
     answer::bytes(StatusCode::OK, answer::RAW, Bytes::new())
 }
+
+#[cfg(test)]
+mod journey;

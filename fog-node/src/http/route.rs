@@ -11,7 +11,7 @@ use hyper::body::Incoming;
 use tower::util::BoxCloneSyncService;
 use warp::Filter as _;
 
-use super::{answer, caller::Peer, fault::Fault, parameters::Parameters};
+use super::{answer, body::Body, caller::Peer, fault::Fault, parameters::Parameters};
 
 /// A request, as handlers see it: nothing of the framework.
 #[derive(Debug)]
@@ -37,7 +37,7 @@ impl Request {
 }
 
 /// What every handler gives back.
-pub type Answered = Result<Response<Bytes>, Fault>;
+pub type Answered = Result<Response<Body>, Fault>;
 /// A handler over a context.
 pub type Handler<C> = fn(Arc<C>, Request) -> BoxFuture<'static, Answered>;
 /// What the connection loop calls.
@@ -50,6 +50,9 @@ pub type Guard<C> = fn(&C, &Peer, &HeaderMap) -> Result<(), Fault>;
 const BODIES_BYTES_MAX: u32 = 64 << 20;
 /// Bytes of all bodies that anybody may send, at most: apart, so that nobody in particular keeps no gateway out.
 const OPEN_BODIES_BYTES_MAX: u32 = 2 << 20;
+
+/// Streamed answers that are under way, at most: each has a few blocks in memory.
+const STREAMS_MAX: usize = 64;
 
 /// One address, one method, one handler.
 #[derive(Debug)]
@@ -156,6 +159,7 @@ pub struct Table<C> {
     bounds: Bounds,
     bodies: Semaphore,
     open_bodies: Semaphore,
+    streams: Arc<Semaphore>,
     may_answer: fn(&C) -> Result<(), Fault>,
 }
 
@@ -178,6 +182,7 @@ impl<C: Send + Sync + 'static> Table<C> {
             bounds,
             bodies: Semaphore::new(BODIES_BYTES_MAX as usize),
             open_bodies: Semaphore::new(OPEN_BODIES_BYTES_MAX as usize),
+            streams: Arc::new(Semaphore::new(STREAMS_MAX)),
             may_answer: |_| Ok(()),
         }
     }
@@ -212,7 +217,7 @@ impl<C: Send + Sync + 'static> Table<C> {
             } else {
                 Fault::internal("the request could not be read")
             };
-            Ok::<_, Infallible>(into_warp(fault.into_response(), false))
+            Ok::<_, Infallible>(into_warp(fault.into_response().map(Body::from), false))
         });
         BoxCloneSyncService::new(warp::service(filter.map(warp::Reply::into_response).boxed()))
     }
@@ -223,7 +228,11 @@ impl<C: Send + Sync + 'static> Table<C> {
         body: impl Stream<Item = Result<B, E>> + Send,
     ) -> warp::reply::Response {
         let is_head = head.method == Method::HEAD;
-        let response = self.dispatch(head, body).await.unwrap_or_else(Fault::into_response);
+        let answered = self
+            .dispatch(head, body)
+            .await
+            .and_then(|response| self.in_turn(response));
+        let response = answered.unwrap_or_else(|fault| fault.into_response().map(Body::from));
         metrics::counter!("fog_http_answers_total", "status" => response.status().as_str().to_owned()).increment(1);
         into_warp(response, is_head)
     }
@@ -256,6 +265,14 @@ impl<C: Send + Sync + 'static> Table<C> {
         )
         .await;
         answered.map_err(|_| Fault::unavailable("the answer took too long; try again, or ask another node"))?
+    }
+
+    /// Lets a streamed answer begin if not too many are under way.
+    fn in_turn(&self, response: Response<Body>) -> Answered {
+        let (head, body) = response.into_parts();
+        let body = body.in_turn(&self.streams);
+        let body = body.ok_or_else(|| Fault::unavailable("too many large answers are on their way; ask again"))?;
+        Ok(Response::from_parts(head, body))
     }
 
     fn find(&self, method: &Method, path: &str) -> Result<(&Route<C>, Vec<String>), Fault> {
@@ -360,17 +377,17 @@ fn answered_by<C: Send + Sync + 'static>(table: Arc<Table<C>>) -> warp::filters:
 }
 
 /// Adds the safe headers; a HEAD keeps the length and drops the body.
-fn into_warp(response: Response<Bytes>, is_head: bool) -> warp::reply::Response {
-    let (mut head, mut body) = response.into_parts();
+fn into_warp(response: Response<Body>, is_head: bool) -> warp::reply::Response {
+    let (mut head, body) = response.into_parts();
     answer::secure(&mut head.headers);
-    if head.status != StatusCode::NO_CONTENT {
-        head.headers
-            .insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
+    if let Some(length) = body.length().filter(|_| head.status != StatusCode::NO_CONTENT) {
+        head.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
     }
-    if is_head {
-        body.clear();
-    }
-    let mut response = warp::reply::Response::new(body.into());
+    let mut response = match body {
+        _ if is_head => warp::reply::Response::default(),
+        Body::Whole(bytes) => warp::reply::Response::new(bytes.into()),
+        Body::Streamed(stream) => warp::Reply::into_response(warp::reply::stream(stream)),
+    };
     *response.status_mut() = head.status;
     *response.headers_mut() = head.headers;
     response

@@ -3,15 +3,17 @@
 use std::{
     collections::HashMap,
     net::{IpAddr, SocketAddr},
-    pin::pin,
+    pin::{Pin, pin},
     sync::{
         Arc,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
+    task::{Context, Poll},
     time::Duration,
 };
 
-use hyper::body::Incoming;
+use bytes::Bytes;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto,
@@ -134,6 +136,7 @@ fn left(per_address: &mut HashMap<IpAddr, usize>, address: IpAddr) {
 /// What has happened on a connection, for its watchman.
 #[derive(Default)]
 struct Activity {
+    /// Requests, and parts of answers that were taken.
     begun: AtomicU64,
     under_way: AtomicUsize,
 }
@@ -152,6 +155,48 @@ impl UnderWay {
 impl Drop for UnderWay {
     fn drop(&mut self) {
         self.0.under_way.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A body whose every part that the caller takes is a sign of life of its connection: a large answer may take as long as it
+/// likes, a caller that takes nothing may not.
+struct Watched {
+    body: WarpBody,
+    activity: Arc<Activity>,
+}
+
+type WarpBody = <warp::reply::Response as IntoBody>::Body;
+
+/// Names the type of a response's body.
+trait IntoBody {
+    type Body;
+}
+
+impl<B> IntoBody for http::Response<B> {
+    type Body = B;
+}
+
+impl Body for Watched {
+    type Data = Bytes;
+    type Error = warp::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
+        let polled = Pin::new(&mut self.body).poll_frame(context);
+        if polled.is_ready() {
+            self.activity.begun.fetch_add(1, Ordering::Relaxed);
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 
@@ -178,8 +223,9 @@ async fn connection(shared: &Shared, stream: TcpStream, from: SocketAddr) {
         let (service, under_way) = (service.clone(), UnderWay::begin(&counted));
         async move {
             let answer = service.oneshot(request).await;
+            let activity = under_way.0.clone();
             drop(under_way);
-            answer
+            answer.map(|answer| answer.map(|body| Watched { body, activity }))
         }
     });
     let builder = builder(&shared.limits);

@@ -1,8 +1,15 @@
 //! The accept loop with real TLS: slow, oversize and half-open requests, client certificates, the graceful end.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
-use ::http::StatusCode;
+use ::http::{Response, StatusCode};
+use bytes::Bytes;
 use record::canonical::{Digest, Domain};
 use rustls::pki_types::ServerName;
 use serde_json::json;
@@ -17,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     answer,
+    body::Body,
     route::{Bounds, Handler, Route, Table},
     server::{self, Limits},
     tls::{Identity, tests::Authority},
@@ -54,6 +62,14 @@ async fn start_with(connections_max: usize, idle_timeout: Duration) -> Server {
         Route::get("/api/flood", flood),
         Route::get("/api/slow", slow),
     ];
+    serve(routes, Arc::new(()), (connections_max, idle_timeout)).await
+}
+
+async fn serve<C: Send + Sync + 'static>(
+    routes: Vec<Route<C>>,
+    context: Arc<C>,
+    (connections_max, idle_timeout): (usize, Duration),
+) -> Server {
     let bounds = Bounds {
         body_timeout: SECONDS,
         answer_timeout: SECONDS,
@@ -69,7 +85,7 @@ async fn start_with(connections_max: usize, idle_timeout: Duration) -> Server {
     let (identity, shutdown) = (Authority::new().issue(), CancellationToken::new());
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("bound");
-    let service = Table::new(routes, Arc::new(()), bounds).into_service(&["fhir", "api"]);
+    let service = Table::new(routes, context, bounds).into_service(&["fhir", "api"]);
     let tls = identity.server().expect("fits");
     let task = tokio::spawn(server::serve(listener, tls, service, limits, shutdown.clone()));
     Server {
@@ -286,4 +302,103 @@ async fn who_does_not_read_its_answer_does_not_keep_its_place() {
     };
     timeout(SECONDS * 4, freed).await.expect("the place is free again");
     drop(stream);
+}
+
+/// Bytes that the stream brings in all.
+const LONG_BYTES: usize = 64 << 20;
+
+/// A server with a long answer that is made while it is sent; how many of its pieces were made.
+async fn streaming(idle_timeout: Duration) -> (Server, Arc<AtomicUsize>) {
+    let made = Arc::new(AtomicUsize::new(0));
+    let long: Handler<AtomicUsize> = |made, request| {
+        let breaks_off = request.parameters.last("breaks") == Some("off");
+        Box::pin(async move {
+            let pieces = (0..LONG_BYTES / 65_536).map(move |at| {
+                made.fetch_add(1, Ordering::Relaxed);
+                let cut = breaks_off && at == 100;
+                if cut {
+                    Err("the rest is gone")
+                } else {
+                    Ok(Bytes::from(vec![b'x'; 65_536]))
+                }
+            });
+            Ok(Response::new(Body::streamed(futures::stream::iter(pieces), None)))
+        })
+    };
+    let routes = vec![Route::get("/api/long", long)];
+    (serve(routes, made.clone(), (8, idle_timeout)).await, made)
+}
+
+#[tokio::test]
+async fn a_streamed_answer_is_made_while_it_is_read_and_may_take_its_time() {
+    let idle_timeout = HEADER_TIMEOUT * 2;
+    let (server, made) = streaming(idle_timeout).await;
+    let since = Instant::now();
+    let mut answer = server
+        .client()
+        .get(server.url("/api/long"))
+        .send()
+        .await
+        .expect("answers");
+    assert_eq!(answer.status(), 200);
+    let mut bytes = 0;
+    while let Some(piece) = answer.chunk().await.expect("it comes whole") {
+        bytes += piece.len();
+        let (taken, made) = (bytes / 65_536, made.load(Ordering::Relaxed));
+        assert!(made < taken + 400, "{made} pieces were made when {taken} were read");
+        // A reader who is slow, and yet reads.
+        if since.elapsed() < idle_timeout * 3 {
+            sleep(Duration::from_millis(20)).await;
+        }
+    }
+    assert_eq!(bytes, LONG_BYTES);
+    let head = server
+        .client()
+        .head(server.url("/api/long"))
+        .send()
+        .await
+        .expect("answers");
+    assert_eq!(head.status(), 200);
+    assert!(
+        since.elapsed() > idle_timeout,
+        "it took longer than a connection may be quiet"
+    );
+}
+
+#[tokio::test]
+async fn a_stream_that_breaks_off_is_no_whole_answer() {
+    let (server, _) = streaming(SECONDS).await;
+    let answer = server
+        .client()
+        .get(server.url("/api/long?breaks=off"))
+        .send()
+        .await
+        .expect("answers");
+    assert_eq!(answer.status(), 200, "it had begun");
+    assert!(answer.bytes().await.is_err());
+    let mut stream = server.connect().await.expect("connects");
+    let request = b"GET /api/long?breaks=off HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+    stream.write_all(request).await.expect("asks");
+    let answer = until_closed(&mut stream).await;
+    assert!(answer.contains("transfer-encoding: chunked") && !answer.ends_with("0\r\n\r\n"));
+}
+
+#[tokio::test]
+async fn who_does_not_read_a_stream_is_cut_off() {
+    let (server, made) = streaming(HEADER_TIMEOUT * 2).await;
+    let mut stream = server.connect().await.expect("connects");
+    stream
+        .write_all(b"GET /api/long HTTP/1.1\r\nHost: x\r\n\r\n")
+        .await
+        .expect("asks");
+    sleep(HEADER_TIMEOUT * 8).await;
+    let before = made.load(Ordering::Relaxed);
+    assert!((1..LONG_BYTES / 65_536).contains(&before), "{before} pieces");
+    // The connection is gone: what was sent before comes, and then its end.
+    let mut sink = Vec::new();
+    let _cut = timeout(SECONDS, stream.read_to_end(&mut sink))
+        .await
+        .expect("it was cut off");
+    assert!(sink.len() < LONG_BYTES);
+    assert_eq!(made.load(Ordering::Relaxed), before, "nothing more was made");
 }

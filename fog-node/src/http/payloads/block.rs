@@ -1,16 +1,16 @@
 //! One block as an IPFS trustless gateway answers it: which form is asked for, whether the caller has it, which part of it.
 //!
 //! The rules are those of the Trustless Gateway Specification (specs.ipfs.tech): raw blocks and CAR streams, nothing
-//! deserialized, no path below an identifier. What is sealed has no links, so that a CAR of it has one block, whatever its
-//! `dag-scope`. **Invariant:** the bytes handed in here were hashed when they were read; nothing else leaves.
+//! deserialized, no path below an identifier. **Invariant:** the bytes handed in here were hashed when they were read; nothing else leaves.
 
 use bytes::Bytes;
 use cid::Cid;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
-use record::canonical;
-use serde::Serialize;
 
-use super::super::{answer, fault::Fault, route::Request};
+use super::{
+    super::{answer, body::Body, fault::Fault, route::Request},
+    archive,
+};
 
 /// The media type of a CAR stream, without its parameters.
 const CAR: &str = "application/vnd.ipld.car";
@@ -26,7 +26,7 @@ pub(super) const PROBE: &str = "bafkqaaa";
 pub(super) enum Form {
     /// The block's bytes.
     Raw,
-    /// A content-addressed archive, version 1, of the one block.
+    /// A content-addressed archive, version 1.
     Car,
 }
 
@@ -84,16 +84,26 @@ impl Form {
         }
     }
 
-    fn etag(self, cid: &Cid) -> String {
-        match self {
-            Self::Raw => format!("\"{cid}.raw\""),
-            Self::Car => format!("\"{cid}.car\""),
+    fn etag(self, cid: &Cid, part: &Part) -> String {
+        match (self, part) {
+            (Self::Raw, _) => format!("\"{cid}.raw\""),
+            (Self::Car, Part::Block(_)) => format!("\"{cid}.car\""),
+            (Self::Car, Part::Archive(_, mark)) => format!("\"{cid}.car{mark}\""),
         }
     }
 }
 
 fn refused() -> Fault {
     Fault::not_acceptable("only raw blocks and CAR version 1 are served: nothing is deserialized here")
+}
+
+/// What is answered with.
+#[derive(Debug)]
+pub(super) enum Part {
+    /// One block.
+    Block(Bytes),
+    /// An archive, and what tells it from others under the same identifier.
+    Archive(Body, String),
 }
 
 /// Whether the caller wants what is here already, or nothing; what a fog node has, it has here.
@@ -108,8 +118,8 @@ pub(super) fn wants_only_cached(headers: &HeaderMap) -> bool {
 }
 
 /// The answer with this block: all of it, a part, or that the caller has it.
-pub(super) fn answered(request: &Request, form: Form, cid: &Cid, block: Bytes) -> Result<Response<Bytes>, Fault> {
-    let etag = form.etag(cid);
+pub(super) fn answered(request: &Request, form: Form, cid: &Cid, part: Part) -> Result<Response<Body>, Fault> {
+    let etag = form.etag(cid, &part);
     let text = |name| {
         request
             .headers
@@ -122,15 +132,16 @@ pub(super) fn answered(request: &Request, form: Form, cid: &Cid, block: Bytes) -
             .any(|tag| tag == "*" || tag == etag)
     });
     let mut response = if has_it {
-        let mut response = Response::new(Bytes::new());
+        let mut response = Response::new(Body::from(Bytes::new()));
         *response.status_mut() = StatusCode::NOT_MODIFIED;
         response
     } else {
-        match form {
-            Form::Car => answer::bytes(StatusCode::OK, CAR_V1, car(cid, &block)),
-            Form::Raw => {
+        match (form, part) {
+            (_, Part::Archive(archive, _)) => answer::bytes(StatusCode::OK, CAR_V1, archive),
+            (Form::Car, Part::Block(block)) => answer::bytes(StatusCode::OK, CAR_V1, archive::of_one(cid, &block)),
+            (Form::Raw, Part::Block(block)) => {
                 let is_meant = text(header::IF_RANGE).is_none_or(|tag| tag == etag);
-                part(text(header::RANGE).filter(|_| is_meant), block)?
+                ranged(text(header::RANGE).filter(|_| is_meant), block)?
             }
         }
     };
@@ -155,7 +166,7 @@ pub(super) fn answered(request: &Request, form: Form, cid: &Cid, block: Bytes) -
 
 /// A raw block, or the one range of it that is asked for. Several ranges, and units that are not bytes, are not understood:
 /// all of it, then.
-fn part(range: Option<&str>, block: Bytes) -> Result<Response<Bytes>, Fault> {
+fn ranged(range: Option<&str>, block: Bytes) -> Result<Response<Body>, Fault> {
     let length = block.len();
     let range = range
         .and_then(|text| text.trim().strip_prefix("bytes="))
@@ -198,40 +209,6 @@ fn bounds(text: &str) -> Option<(Option<usize>, Option<usize>)> {
     }
 }
 
-/// The head of a CAR stream.
-#[derive(Serialize)]
-struct Head<'a> {
-    roots: [&'a Cid; 1],
-    version: u64,
-}
-
-/// A CAR stream of one block: a head that names it, and the block with its identifier before it, each after its length.
-fn car(cid: &Cid, block: &[u8]) -> Vec<u8> {
-    let (head, name) = (
-        canonical::encode(&Head {
-            roots: [cid],
-            version: 1,
-        }),
-        cid.to_bytes(),
-    );
-    let mut car = Vec::with_capacity(head.len() + name.len() + block.len() + 20);
-    length(&mut car, head.len());
-    car.extend_from_slice(&head);
-    length(&mut car, name.len() + block.len());
-    car.extend_from_slice(&name);
-    car.extend_from_slice(block);
-    car
-}
-
-/// A number as CAR writes lengths: seven bits a byte, the lowest first (unsigned LEB128).
-fn length(to: &mut Vec<u8>, mut number: usize) {
-    while number >= 0x80 {
-        to.push(u8::try_from(number & 0x7f).expect("seven bits") | 0x80);
-        number >>= 7;
-    }
-    to.push(u8::try_from(number).expect("seven bits"));
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -239,8 +216,10 @@ mod tests {
     #[test]
     fn a_range_is_what_it_says() {
         let block = Bytes::from_static(b"0123456789");
-        let of =
-            |range: &str| part(Some(range), block.clone()).map(|answer| (answer.status().as_u16(), answer.into_body()));
+        let of = |range: &str| {
+            let answer = ranged(Some(range), block.clone())?;
+            Ok::<_, Fault>((answer.status().as_u16(), answer.body().in_memory().cloned()))
+        };
         for (range, status, bytes) in [
             ("bytes=2-4", 206, "234"),
             ("bytes=7-", 206, "789"),
@@ -256,25 +235,12 @@ mod tests {
         ] {
             assert_eq!(
                 of(range).expect(range),
-                (status, Bytes::from_static(bytes.as_bytes())),
+                (status, Some(Bytes::from_static(bytes.as_bytes()))),
                 "{range}"
             );
         }
         for range in ["bytes=10-", "bytes=-0", "bytes=10-11"] {
             assert_eq!(of(range).expect_err(range).status().as_u16(), 416);
         }
-    }
-
-    #[test]
-    fn a_car_of_one_block_has_these_bytes() {
-        let cid = canonical::cid_of(b"\xa0");
-        let car = car(&cid, b"\xa0");
-        let head = hex::encode(&car[..18]);
-        // 58 bytes of head: a map of two, "roots" with one link, "version" 1.
-        assert_eq!(head, "3aa265726f6f747381d82a58250001711220");
-        assert!(car.ends_with(&[&[37][..], &cid.to_bytes(), b"\xa0"].concat()));
-        let mut long = Vec::new();
-        length(&mut long, 300);
-        assert_eq!(long, [0xac, 0x02]);
     }
 }
