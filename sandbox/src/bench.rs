@@ -9,7 +9,8 @@
 //!
 //! With `--fleet` it measures the edge instead: what a gateway takes from fleets of several sizes (`fleet`); with `--hour` what an
 //! hour without fog nodes does (`hour`), with `--overload` what ten times the load does (`overload`), with `--one-core` what a gateway
-//! takes on one processor, beside a bare broker and subscriber (`one_core`, `bare`).
+//! takes on one processor, beside a bare broker and subscriber (`one_core`, `bare`). With `--vault` it measures what a payload costs
+//! where it is kept, beside a plain file (`vault`).
 //!
 //! Nothing here is a limit that fails: what is slow is slow in the table. Only what is wrong fails, like a receipt that does
 //! not hold.
@@ -30,6 +31,7 @@ mod round;
 mod stage;
 mod table;
 mod usage;
+mod vault;
 
 use std::path::PathBuf;
 

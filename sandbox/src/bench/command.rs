@@ -7,7 +7,7 @@ use std::{ffi::OsString, path::PathBuf, process::ExitCode};
 use clap::Parser;
 
 use self::edge::Common;
-use super::{Order, bare, fleet, hour, one_core, overload, run};
+use super::{Order, bare, fleet, hour, one_core, overload, run, vault};
 use crate::{
     command::{concluded, delegated, on_runtime, parsed, report_obstacle},
     fault::Fault,
@@ -45,6 +45,10 @@ struct Arguments {
     scrub_s: u64,
     #[command(flatten)]
     edge: edge::Flags,
+    /// Measure the vault instead: payloads and large records put and read, beside plain files; at the daemon with this RPC as well, if
+    /// one is named (`/ip4/127.0.0.1/tcp/5001`).
+    #[arg(long, value_name = "API", num_args = 0..=1, default_missing_value = "", conflicts_with_all = ["fleet", "hour", "overload", "one_core", "history", "samples", "rounds", "nodes", "scrub_s"])]
+    vault: Option<String>,
     /// A new or empty folder for everything [default: ./vitalfog-data/bench-<time>].
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
@@ -73,6 +77,9 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             edge::Order::Overload(order) => on_runtime(overload::run(order)),
             edge::Order::OneCore(order) => on_runtime(one_core::run(order)),
         })),
+        Ok(arguments) if arguments.vault.is_some() => {
+            concluded(at_the_vault(arguments).and_then(|order| on_runtime(vault::run(order))))
+        }
         Ok(arguments) => concluded(order(arguments).and_then(|order| on_runtime(run(order)))),
         Err(code) => code,
     }
@@ -84,6 +91,26 @@ fn at_the_edge(arguments: Arguments) -> Result<edge::Order, Fault> {
         port_base: arguments.port_base,
         rounds: arguments.rounds,
         data_dir: arguments.data_dir,
+        report: arguments.report,
+    })
+}
+
+/// The same for the vault.
+fn at_the_vault(arguments: Arguments) -> Result<vault::Order, Fault> {
+    let daemon = arguments.vault.filter(|api| !api.is_empty()).map(TryInto::try_into);
+    let data_dir = arguments.data_dir.unwrap_or_else(default_data_dir);
+    let mut faults: Vec<_> = Folder::obstacle(&data_dir).into_iter().collect();
+    faults.extend(arguments.report.as_deref().and_then(report_obstacle));
+    let daemon = daemon.transpose().unwrap_or_else(|fault: String| {
+        faults.push(format!("--vault: {fault}"));
+        None
+    });
+    if !faults.is_empty() {
+        return Err(Fault::Usage(faults));
+    }
+    Ok(vault::Order {
+        daemon,
+        data_dir,
         report: arguments.report,
     })
 }
