@@ -117,7 +117,7 @@ class Daemon:
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         with opener.open(request, timeout=ANSWER_MAX_S) as answer:
             body = answer.read()
-        return body if command == "block/get" else json.loads(body)
+        return body if command in ("block/get", "dag/export") else json.loads(body)
 
     def is_pinned(self, cid):
         try:

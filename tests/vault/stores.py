@@ -15,6 +15,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "faults"))
 import sandbox  # noqa: E402
 from between import Recorder, Tampering  # noqa: E402
 from daemon import PEERS, Daemon, cid_of, links_of  # noqa: E402
+from large import LargeRecords, SameIdentifiers  # noqa: E402
 from sandbox import Sandbox, eventually  # noqa: E402
 
 HERE = pathlib.Path(__file__).parent
@@ -49,7 +50,7 @@ def javascript(script, *arguments, where=HELIA, given=None, **more):
     return [json.loads(line) for line in done.stdout.splitlines() if line.startswith(b"{")]
 
 
-class JsIpfs(unittest.TestCase):
+class JsIpfs(SameIdentifiers, unittest.TestCase):
     """The driver on a daemon that is not ours."""
 
     @classmethod
@@ -71,7 +72,7 @@ class JsIpfs(unittest.TestCase):
         passed, failed = (sum(int(result[at]) for result in results) for at in (1, 2))
         print(f"driver suite on js-ipfs: {passed} passed, {failed} failed")
         self.assertEqual((done.returncode, failed), (0, 0), done.stdout[-4000:] + done.stderr[-2000:])
-        self.assertEqual(passed, 9)
+        self.assertEqual(passed, 20)
 
     def test_2_a_foreign_client_and_the_vault_send_the_same_requests(self):
         """What kubo-rpc-client sends for the same steps, command by command; js-ipfs understands both."""
@@ -104,7 +105,7 @@ class JsIpfs(unittest.TestCase):
         done = doctor(self.daemon.port, "--gc")
         print(done.stdout.rstrip())
         self.assertNotIn("FAILED", done.stdout)
-        self.assertEqual(done.stdout.count("ok      "), 8, done.stdout)
+        self.assertEqual(done.stdout.count("ok      "), 9, done.stdout)
         self.assertLessEqual(self.blocks(), before, "nothing is left behind")
         # It is no private Kubo: each way out is named with its key.
         self.assertEqual(done.returncode, 64, done.stderr)
@@ -142,10 +143,11 @@ class KuboCore(unittest.TestCase):
         self.assertTrue(told["altered_refused"] and told["unpinned"])
 
 
-class Running(unittest.TestCase):
+class Running(LargeRecords, unittest.TestCase):
     """A network of four, whose first node (it has the keys, and answers the hospital) keeps its payloads at js-ipfs."""
 
     network = None
+    run_javascript = staticmethod(javascript)
 
     @classmethod
     def up(cls):
