@@ -12,7 +12,8 @@
 //! 5. [`consent`] grants in force -> Permit.
 //! 6. [`proof`] what a third party checks: Merkle inclusion and two thirds of the votes ([`quorum`]); [`handover`] whose votes count.
 //! 7. [`agreement`] what nodes say of their chains, compared: the majority, and who stands outside it (Algorithm 2).
-//! 8. [`light`] what a node without a chain is handed, and how it checks it.
+//! 8. [`holding`] what a node proves of the payloads that it has.
+//! 9. [`light`] what a node without a chain is handed, and how it checks it.
 
 pub mod genesis;
 pub mod member;
@@ -39,5 +40,6 @@ pub mod proof;
 pub mod quorum;
 
 pub mod agreement;
+pub mod holding;
 
 pub mod light;

@@ -57,6 +57,8 @@ impl Domain {
     pub const ADMISSION: Self = Self("vitalfog/admission/v1");
     /// A fog node's signed head.
     pub const HEAD: Self = Self("vitalfog/head/v1");
+    /// Proof that a validator has the bytes of a payload at hand.
+    pub const HOLDING: Self = Self("vitalfog/holding/v1");
     /// The keys of a committee, as the headers of the epoch before it name them.
     pub const COMMITTEE: Self = Self("vitalfog/committee/v1");
     /// A device's key proves that its private half is there.

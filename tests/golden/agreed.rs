@@ -6,6 +6,7 @@ use ledger::{
     committee::{Change, Voice, digest_of},
     genesis::{Address, Genesis, Organization, Role, Validator},
     handover::{Committees, Handover, Handovers},
+    holding::{Answer, Challenge},
     policy::ValidityPolicy,
     possession::Possession,
     proof::{Finalization, Receipt, Vote, vote_message},
@@ -16,7 +17,7 @@ use ledger::{
 };
 use record::{
     bundle::SealedBundle,
-    canonical::{Digest, Domain},
+    canonical::{self, Digest, Domain},
     signature::SigningKey,
 };
 use serde_bytes::ByteBuf;
@@ -185,6 +186,22 @@ fn receipt() -> Receipt {
     Receipt::of(&block, 5, vec![], votes).expect("the sixth is the commitment")
 }
 
+fn challenge() -> Challenge {
+    let cid = commit().commitment().expect("it is one").cid;
+    Challenge::to([7; 32], vec![cid, canonical::cid_of(b"absent")]).expect("two payloads")
+}
+
+/// The first payload is there, the second is not.
+fn answered() -> Answer {
+    let proof = challenge().proof(&genesis().network(), &key(21).public(), &sealed().encode());
+    Answer::sign(
+        &genesis().network(),
+        &challenge(),
+        (Height(1), vec![Some(proof), None]),
+        &key(21),
+    )
+}
+
 /// The founders hand over to three of them.
 fn handovers() -> Handovers {
     let validators: Vec<_> = genesis().committee().into_iter().take(3).collect();
@@ -234,6 +251,8 @@ pub(crate) fn bytes() -> Vec<Form> {
         form("submission", &submission),
         form("admission", &admission()),
         fixed("vote-message", &vote_message(&block().header)),
+        form("challenge", &challenge()),
+        form("challenge-answer", &answered()),
     ];
     kinds.chain(rest).collect()
 }
