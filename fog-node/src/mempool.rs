@@ -7,6 +7,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard},
 };
 
+use cid::Cid;
 use ledger::transaction::{Author, SignedTransaction, TransactionId};
 use record::ids::BundleId;
 use serde::{Deserialize, Serialize};
@@ -229,6 +230,16 @@ impl Mempool {
     #[must_use]
     pub fn contains(&self, id: &TransactionId) -> bool {
         self.waiting().places.contains_key(id)
+    }
+
+    /// Which payloads wait here to be named by a block.
+    #[must_use]
+    pub fn payloads(&self) -> Vec<Cid> {
+        let waiting = self.waiting();
+        let queued = waiting.in_order.values();
+        queued
+            .filter_map(|queued| Some(queued.transaction.commitment()?.cid))
+            .collect()
     }
 
     /// Whether a commitment to this bundle waits here.

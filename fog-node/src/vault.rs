@@ -9,17 +9,25 @@ mod embedded;
 mod exchange;
 mod file;
 mod gather;
+mod inventory;
 pub mod kubo;
 mod objects;
+mod names;
 mod peer;
 mod refusal;
 mod store;
+mod tenure;
 mod trouble;
 mod unixfs;
 mod walk;
 mod wanted;
 
-use std::{fmt, path::Path, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use cid::Cid;
@@ -36,9 +44,11 @@ use exchange::Exchange;
 use gather::Objects;
 use objects::is_of_object;
 pub use objects::{Blocks, Object};
+pub use inventory::Inventory;
 pub use peer::Peer;
 pub use refusal::Refusal;
 use store::Store;
+use tenure::Tenure;
 pub use trouble::Trouble;
 use wanted::{MESSAGES_MAX, Message, Seeker};
 
@@ -108,6 +118,7 @@ impl Held {
 pub struct Vault {
     store: Store,
     objects: Objects,
+    tenure: Tenure,
     exchange: Exchange,
     seeker: mpsc::Sender<Message>,
     space: Space,
@@ -139,10 +150,13 @@ impl Vault {
         let exchange = Exchange::new(&config.exchange, client);
         let space = Space::of(data_dir, config.disk_reserve_bytes);
         let objects = Objects::new(store.clone(), exchange.clone(), space.clone(), config.object_bytes_max);
-        runtime.spawn(Seeker::new(messages, store.clone(), exchange.clone(), objects.clone()).run());
+        let tenure = Tenure::starting(Instant::now());
+        let sources = (store.clone(), tenure.clone(), objects.clone());
+        runtime.spawn(Seeker::new(messages, sources, exchange.clone()).run());
         Ok(Self {
             store,
             objects,
+            tenure,
             exchange,
             seeker,
             space,
@@ -173,8 +187,10 @@ impl Vault {
             return Err(Error::Unavailable(Trouble::DiskFull));
         }
         let cid = canonical::cid_of(&payload);
-        self.store.put(cid, payload).await?;
-        Ok(Held(cid))
+        match self.keep_one(cid, payload.clone()).await {
+            Err(Error::Full { .. }) if self.tenure.make_room().await => self.keep_one(cid, payload).await,
+            kept => kept,
+        }
     }
 
     /// The payload, if this node holds it intact.
@@ -242,8 +258,8 @@ impl Vault {
     /// # Errors
     /// [`Error::Absent`] after `timeout`, [`Error::Refused`] at once for what was erased, or the store has failed.
     pub async fn hold(&self, cid: &Cid, timeout: Duration) -> Result<Held, Error> {
-        if self.holds(cid).await? {
-            return Ok(Held(*cid));
+        if let Some(held) = self.held(cid).await? {
+            return Ok(held);
         }
         self.expect_wanted(cid).await?;
         self.want(cid, self.exchange.push_grace(), timeout).await
@@ -255,8 +271,8 @@ impl Vault {
     /// # Errors
     /// As [`Vault::hold`].
     pub async fn fetch(&self, cid: &Cid) -> Result<Held, Error> {
-        if self.holds(cid).await? {
-            return Ok(Held(*cid));
+        if let Some(held) = self.held(cid).await? {
+            return Ok(held);
         }
         self.expect_wanted(cid).await?;
         let timeout = if is_of_object(cid) {

@@ -27,6 +27,7 @@ use super::{
     Config, Error, Refusal, Trouble,
     file::{BYTES, ERASED, File, TOTALS},
     objects::is_of_object,
+    names::{self, NAMES},
     store::{damaged, digest, is_payload_of},
     trouble::{guarded, is_full},
     wanted::Message,
@@ -38,13 +39,15 @@ use packs::Packs;
 /// The file in the data folder.
 pub(super) const FILE: &str = "vault.redb";
 /// Payload by SHA-256 of its bytes: the digest inside every CID of it, whatever the codec.
-const PAYLOADS: TableDefinition<'_, &[u8; 32], &[u8]> = TableDefinition::new("payloads");
+pub(super) const PAYLOADS: TableDefinition<'_, &[u8; 32], &[u8]> = TableDefinition::new("payloads");
 /// Puts and removals waiting for the writer, at most; callers wait.
 const JOBS_MAX: usize = 256;
 /// Payloads in one commit, at most.
 const BATCH_PAYLOADS_MAX: usize = 256;
 /// Bytes in one commit, at most (the payload that passes it is the last).
 const BATCH_BYTES_MAX: usize = 16 << 20;
+/// A shorter file is not made shorter.
+const COMPACT_BYTES_MIN: u64 = 64 << 20;
 /// Pause after the disk was full, before anything is written again.
 const FULL_PAUSE: Duration = Duration::from_millis(200);
 
@@ -140,6 +143,11 @@ impl Embedded {
         Ok(is_payload || (is_of_object(cid) && self.has_pack(cid).await?))
     }
 
+    /// SHA-256 of every payload, in order.
+    pub(super) async fn names(&self) -> Result<Vec<[u8; 32]>, Error> {
+        self.blocking(names::list).await
+    }
+
     /// Whether a payload was erased.
     pub(super) async fn bars(&self, cid: &Cid) -> Result<bool, Error> {
         let key = digest(cid);
@@ -149,6 +157,21 @@ impl Embedded {
     /// Closes the file and opens it again, so that what is read next comes from the disk.
     pub(super) async fn refresh(&self) -> Result<(), Error> {
         self.blocking(|file| file.reopen(false)).await
+    }
+
+    /// Bytes of all payloads.
+    pub(super) async fn bytes(&self) -> Result<u64, Error> {
+        self.blocking(File::bytes).await
+    }
+
+    /// The height up to which a pass of the scrub has come.
+    pub(super) async fn scrubbed(&self) -> Result<u64, Error> {
+        self.blocking(File::scrubbed).await
+    }
+
+    /// Notes how far a pass of the scrub has come.
+    pub(super) async fn note_scrubbed(&self, height: u64) -> Result<(), Error> {
+        self.blocking(move |file| file.note_scrubbed(height)).await
     }
 
     /// The height up to which every payload that the chain names was held.
@@ -187,6 +210,19 @@ impl Embedded {
     }
 }
 
+/// A file that cannot be made shorter serves as it is.
+fn give_back(file: &File) {
+    match guarded(|| file.give_back(COMPACT_BYTES_MIN)) {
+        Ok(Some((before, after))) => tracing::info!(before, after, "the vault's file was compacted"),
+        Ok(None) => {}
+        Err(error) => {
+            tracing::warn!(%error, "the vault's file could not be compacted");
+            // What redb has in memory may be half changed; who uses the file next says what is wrong with it.
+            let _reopened = file.reopen(false);
+        }
+    }
+}
+
 /// The payloads in the file.
 struct Shelf {
     file: File,
@@ -211,6 +247,7 @@ impl Shelf {
             bytes_max: config.bytes_max,
         };
         shelf.reconcile()?;
+        give_back(&shelf.file);
         Ok(shelf)
     }
 
@@ -248,6 +285,7 @@ impl Shelf {
             let mut totals = transaction.open_table(TOTALS)?;
             let mut sheet = Sheet {
                 payloads: transaction.open_table(PAYLOADS)?,
+                names: transaction.open_table(NAMES)?,
                 erased: transaction.open_table(ERASED)?,
                 bytes: totals.get(BYTES)?.map_or(0, |total| total.value()),
                 bytes_max: self.bytes_max,
@@ -268,6 +306,7 @@ impl Shelf {
 /// The tables in one commit, and the bytes of all payloads.
 struct Sheet<'txn> {
     payloads: Table<'txn, &'static [u8; 32], &'static [u8]>,
+    names: Table<'txn, &'static [u8; 32], u64>,
     erased: Table<'txn, &'static [u8; 32], ()>,
     bytes: u64,
     bytes_max: u64,
@@ -282,7 +321,8 @@ impl Sheet<'_> {
         let replaced = match self.payloads.get(&key)? {
             Some(kept) if is_payload_of(cid, kept.value()) => return Ok(Ok(())),
             Some(rotten) => rotten.value().len() as u64,
-            None => 0,
+            // Somebody has taken it out of the file, and it counts still.
+            None => self.names.get(&key)?.map_or(0, |bytes| bytes.value()),
         };
         let after = self.bytes.saturating_sub(replaced).saturating_add(payload.len() as u64);
         if after > self.bytes_max {
@@ -290,15 +330,16 @@ impl Sheet<'_> {
             return Ok(Err(Error::Full { bytes_max }));
         }
         self.payloads.insert(&key, payload.as_ref())?;
+        self.names.insert(&key, payload.len() as u64)?;
         self.bytes = after;
         Ok(Ok(()))
     }
 
     fn remove(&mut self, cid: &Cid, for_good: bool) -> Result<(), redb::Error> {
         let key = digest(cid);
-        if let Some(removed) = self.payloads.remove(&key)? {
-            self.bytes = self.bytes.saturating_sub(removed.value().len() as u64);
-        }
+        let listed = self.names.remove(&key)?.map(|bytes| bytes.value());
+        let removed = self.payloads.remove(&key)?.map(|payload| payload.value().len() as u64);
+        self.bytes = self.bytes.saturating_sub(removed.or(listed).unwrap_or(0));
         if for_good {
             self.erased.insert(&key, ())?;
         }

@@ -22,6 +22,12 @@ pub(super) const TOTALS: TableDefinition<'_, &str, u64> = TableDefinition::new("
 pub(super) const BYTES: &str = "payload_bytes";
 /// The row of [`TOTALS`] that holds the height up to which every payload of the chain is held; it goes with the file.
 const RETAINED: &str = "retained_height";
+/// The row of [`TOTALS`] that holds the height up to which the pass of the scrub that is under way has come; 0 between two.
+const SCRUBBED: &str = "scrubbed_height";
+/// The row of [`TOTALS`] that holds how long the file was when it was compacted last.
+const COMPACTED: &str = "compacted_bytes";
+/// A file is compacted that is so many times as long as its payloads, and twice as long as it was after the last time.
+const SLACK: u64 = 3;
 /// SHA-256 of each payload that was erased: it is not kept again. What was erased in an older copy of the file is erased anew.
 pub(super) const ERASED: TableDefinition<'_, &[u8; 32], ()> = TableDefinition::new("erased");
 
@@ -73,18 +79,55 @@ impl File {
         })
     }
 
-    pub(super) fn retained(&self) -> Result<u64, redb::Error> {
+    fn total(&self, row: &str) -> Result<u64, redb::Error> {
         self.with(|database| {
             let totals = database.begin_read()?.open_table(TOTALS)?;
-            Ok(totals.get(RETAINED)?.map_or(0, |height| height.value()))
+            Ok(totals.get(row)?.map_or(0, |total| total.value()))
         })
     }
 
-    pub(super) fn note_retained(&self, height: u64) -> Result<(), redb::Error> {
+    fn note(&self, row: &str, total: u64) -> Result<(), redb::Error> {
         self.write(|transaction| {
-            transaction.open_table(TOTALS)?.insert(RETAINED, height)?;
+            transaction.open_table(TOTALS)?.insert(row, total)?;
             Ok(())
         })
+    }
+
+    /// Bytes of all payloads.
+    pub(super) fn bytes(&self) -> Result<u64, redb::Error> {
+        self.total(BYTES)
+    }
+
+    pub(super) fn retained(&self) -> Result<u64, redb::Error> {
+        self.total(RETAINED)
+    }
+
+    pub(super) fn note_retained(&self, height: u64) -> Result<(), redb::Error> {
+        self.note(RETAINED, height)
+    }
+
+    pub(super) fn scrubbed(&self) -> Result<u64, redb::Error> {
+        self.total(SCRUBBED)
+    }
+
+    pub(super) fn note_scrubbed(&self, height: u64) -> Result<(), redb::Error> {
+        self.note(SCRUBBED, height)
+    }
+
+    /// Gives the file system back what removed payloads have left, if that is much of a file of at least so many bytes; says how
+    /// long the file was, and is. It reads and writes most of the file, and nobody else may use it: for the start.
+    pub(super) fn give_back(&self, bytes_min: u64) -> Result<Option<(u64, u64)>, redb::Error> {
+        let long = fs::metadata(&self.path)?.len();
+        let last = self.total(COMPACTED)?;
+        if long < bytes_min || long / SLACK < self.bytes()? || long / 2 < last {
+            return Ok(None);
+        }
+        let mut database = self.database.write().unwrap_or_else(PoisonError::into_inner);
+        database.as_mut().ok_or(redb::Error::PreviousIo)?.compact()?;
+        drop(database);
+        let short = fs::metadata(&self.path)?.len();
+        self.note(COMPACTED, short)?;
+        Ok(Some((long, short)))
     }
 
     /// Whether a payload was erased.
@@ -172,4 +215,59 @@ pub(super) fn joined(block: &[u8; 32], root: &[u8; 32]) -> [u8; 64] {
     key[..32].copy_from_slice(block);
     key[32..].copy_from_slice(root);
     key
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PAYLOADS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("payloads");
+
+    #[test]
+    fn what_was_removed_leaves_no_long_file_behind() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("vault.redb");
+        let make = |transaction: &WriteTransaction| transaction.open_table(PAYLOADS).map(drop).map_err(Into::into);
+        let file = File::open(path.clone(), 1 << 20, make).expect("opens");
+        let fill = |range: std::ops::Range<u64>, bytes: u64| {
+            file.write(|transaction| {
+                let mut payloads = transaction.open_table(PAYLOADS)?;
+                for at in range.clone() {
+                    payloads.insert(at, vec![7_u8; 4_000].as_slice())?;
+                }
+                transaction.open_table(TOTALS)?.insert(BYTES, bytes)?;
+                Ok(())
+            })
+        };
+        fill(0..2_000, 8_000_000).expect("writes");
+        assert_eq!(file.give_back(1 << 20).expect("looks"), None, "it is full of payloads");
+        let remove = file.write(|transaction| {
+            transaction.open_table(PAYLOADS)?.retain(|at, _| at % 100 == 0)?;
+            transaction.open_table(TOTALS)?.insert(BYTES, 80_000)?;
+            Ok(())
+        });
+        remove.expect("writes");
+        let (before, after) = file.give_back(1 << 20).expect("compacts").expect("it is worth it");
+        assert!(after < before / 4, "{before} and then {after}");
+        assert!(fs::metadata(&path).expect("there").len() < before / 4);
+        assert_eq!(file.give_back(1 << 20).expect("looks"), None, "once is enough");
+        let kept = file.with(|database| Ok(database.begin_read()?.open_table(PAYLOADS)?.get(1_900)?.is_some()));
+        assert!(kept.expect("reads"));
+    }
+
+    #[test]
+    fn how_far_a_pass_has_come_is_there_after_a_restart() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let open = || File::open(dir.path().join("vault.redb"), 1 << 20, |_| Ok(())).expect("opens");
+        let file = open();
+        assert_eq!(file.scrubbed().expect("reads"), 0);
+        file.note_scrubbed(7).expect("notes");
+        file.note_retained(9).expect("notes");
+        drop(file);
+        let file = open();
+        assert_eq!(
+            (file.scrubbed().expect("reads"), file.retained().expect("reads")),
+            (7, 9)
+        );
+    }
 }

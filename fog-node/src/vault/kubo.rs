@@ -134,6 +134,15 @@ impl Kubo {
         Ok(self.rpc.size_at_once(cid).await.map_err(daemon)?.is_some())
     }
 
+    /// SHA-256 of every payload that is in the book and in the daemon's repository, in order.
+    pub(super) async fn names(&self) -> Result<Vec<[u8; 32]>, Error> {
+        self.expect_here()?;
+        let blocks = self.rpc.blocks().await.map_err(daemon)?;
+        let mut names = self.book.all().await?;
+        names.retain(|name| blocks.contains(name));
+        Ok(names)
+    }
+
     /// Whether a payload was erased.
     pub(super) async fn bars(&self, cid: &Cid) -> Result<bool, Error> {
         self.book.bars(cid).await
@@ -230,6 +239,18 @@ impl Kubo {
     pub(super) async fn refresh(&self) -> Result<(), Error> {
         self.expect_here()?;
         self.rpc.id().await.map(drop).map_err(daemon)
+    }
+
+    pub(super) async fn bytes(&self) -> Result<u64, Error> {
+        self.book.bytes().await
+    }
+
+    pub(super) async fn scrubbed(&self) -> Result<u64, Error> {
+        self.book.scrubbed().await
+    }
+
+    pub(super) async fn note_scrubbed(&self, height: u64) -> Result<(), Error> {
+        self.book.note_scrubbed(height).await
     }
 
     pub(super) async fn retained(&self) -> Result<u64, Error> {

@@ -90,6 +90,14 @@ impl Store {
         }
     }
 
+    /// SHA-256 of everything that lies here, in order, without reading any of it.
+    pub(super) async fn names(&self) -> Result<Vec<[u8; 32]>, Error> {
+        match self {
+            Self::Embedded(store) => store.names().await,
+            Self::Kubo(store) => store.names().await,
+        }
+    }
+
     /// Whether a payload was erased.
     pub(super) async fn bars(&self, cid: &Cid) -> Result<bool, Error> {
         match self {
@@ -143,6 +151,30 @@ impl Store {
         match self {
             Self::Embedded(store) => store.refresh().await,
             Self::Kubo(store) => store.refresh().await,
+        }
+    }
+
+    /// Bytes of all payloads.
+    pub(super) async fn bytes(&self) -> Result<u64, Error> {
+        match self {
+            Self::Embedded(store) => store.bytes().await,
+            Self::Kubo(store) => store.bytes().await,
+        }
+    }
+
+    /// The height up to which the pass of the scrub that is under way has come; 0 between two.
+    pub(super) async fn scrubbed(&self) -> Result<u64, Error> {
+        match self {
+            Self::Embedded(store) => store.scrubbed().await,
+            Self::Kubo(store) => store.scrubbed().await,
+        }
+    }
+
+    /// Notes how far a pass of the scrub has come.
+    pub(super) async fn note_scrubbed(&self, height: u64) -> Result<(), Error> {
+        match self {
+            Self::Embedded(store) => store.note_scrubbed(height).await,
+            Self::Kubo(store) => store.note_scrubbed(height).await,
         }
     }
 

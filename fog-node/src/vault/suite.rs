@@ -365,6 +365,63 @@ async fn a_payload_that_is_put_and_erased_at_once_is_gone(world: World) {
     }
 }
 
+async fn what_is_listed_is_what_is_here(world: World) {
+    let dir = tempfile::tempdir().expect("a folder");
+    let vault = world.open(dir.path(), &[]).await;
+    let sent: Vec<_> = (0..20).map(|at| payload(300 + at)).collect();
+    let held = futures::future::try_join_all(sent.iter().map(|payload| vault.put(payload.clone()))).await;
+    let held = held.expect("kept");
+    let (gone, left) = held.split_at(6);
+    for held in gone {
+        vault.store.remove(&held.cid()).await.expect("removed");
+    }
+    let mut vault = vault;
+    for _ in 0..2 {
+        let mut inventory = vault.inventory(Duration::ZERO).await.expect("lists");
+        assert_eq!((inventory.len(), inventory.unnamed()), (14, 14));
+        assert!(gone.iter().all(|held| !inventory.name(&held.cid())));
+        assert!(left.iter().all(|held| inventory.name(&held.cid())));
+        assert_eq!(inventory.unnamed(), 0);
+        drop(vault);
+        vault = world.open(dir.path(), &[]).await;
+    }
+}
+
+async fn garbage_goes_and_what_is_named_or_held_meanwhile_stays(world: World) {
+    let dir = tempfile::tempdir().expect("a folder");
+    let vault = world.open(dir.path(), &[]).await;
+    for _ in 0..3 {
+        let sent: Vec<_> = (0..16).map(|at| payload(1_000 + at)).collect();
+        let puts = sent.iter().map(|payload| vault.put(payload.clone()));
+        let all = futures::future::try_join_all(puts).await.expect("kept");
+        let [named, again, wanted, garbage] = [&all[..4], &all[4..8], &all[8..12], &all[12..]];
+        let mut inventory = vault.inventory(Duration::ZERO).await.expect("lists");
+        assert!(named.iter().all(|held| inventory.name(&held.cid())));
+        // While it is collected, some come once more, and somebody counts on others.
+        let puts = sent[4..8].iter().map(|payload| vault.put(payload.clone()));
+        let holds = wanted
+            .iter()
+            .map(|held| async { vault.hold(&held.cid(), Duration::from_millis(1)).await.ok() });
+        let (gone, puts, holds) = tokio::join!(
+            vault.collect(&inventory),
+            futures::future::try_join_all(puts),
+            futures::future::join_all(holds),
+        );
+        assert!(gone.expect("collects") >= 4);
+        let is_here = async |held: &super::Held| vault.local(&held.cid()).await.expect("reads").is_some();
+        for held in named.iter().chain(&puts.expect("kept")).chain(holds.iter().flatten()) {
+            assert!(is_here(held).await, "somebody counts on it");
+        }
+        assert_eq!(again.len(), 4);
+        for held in garbage {
+            assert!(!is_here(held).await, "nobody counts on it");
+        }
+        // For the next round nothing is left that nobody names.
+        let rest = vault.inventory(Duration::ZERO).await.expect("lists");
+        vault.collect(&rest).await.expect("collects");
+    }
+}
+
 async fn the_height_that_was_looked_through_is_remembered(world: World) {
     let dir = tempfile::tempdir().expect("a folder");
     let vault = world.open(dir.path(), &[]).await;
@@ -404,6 +461,8 @@ macro_rules! suite {
                 what_was_removed_is_gone_frees_its_room_and_may_come_again
                 what_was_erased_is_gone_and_never_kept_again
                 a_payload_that_is_put_and_erased_at_once_is_gone
+                what_is_listed_is_what_is_here
+                garbage_goes_and_what_is_named_or_held_meanwhile_stays
                 the_height_that_was_looked_through_is_remembered
                 a_caller_needs_no_tokio_of_its_own
                 an_object_comes_back_whole_and_in_parts

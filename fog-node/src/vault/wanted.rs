@@ -14,7 +14,7 @@ use tokio::{
 
 use record::bundle::PAYLOAD_BYTES_MAX;
 
-use super::{Error, exchange::Exchange, gather::Objects, objects::is_of_object, store::Store};
+use super::{Error, exchange::Exchange, gather::Objects, objects::is_of_object, store::Store, tenure::Tenure};
 
 /// Messages waiting for the seeker, at most; senders wait.
 pub(super) const MESSAGES_MAX: usize = 1_024;
@@ -62,12 +62,17 @@ pub(super) struct Seeker {
 struct Sources {
     fetches: Arc<Semaphore>,
     store: Store,
+    tenure: Tenure,
     exchange: Exchange,
     objects: Objects,
 }
 
 impl Seeker {
-    pub(super) fn new(messages: mpsc::Receiver<Message>, store: Store, exchange: Exchange, objects: Objects) -> Self {
+    pub(super) fn new(
+        messages: mpsc::Receiver<Message>,
+        (store, tenure, objects): (Store, Tenure, Objects),
+        exchange: Exchange,
+    ) -> Self {
         Self {
             messages,
             wanted: HashMap::new(),
@@ -75,6 +80,7 @@ impl Seeker {
             sources: Sources {
                 fetches: Arc::new(Semaphore::new(FETCHES_MAX)),
                 store,
+                tenure,
                 exchange,
                 objects,
             },
@@ -158,7 +164,11 @@ async fn round(cid: Cid, pause: Duration, sources: Sources) -> (Cid, bool) {
 
 impl Sources {
     async fn payload(&self, cid: &Cid) -> Result<bool, Error> {
-        match self.store.read(cid).await {
+        let found = {
+            let _turn = self.tenure.hold(cid).await;
+            self.store.read(cid).await
+        };
+        match found {
             Ok(found) if found.is_some() => return Ok(true),
             Ok(_) => {}
             // What comes could not be kept.
@@ -171,6 +181,7 @@ impl Sources {
         let Some(payload) = self.exchange.fetch(cid, PAYLOAD_BYTES_MAX).await else {
             return Ok(false);
         };
+        let _turn = self.tenure.hold(cid).await;
         self.store.put(*cid, payload).await.map(|()| true)
     }
 }

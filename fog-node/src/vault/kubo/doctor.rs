@@ -12,7 +12,7 @@ use serde_bytes::ByteBuf;
 
 use super::{Config, Failure, rpc::Rpc};
 use crate::vault::{
-    store::is_payload_of,
+    store::{digest, is_payload_of},
     unixfs::{LEAF_BYTES, Layout, Link},
 };
 
@@ -67,6 +67,7 @@ pub async fn examine(config: &Config, collects: bool) -> Vec<Finding> {
         "payloads a second, one after the other",
         paced(&rpc, &mut made).await,
     ));
+    findings.push(found("what it has is listed", listed(&rpc, &made).await));
     findings.push(found(
         "an unpinned payload is pinned again",
         pinned_again(&rpc, &small).await,
@@ -180,6 +181,19 @@ async fn paced(rpc: &Rpc, made: &mut Vec<Cid>) -> Result<String, String> {
     }
     let seconds = started.elapsed().as_secs_f64();
     Ok(format!("{:.0}, each read back", f64::from(PACED) / seconds))
+}
+
+async fn listed(rpc: &Rpc, made: &[Cid]) -> Result<String, String> {
+    let started = Instant::now();
+    let blocks = rpc.blocks().await.map_err(told)?;
+    match made.iter().find(|cid| !blocks.contains(&digest(cid))) {
+        Some(cid) => Err(format!("refs/local leaves out {cid}, which was put just now")),
+        None => Ok(format!(
+            "{} blocks in {} ms",
+            blocks.len(),
+            started.elapsed().as_millis()
+        )),
+    }
 }
 
 async fn pinned_again(rpc: &Rpc, payload: &[u8]) -> Result<String, String> {

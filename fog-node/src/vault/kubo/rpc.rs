@@ -3,6 +3,8 @@
 //! The same commands mean the same to Kubo and to js-ipfs, whose dialects differ in what is said when something is absent.
 //! **Invariant:** nothing that the daemon says about bytes is believed: callers compare identifiers and hash again.
 
+mod listing;
+
 use std::{path::PathBuf, str::FromStr as _, sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
@@ -315,24 +317,31 @@ impl Rpc {
 
 async fn answer(request: reqwest::RequestBuilder, bytes_max: usize) -> Result<Bytes, Failure> {
     let response = request.send().await.map_err(unreachable)?;
+    if response.status() != StatusCode::OK {
+        return Err(answered_badly(response).await);
+    }
+    let body = body(response, bytes_max).await?;
+    body.ok_or(Failure::Nonsense("too many bytes"))
+}
+
+/// What an answer says that is not the answer.
+async fn answered_badly(response: Response) -> Failure {
     let status = response.status();
     match status {
-        StatusCode::OK => body(response, bytes_max)
-            .await?
-            .ok_or(Failure::Nonsense("too many bytes")),
-        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(Failure::Denied(status)),
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Failure::Denied(status),
         StatusCode::INTERNAL_SERVER_ERROR => {
-            let answer = body(response, ANSWER_BYTES_MAX).await?.unwrap_or_default();
+            let answer = match body(response, ANSWER_BYTES_MAX).await {
+                Ok(answer) => answer.unwrap_or_default(),
+                Err(failure) => return failure,
+            };
             let message = json(&answer)
                 .ok()
                 .and_then(|answer| answer["Message"].as_str().map(str::to_owned));
-            Err(failure(
-                message.map_or_else(|| words(&answer), |text| words(text.as_bytes())),
-            ))
+            failure(message.map_or_else(|| words(&answer), |text| words(text.as_bytes())))
         }
-        status if status.is_redirection() => Err(Failure::Nonsense("it sends us elsewhere")),
-        StatusCode::NOT_FOUND => Err(Failure::Nonsense("it does not know the command")),
-        _ => Err(Failure::Nonsense("its status")),
+        status if status.is_redirection() => Failure::Nonsense("it sends us elsewhere"),
+        StatusCode::NOT_FOUND => Failure::Nonsense("it does not know the command"),
+        _ => Failure::Nonsense("its status"),
     }
 }
 

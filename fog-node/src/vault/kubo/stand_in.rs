@@ -105,6 +105,18 @@ impl Shared {
     }
 }
 
+impl Shared {
+    /// All its blocks, a line for each. Kubo lists raw blocks, whatever they were put as.
+    fn listed(&self) -> Vec<u8> {
+        let name = |block: &Vec<u8>| Cid::new_v1(canonical::RAW, *canonical::cid_of(block).hash());
+        let lines = self
+            .blocks
+            .values()
+            .map(|block| json!({"Ref": name(block).to_string(), "Err": ""}));
+        lines.flat_map(|line| format!("{line}\n").into_bytes()).collect()
+    }
+}
+
 /// The stand-in; it ends with the runtime of the test.
 #[derive(Clone)]
 // Each connection is a task of its own, and the test looks in from outside.
@@ -325,6 +337,7 @@ impl StandIn {
             }
             "pin/rm" if shared.pins.remove(&key) => json!({"Pins": ["it"]}),
             "pin/rm" => return Err("not pinned or pinned indirectly".to_owned()),
+            "refs/local" => return Ok(shared.listed()),
             "repo/gc" => {
                 let protected = shared.protected();
                 shared.blocks.retain(|key, _| protected.contains(key));
