@@ -53,8 +53,10 @@ pub struct Config {
     /// Between the end of a scrub and the next one.
     pub scrub_every_ms: u64,
     /// What a scrub reads in a second, at most: it has to leave disk and processor to the traffic. A node that holds keys also
-    /// opens what it reads and checks every signature in it.
+    /// opens what it reads and checks every signature in it. More is read only for `scrub_within_h`.
     pub scrub_bytes_per_s_max: u64,
+    /// A pass has an end within so many hours, whatever the size: if it would not, more is read in a second, up to 8 MiB.
+    pub scrub_within_h: u64,
 }
 
 impl Default for Config {
@@ -64,6 +66,7 @@ impl Default for Config {
             answer_timeout_ms: 2_000,
             scrub_every_ms: 600_000,
             scrub_bytes_per_s_max: 256 << 10,
+            scrub_within_h: 168,
         }
     }
 }
@@ -77,6 +80,7 @@ impl Config {
             ("answer_timeout_ms", self.answer_timeout_ms),
             ("scrub_every_ms", self.scrub_every_ms),
             ("scrub_bytes_per_s_max", self.scrub_bytes_per_s_max),
+            ("scrub_within_h", self.scrub_within_h),
         ];
         let zero = values.iter().filter(|(_, value)| *value == 0);
         zero.map(|(key, _)| format!("recovery.{key} must be at least 1"))

@@ -75,6 +75,12 @@ impl Finals for Below<'_> {
 }
 
 impl Chain {
+    /// How long the file is; 0 if it cannot be asked now.
+    #[must_use]
+    pub fn file_bytes(&self) -> u64 {
+        std::fs::metadata(&self.0.path).map_or(0, |file| file.len())
+    }
+
     /// Looks at all of the file as it is on the disk, past everything in memory: each block's digest and parent, each vote,
     /// each outcome, place and state digest by applying the blocks again, and the register. The first damage that is found;
     /// `None` if everything holds. Blocks; readers wait only while the file is opened anew, the writer also while the

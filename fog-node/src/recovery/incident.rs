@@ -24,6 +24,10 @@ pub enum Kind {
     ChainDamaged,
     /// A payload of a final bundle is missing, or its bytes are not what its identifier says.
     PayloadDamaged,
+    /// Payloads that the chain names are not in the vault.
+    PayloadMissing,
+    /// A peer did not prove payloads that it should hold.
+    PossessionUnproven,
     /// Rows of the index are not what the chain and the payloads say.
     IndexAltered,
     /// The consensus engine's own files kept it from starting.
@@ -40,6 +44,10 @@ pub enum Kind {
 pub enum FoundBy {
     /// The scrubber, reading everything again.
     Scrub,
+    /// The sweep, comparing what the chain names with what the vault lists.
+    Sweep,
+    /// The challenge, asking peers for proof of what they hold.
+    Challenge,
     /// The comparison of signed heads with the peers.
     Comparison,
     /// The start: a file did not open.
@@ -154,6 +162,14 @@ impl Incidents {
         Open(incident.id)
     }
 
+    /// What was found of this kind at this place and is not mended yet, whoever has found it.
+    #[must_use]
+    pub fn unmended(&self, kind: Kind, place: &str) -> Option<Open> {
+        let all = self.all();
+        let is_it = |known: &&Incident| known.took_ms.is_none() && known.kind == kind && known.place == place;
+        all.iter().rev().find(is_it).map(|known| Open(known.id))
+    }
+
     /// Records that it is mended, and from whom.
     pub fn mended(&self, Open(id): Open, repaired_from: Vec<String>) {
         let mut all = self.all();
@@ -195,6 +211,8 @@ const fn name(kind: Kind) -> &'static str {
         Kind::ChainDamaged => "chain-damaged",
         Kind::EngineDamaged => "engine-damaged",
         Kind::PayloadDamaged => "payload-damaged",
+        Kind::PayloadMissing => "payload-missing",
+        Kind::PossessionUnproven => "possession-unproven",
         Kind::IndexAltered => "index-altered",
         Kind::Diverged => "diverged",
         Kind::Forked => "forked",

@@ -5,6 +5,15 @@ use std::time::{Duration, Instant};
 /// What is smaller counts as much as this: to look something up and to check its signatures has its price.
 const STEP_BYTES_MIN: usize = 1_024;
 
+/// What a scrub reads in a second, at most, however much there is to read: a disk is there for the traffic.
+const BYTES_PER_S_CAP: u64 = 8 << 20;
+
+/// How many bytes a second a pass over so many bytes reads, so that it has an end within so many hours.
+pub(super) fn bytes_per_s(bytes: u64, bytes_per_s_max: u64, within_h: u64) -> u64 {
+    let needed = bytes.div_ceil(within_h.saturating_mul(3_600).max(1));
+    bytes_per_s_max.max(needed.min(BYTES_PER_S_CAP))
+}
+
 /// The pace of one scrub.
 #[derive(Debug)]
 pub(super) struct Pace {
@@ -37,6 +46,24 @@ mod tests {
     use super::*;
 
     const MIB: usize = 1 << 20;
+
+    #[test]
+    fn a_pass_has_an_end_in_time_whatever_the_size() {
+        let (pace, week) = (256 << 10, 168);
+        assert_eq!(bytes_per_s(10 << 30, pace, week), pace, "eleven hours, as ever");
+        let terabyte = bytes_per_s(1 << 40, pace, week);
+        assert!(terabyte > pace && (1_u64 << 40) / terabyte <= week * 3_600);
+        assert_eq!(
+            bytes_per_s(u64::MAX, pace, week),
+            BYTES_PER_S_CAP,
+            "the traffic goes first"
+        );
+        assert_eq!(
+            bytes_per_s(u64::MAX, 64 << 20, week),
+            64 << 20,
+            "unless the operator wants it"
+        );
+    }
 
     #[test]
     fn what_is_read_too_fast_is_followed_by_a_rest() {

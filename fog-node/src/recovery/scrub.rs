@@ -8,7 +8,13 @@ use std::{
 use ledger::block::Height;
 use tokio::{task::spawn_blocking, time::sleep};
 
-use super::{Error, FoundBy, Kind, Open, Recovery, Rooms, pace::Pace};
+use super::{
+    Error, FoundBy, Kind, Open, Recovery, Rooms,
+    pace::{Pace, bytes_per_s},
+};
+
+/// How far a pass has come is written at most this often.
+const NOTE_EVERY: Duration = Duration::from_secs(30);
 
 impl Recovery {
     pub(super) async fn scrub(&self) {
@@ -22,35 +28,52 @@ impl Recovery {
         }
     }
 
-    /// Everything is looked at, whatever cannot be mended; the first of those errors is given, and its incident stays open.
-    async fn scrub_once(&self) -> Result<(), Error> {
+    /// Everything is looked at, whatever cannot be mended; the first of those errors is given, and its incident stays open. A pass
+    /// that was broken off goes on at the payload at which it was; one that was not past the chain begins anew.
+    pub(crate) async fn scrub_once(&self) -> Result<(), Error> {
+        let Rooms { chain, vault, .. } = &self.0.rooms;
         let mut first = None;
-        keep(&mut first, self.scrub_chain().await);
-        keep(&mut first, self.0.rooms.vault.refresh().await.map_err(Error::from));
-        let head = self.0.rooms.chain.head().height;
-        let mut open = None;
-        let mut pace = self.pace();
-        for height in (1..=head.0).map(Height) {
+        let done = vault.scrubbed().await?;
+        if done == 0 {
+            keep(&mut first, self.scrub_chain().await);
+        }
+        keep(&mut first, vault.refresh().await.map_err(Error::from));
+        let head = chain.head().height;
+        let (mut open, mut noted) = (None, Instant::now());
+        let mut pace = self.pace().await?;
+        for height in (done + 1..=head.0).map(Height) {
             keep(&mut first, self.scrub_payloads(height, &mut pace, &mut open).await);
             keep(&mut first, self.scrub_rows(height).await);
+            // What could not be mended is looked at again.
+            if first.is_none() && noted.elapsed() >= NOTE_EVERY {
+                keep(&mut first, vault.note_scrubbed(height.0).await.map_err(Error::from));
+                noted = Instant::now();
+            }
         }
         keep(&mut first, self.scrub_strays(head).await);
-        match (first, open) {
-            (Some(error), _) => Err(error),
-            (None, Some(open)) => {
-                self.0.incidents.mended(open, vec!["peers".to_owned()]);
-                Ok(())
-            }
-            (None, None) => Ok(()),
+        keep(&mut first, vault.note_scrubbed(0).await.map_err(Error::from));
+        if let Some(error) = first {
+            return Err(error);
         }
+        // Also what was found before the node was started again.
+        let open = open.or_else(|| self.0.incidents.unmended(Kind::PayloadDamaged, vault.place()));
+        if let Some(open) = open {
+            self.0.incidents.mended(open, vec!["peers".to_owned()]);
+        }
+        Ok(())
     }
 
-    fn pace(&self) -> Pace {
-        Pace::starting(Instant::now(), self.0.config.scrub_bytes_per_s_max)
+    async fn pace(&self) -> Result<Pace, Error> {
+        let Rooms { chain, vault, .. } = &self.0.rooms;
+        let config = &self.0.config;
+        let bytes = chain.file_bytes().saturating_add(vault.bytes().await?);
+        let rate = bytes_per_s(bytes, config.scrub_bytes_per_s_max, config.scrub_within_h);
+        metrics::gauge!("fog_recovery_scrub_bytes_per_second").set(rate as f64);
+        Ok(Pace::starting(Instant::now(), rate))
     }
 
     async fn scrub_chain(&self) -> Result<(), Error> {
-        let (chain, mut pace) = (self.0.rooms.chain.clone(), self.pace());
+        let (chain, mut pace) = (self.0.rooms.chain.clone(), self.pace().await?);
         let rest = move |bytes| thread::sleep(pace.rest(bytes, Instant::now()));
         let damage = spawn_blocking(move || chain.scrub(rest))
             .await
