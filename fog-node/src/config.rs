@@ -13,7 +13,7 @@ use toml::{Table, Value};
 
 pub use observer::Observer;
 
-use crate::{chain, consensus, http, index, intake, keyring, mempool, query, recovery, telemetry, vault};
+use crate::{chain, consensus, http, index, intake, keyring, mempool, possession, query, recovery, telemetry, vault};
 
 /// An environment variable `FOG_HTTP__LISTEN` overrides `listen` in `[http]`.
 const PREFIX: &str = "FOG_";
@@ -55,6 +55,8 @@ pub struct Config {
     pub query: query::Config,
     /// `[recovery]`
     pub recovery: recovery::Config,
+    /// `[possession]`
+    pub possession: possession::Config,
     /// `[telemetry]`
     pub telemetry: telemetry::Config,
 }
@@ -129,6 +131,7 @@ impl Config {
             intake: read.section("intake"),
             query: read.section("query"),
             recovery: read.section("recovery"),
+            possession: read.section("possession"),
             telemetry: read.section("telemetry"),
         };
         let mut faults = read.finish();
@@ -137,6 +140,7 @@ impl Config {
         faults.extend(config.vault.faults());
         faults.extend(config.index.faults());
         faults.extend(config.recovery.faults());
+        faults.extend(config.possession.faults());
         faults.extend(config.telemetry.faults());
         faults.extend(config.limits_that_let_nothing_through());
         place(&mut config.http, &mut config.keyring, &mut config.vault, folder);

@@ -15,6 +15,7 @@ pub mod light;
 pub mod observer;
 pub mod parameters;
 pub mod payloads;
+pub mod possession;
 pub mod receipts;
 pub mod route;
 pub mod server;
@@ -38,6 +39,7 @@ use crate::{
     index::Index,
     intake::Intake,
     mempool::Mempool,
+    possession::Possession,
     query::Query,
     recovery::{Recovery, Standing},
     telemetry::Telemetry,
@@ -197,6 +199,8 @@ pub struct Rooms {
     pub query: Query,
     /// What a member without a chain may learn of it.
     pub disclosure: Disclosure,
+    /// What this node proves, and what others have proven to it.
+    pub possession: Possession,
     /// Whether this node may answer, and what went wrong here.
     pub recovery: Recovery,
     /// What is counted.
@@ -316,6 +320,7 @@ pub fn routes() -> Vec<Route<Context>> {
         transactions::routes(),
         devices::routes(),
         payloads::routes(),
+        possession::routes(),
         chain::routes(),
         light::routes(),
         health::routes(),

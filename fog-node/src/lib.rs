@@ -8,7 +8,7 @@
 //! 2. [`http`] the outer door: one file a resource, who asks, how it fails. [`consensus`] the engine room: propose, verify,
 //!    finalize.
 //! 3. [`follow`] headers, state and commitments from nodes that are not believed, for an observer. [`recovery`] compare
-//!    with the others, read everything again, mend it.
+//!    with the others, read everything again, mend it. [`possession`] who holds what: proven, compared with the chain, let go of.
 //! 4. [`intake`] check, keep, queue. [`query`] permitted questions, the only way to records. [`projection`] from the chain
 //!    into the index. [`disclosure`] what a member without a chain may learn of it. [`retention`] every payload that the chain names, held here. [`turnstile`] how many of one name may be
 //!    in a room.
@@ -31,6 +31,7 @@ pub mod consensus;
 pub mod http;
 
 pub mod follow;
+pub mod possession;
 
 pub mod recovery;
 

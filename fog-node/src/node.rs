@@ -265,6 +265,7 @@ impl Node {
             intake: work.intake,
             query: work.query,
             disclosure: work.disclosure,
+            possession: work.possession.clone(),
             recovery: work.recovery.clone(),
             telemetry: telemetry.clone(),
             consensus_runs,
@@ -281,6 +282,7 @@ impl Node {
         tasks.spawn(named("seats", seats));
         tasks.spawn(named("retention", work.retention.run()));
         tasks.spawn(named("recovery", work.recovery.run()));
+        tasks.spawn(named("possession", work.possession.run()));
         let shutdown = shutdown.clone();
         tasks.spawn(async move {
             let end = http::serve(listener, &identity, context, shutdown).await;
@@ -342,6 +344,8 @@ pub(crate) fn peers_client(identity: &Identity, headers: HeaderMap) -> Result<re
     let client = reqwest::Client::builder()
         .tls_backend_preconfigured(tls)
         .https_only(true)
+        // Who asks for proof looks at who answered.
+        .tls_info(true)
         .no_proxy()
         .redirect(reqwest::redirect::Policy::none())
         .default_headers(headers)

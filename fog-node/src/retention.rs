@@ -1,31 +1,34 @@
 //! Sees to it that this node holds the payload of every final bundle: the chain says which, the vault remembers how far.
 //!
-//! A validator votes only with the payloads in hand; what was ordered while this node was away, or rotted since, is fetched
-//! here. The height up to which everything is held lies in the vault's own file, so that it is lost together with the
+//! A validator votes only with the payloads in hand; what was ordered while this node was away, or was lost since, is fetched
+//! here. There is one queue of what is missing, whoever found it out: this task, which reads the chain, or who looks after what
+//! is held (`possession`). The height up to which everything was held lies in the vault's own file, so that it is lost together with the
 //! payloads it speaks of. Nothing is given up: a payload that nobody has now is asked for again, ever more rarely.
 
-use std::{
-    collections::BTreeMap,
-    time::{Duration, Instant},
-};
+mod queue;
+
+use std::time::{Duration, Instant};
 
 use cid::Cid;
 use futures::{StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
 use ledger::block::Height;
+use serde::Serialize;
+use tokio::sync::{mpsc, watch};
 
 use crate::{
     chain::{self, Chain},
     vault::{self, Vault},
 };
+use queue::Queue;
 
 /// Payloads that are looked for at the same time.
 const SOUGHT_MAX: usize = 64;
+/// Orders on their way into the queue, at most; who gives more waits.
+const ORDERS_MAX: usize = 64;
+/// Heights that are read before what was found is looked for.
+const HEIGHTS_AT_ONCE: usize = 64;
 /// How long one attempt may take.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(30);
-/// Pause before the second attempt; doubles up to [`PAUSE_MAX`].
-const PAUSE: Duration = Duration::from_secs(1);
-/// The longest pause between two attempts.
-const PAUSE_MAX: Duration = Duration::from_secs(300);
 /// After this many attempts without success a payload is reported as missing, once.
 const ATTEMPTS_UNTIL_MISSING: u32 = 3;
 /// The progress is written at most this often; what is not written is looked at again after a restart.
@@ -46,51 +49,114 @@ enum Failure {
     BegunAnew,
 }
 
-/// The task that follows the chain.
+/// A payload that somebody found missing.
+#[derive(Debug)]
+struct Order {
+    cid: Cid,
+    height: Height,
+    tell: mpsc::Sender<Cid>,
+}
+
+/// The queue of what is missing, in numbers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Figures {
+    /// Payloads that are wanted.
+    pub wanted: usize,
+    /// Of them, those that peers are being asked for.
+    pub under_way: usize,
+    /// How long the one that waits longest has waited, in milliseconds.
+    pub oldest_ms: u64,
+    /// Payloads that were had since the node was started.
+    pub repaired: u64,
+}
+
+/// The way into the queue; clones share it.
+#[derive(Clone, Debug)]
+pub struct Repairs {
+    orders: mpsc::Sender<Order>,
+    figures: watch::Receiver<Figures>,
+}
+
+impl Repairs {
+    /// Has a payload fetched that the chain names at a height; waits while the queue is full. It is told when the payload is
+    /// here, which may be never.
+    pub async fn order(&self, cid: Cid, height: Height, tell: &mpsc::Sender<Cid>) {
+        let tell = tell.clone();
+        // The node is stopping.
+        let _ordered = self.orders.send(Order { cid, height, tell }).await;
+    }
+
+    /// How long the queue is.
+    #[must_use]
+    pub fn figures(&self) -> Figures {
+        *self.figures.borrow()
+    }
+}
+
+/// The task that follows the chain and works off the queue.
 #[derive(Debug)]
 pub struct Retention {
     chain: Chain,
     vault: Vault,
+    orders: mpsc::Receiver<Order>,
+    figures: watch::Sender<Figures>,
 }
 
-/// What is being looked for: how many payloads of which heights, up to where the chain was read.
+/// What is being looked for, up to where the chain was read.
 struct Search<'a> {
-    sought: FuturesUnordered<BoxFuture<'a, Height>>,
-    open: BTreeMap<Height, usize>,
+    queue: Queue,
+    sought: FuturesUnordered<BoxFuture<'a, (Cid, bool)>>,
     read: Height,
     noted: (Height, Instant),
 }
 
 impl Search<'_> {
-    /// The height up to which everything is held.
-    fn held(&self) -> Height {
-        self.open
-            .first_key_value()
-            .map_or(self.read, |(height, _)| Height(height.0 - 1))
+    fn from(start: Height) -> Self {
+        Self {
+            queue: Queue::default(),
+            sought: FuturesUnordered::new(),
+            read: start,
+            noted: (start, Instant::now()),
+        }
     }
 
-    fn found(&mut self, height: Height) {
-        if let Some(open) = self.open.get_mut(&height) {
-            *open -= 1;
-            if *open == 0 {
-                self.open.remove(&height);
-            }
-        }
+    /// The height up to which everything is held.
+    fn held(&self) -> Height {
+        self.queue.complete_up_to(self.read)
     }
 }
 
 impl Retention {
-    /// Follows this chain for this vault.
+    /// Follows this chain for this vault; whoever finds something missing has the other half.
     #[must_use]
-    pub const fn new(chain: Chain, vault: Vault) -> Self {
-        Self { chain, vault }
+    pub fn new(chain: Chain, vault: Vault) -> (Self, Repairs) {
+        let (giver, orders) = mpsc::channel(ORDERS_MAX);
+        let (figures, seen) = watch::channel(Figures::default());
+        let repairs = Repairs {
+            orders: giver,
+            figures: seen,
+        };
+        let retention = Self {
+            chain,
+            vault,
+            orders,
+            figures,
+        };
+        (retention, repairs)
     }
 
     /// Runs until the chain is gone.
     pub async fn run(self) {
+        let Self {
+            chain,
+            vault,
+            mut orders,
+            figures,
+        } = self;
+        let follower = Follower { chain, vault, figures };
         let (mut said, mut since) = (String::new(), Instant::now());
         loop {
-            let followed = self.follow().await;
+            let followed = follower.follow(&mut orders).await;
             if since.elapsed() > FORGOTTEN_AFTER {
                 said.clear();
             }
@@ -109,61 +175,86 @@ impl Retention {
             }
         }
     }
+}
 
-    async fn follow(&self) -> Result<(), Failure> {
+/// The task's own half.
+struct Follower {
+    chain: Chain,
+    vault: Vault,
+    figures: watch::Sender<Figures>,
+}
+
+impl Follower {
+    async fn follow(&self, orders: &mut mpsc::Receiver<Order>) -> Result<(), Failure> {
         let mut heads = self.chain.watch();
-        let start = Height(self.vault.retained().await?);
-        let mut search = Search {
-            sought: FuturesUnordered::new(),
-            open: BTreeMap::new(),
-            read: start,
-            noted: (start, Instant::now()),
-        };
+        let mut search = Search::from(Height(self.vault.retained().await?));
         loop {
             let head = heads.borrow_and_update().height;
-            while search.read < head && search.sought.len() < SOUGHT_MAX {
-                self.read(search.read.next(), &mut search).await?;
+            for _ in 0..HEIGHTS_AT_ONCE {
+                if search.read < head && search.queue.has_room() {
+                    self.read(search.read.next(), &mut search).await?;
+                }
+            }
+            while search.sought.len() < SOUGHT_MAX
+                && let Some(cid) = search.queue.next(Instant::now())
+            {
+                search.sought.push(Box::pin(self.attempt(cid)));
             }
             self.note(&mut search).await?;
-            let may_read = search.sought.len() < SOUGHT_MAX;
+            self.show(&search);
+            let has_room = search.queue.has_room();
+            let may_read = has_room && search.read < head;
+            let due = search.queue.due().filter(|_| search.sought.len() < SOUGHT_MAX);
             tokio::select! {
-                changed = heads.changed(), if may_read => if changed.is_err() { return Ok(()) },
-                Some(height) = search.sought.next() => search.found(height),
+                () = std::future::ready(()), if may_read => {}
+                changed = heads.changed(), if !may_read => if changed.is_err() { return Ok(()) },
+                Some((cid, is_here)) = search.sought.next() => self.settle(cid, is_here, &mut search.queue),
+                Some(Order { cid, height, tell }) = orders.recv(), if has_room => {
+                    search.queue.want(cid, height, Some(tell), Instant::now());
+                }
+                () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now).into()), if due.is_some() => {}
             }
         }
     }
 
     /// Looks for the payloads of one block.
-    async fn read<'a>(&'a self, height: Height, search: &mut Search<'a>) -> Result<(), Failure> {
-        let commitments = self.chain.commitments(height).await?.unwrap_or_default();
-        for commitment in commitments {
+    async fn read(&self, height: Height, search: &mut Search<'_>) -> Result<(), Failure> {
+        for commitment in self.chain.commitments(height).await?.unwrap_or_default() {
             if self.vault.local(&commitment.cid).await?.is_none() {
-                *search.open.entry(height).or_default() += 1;
-                search.sought.push(Box::pin(self.hold(commitment.cid, height)));
+                search.queue.want(commitment.cid, height, None, Instant::now());
             }
         }
         search.read = height;
         Ok(())
     }
 
-    /// Asks until the payload is here.
-    async fn hold(&self, cid: Cid, height: Height) -> Height {
-        let mut pause = PAUSE;
-        for attempt in 1_u32.. {
-            // A full disk, or a daemon that is away, is no reason to ask ever more rarely, nor to call a payload missing.
-            self.vault.until_it_keeps().await;
-            if self.vault.hold(&cid, ATTEMPT_TIMEOUT).await.is_ok() {
-                metrics::counter!("fog_retention_payloads_fetched_total").increment(1);
-                break;
-            }
-            if attempt == ATTEMPTS_UNTIL_MISSING {
-                metrics::counter!("fog_retention_payloads_missing_total").increment(1);
-                tracing::warn!(%cid, %height, "a payload that the chain names is neither here nor at a peer; asked for again");
-            }
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(PAUSE_MAX);
+    /// Asks for a payload once; whether it is here.
+    async fn attempt(&self, cid: Cid) -> (Cid, bool) {
+        // A full disk, or a daemon that is away, is no reason to ask ever more rarely, nor to call a payload missing.
+        self.vault.until_it_keeps().await;
+        (cid, self.vault.hold(&cid, ATTEMPT_TIMEOUT).await.is_ok())
+    }
+
+    fn settle(&self, cid: Cid, is_here: bool, queue: &mut Queue) {
+        if is_here {
+            metrics::counter!("fog_retention_payloads_fetched_total").increment(1);
+            self.figures.send_modify(|figures| figures.repaired += 1);
+            queue.had(&cid);
+        } else if let Some((height, ATTEMPTS_UNTIL_MISSING)) = queue.again(cid, Instant::now()) {
+            metrics::counter!("fog_retention_payloads_missing_total").increment(1);
+            tracing::warn!(%cid, %height, "a payload that the chain names is neither here nor at a peer; asked for again");
         }
-        height
+    }
+
+    fn show(&self, search: &Search<'_>) {
+        let oldest = search.queue.oldest().map_or(Duration::ZERO, |since| since.elapsed());
+        metrics::gauge!("fog_retention_queue_payloads").set(search.queue.len() as f64);
+        metrics::gauge!("fog_retention_queue_oldest_seconds").set(oldest.as_secs_f64());
+        self.figures.send_modify(|figures| {
+            figures.wanted = search.queue.len();
+            figures.under_way = search.sought.len();
+            figures.oldest_ms = u64::try_from(oldest.as_millis()).unwrap_or(u64::MAX);
+        });
     }
 
     async fn note(&self, search: &mut Search<'_>) -> Result<(), Failure> {
@@ -208,12 +299,11 @@ mod tests {
         (chain, vault)
     }
 
-    #[tokio::test(flavor = "multi_thread")]
-    async fn what_was_missed_is_still_wanted_after_a_restart() {
-        let dir = tempfile::tempdir().expect("a folder");
+    /// A chain of two blocks, the second with one commitment.
+    async fn with_a_commitment(dir: &std::path::Path) -> (Chain, Vault) {
         let (keys, gateway) = ([SigningKey::random()], SigningKey::random());
         let genesis = founded(&keys);
-        let (chain, vault) = open(dir.path(), &genesis).await;
+        let (chain, vault) = open(dir, &genesis).await;
         let first = child(
             &genesis,
             &Block::genesis(&genesis),
@@ -223,45 +313,67 @@ mod tests {
         chain
             .append_all(&[finalized(&first), finalized(&second)])
             .expect("appends");
+        (chain, vault)
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_was_missed_is_still_wanted_after_a_restart() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let (chain, vault) = with_a_commitment(dir.path()).await;
         assert_eq!(
             chain.commitments(Height(2)).await.expect("reads").expect("there").len(),
             1
         );
 
         // Nobody told this task of the block: it reads the chain. The payload comes late.
-        let task = tokio::spawn(Retention::new(chain.clone(), vault.clone()).run());
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        let (retention, repairs) = Retention::new(chain.clone(), vault.clone());
+        let task = tokio::spawn(retention.run());
+        let wanted = async {
+            while repairs.figures().wanted != 1 {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), wanted)
+            .await
+            .expect("it looks for it");
         assert_eq!(vault.retained().await.expect("reads"), 0, "a payload is missing");
         vault.put("sealed".into()).await.expect("kept");
         task.abort();
-        let retention = Retention::new(chain, vault.clone());
-        let mut search = Search {
-            sought: FuturesUnordered::new(),
-            open: BTreeMap::new(),
-            read: Height(0),
-            noted: (Height(0), Instant::now() - NOTE_EVERY),
+        let follower = Follower {
+            chain,
+            vault: vault.clone(),
+            figures: watch::Sender::default(),
         };
+        let mut search = Search::from(Height(0));
         for height in [1, 2] {
-            retention.read(Height(height), &mut search).await.expect("reads");
+            follower.read(Height(height), &mut search).await.expect("reads");
         }
-        assert_eq!((search.held(), search.sought.len()), (Height(2), 0));
-        retention.note(&mut search).await.expect("notes");
+        assert_eq!((search.held(), search.queue.len()), (Height(2), 0));
+        search.noted.1 = Instant::now() - NOTE_EVERY;
+        follower.note(&mut search).await.expect("notes");
         assert_eq!(vault.retained().await.expect("reads"), 2);
         assert!(vault.local(&cid_of(b"sealed")).await.expect("reads").is_some());
     }
 
-    #[test]
-    fn the_lowest_height_with_something_missing_bounds_what_is_held() {
-        let mut search = Search {
-            sought: FuturesUnordered::new(),
-            open: BTreeMap::from([(Height(5), 2), (Height(7), 1)]),
-            read: Height(9),
-            noted: (Height(0), Instant::now()),
-        };
-        search.found(Height(7));
-        search.found(Height(5));
-        assert_eq!(search.held(), Height(4));
-        search.found(Height(5));
-        assert_eq!(search.held(), Height(9));
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_somebody_found_missing_is_fetched_and_told() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let (chain, vault) = with_a_commitment(dir.path()).await;
+        let held = vault.put("sealed".into()).await.expect("kept");
+        let (retention, repairs) = Retention::new(chain, vault.clone());
+        let task = tokio::spawn(retention.run());
+        // Neither a payload that is here after all nor one that never comes keeps the next one back.
+        let (tell, mut told) = mpsc::channel(3);
+        let late = cid_of(b"late");
+        for cid in [cid_of(b"never"), late, held.cid()] {
+            repairs.order(cid, Height(2), &tell).await;
+        }
+        assert_eq!(told.recv().await, Some(held.cid()));
+        vault.put("late".into()).await.expect("kept");
+        let next = tokio::time::timeout(Duration::from_secs(60), told.recv()).await;
+        assert_eq!(next.expect("in time"), Some(late));
+        let figures = repairs.figures();
+        assert_eq!(figures.repaired, 2);
+        task.abort();
     }
 }

@@ -22,7 +22,7 @@ const DOORS: [&[&str]; 12] = [
     &["audit", "edge", "members", "replace"],
     &["config"],
     &["http", "consensus"],
-    &["follow"],
+    &["follow", "possession"],
     &["recovery"],
     &["intake", "query", "projection", "retention", "disclosure"],
     &["mempool", "proofs"],

@@ -4,6 +4,7 @@ use ledger::{
     admission::{Admission, Submission},
     block::Height,
     handover::Committees,
+    holding::{Answer, Challenge},
     light::{CarriedCommitments, CarriedHeaders},
     proof::Receipt,
     transaction::{Action, Grant},
@@ -488,4 +489,48 @@ async fn the_door_asks_who_you_are_and_says_what_it_takes() {
         assert_eq!(status(clinic.get(open)).await, 200, "{open}");
     }
     assert_eq!(status(clinic.get("/api/v1/chain/blocks/9")).await, 404);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_validator_is_given_proof_of_a_payload_and_nobody_else() {
+    let clinic = Clinic::open().await;
+    clinic.enrol().await;
+    let (bundle, submission) = clinic.submission(1);
+    assert_eq!(clinic.submit(&clinic.gateway, submission.clone()).await.status(), 202);
+    clinic.receipt(&bundle).await;
+    let payload = Submission::decode(&submission).expect("a submission").into_parts().1;
+    let cid = record::canonical::cid_of(&payload);
+    let asked = Challenge::to([7; 32], vec![cid, record::canonical::cid_of(b"absent")]).expect("two payloads");
+    let ask = async |by: &Client, body: Vec<u8>| {
+        let request = by
+            .post(clinic.url("/api/v1/possession"))
+            .header("content-type", record::canonical::MEDIA_TYPE);
+        request.body(body).send().await.expect("answers")
+    };
+    for by in [&clinic.anybody, &clinic.gateway] {
+        assert_eq!(ask(by, asked.encode()).await.status(), 403);
+    }
+    let mut altered = asked.encode();
+    altered.push(0);
+    assert_eq!(ask(&clinic.node, altered).await.status(), 422);
+    assert_eq!(ask(&clinic.node, vec![0; 5_000]).await.status(), 413);
+    let answered = ask(&clinic.node, asked.encode()).await;
+    assert_eq!(answered.status(), 200);
+    let network = clinic.genesis.network();
+    let body_bytes = answered.bytes().await.expect("a body");
+    let answer = Answer::decode(&body_bytes, &network, &asked).expect("genuine");
+    assert_eq!(answer.validator, clinic.genesis.validators[0].key);
+    let proof = asked.proof(&network, &answer.validator, &payload);
+    assert_eq!(answer.proofs, [Some(proof), None]);
+
+    let report = body(clinic.get("/api/v1/possession").send().await.expect("answers")).await;
+    assert_eq!((&report["missing"], &report["peers"]), (&json!(0), &json!([])));
+    let address = format!("/api/v1/possession/{cid}");
+    assert_eq!(clinic.get(&address).send().await.expect("answers").status(), 401);
+    let token = clinic.token("insurer-b", "system/Patient.read");
+    let holders = clinic.get(&address).bearer_auth(&token).send().await.expect("answers");
+    assert_eq!(body(holders).await["here"], json!(true));
+    let absent = format!("/api/v1/possession/{}", record::canonical::cid_of(b"absent"));
+    let told = clinic.get(&absent).bearer_auth(&token).send().await.expect("answers");
+    assert_eq!(told.status(), 404);
 }

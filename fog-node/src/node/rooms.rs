@@ -4,7 +4,9 @@ use std::path::Path;
 
 use http::HeaderMap;
 use ledger::genesis::Genesis;
-use record::signature::SigningKey;
+use record::{canonical::Digest, signature::SigningKey};
+use reqwest::tls::TlsInfo;
+use rustls::pki_types::CertificateDer;
 
 use super::{Error, Node, open, peers_client};
 use crate::{
@@ -13,10 +15,12 @@ use crate::{
     consensus,
     containment::contained,
     disclosure::Disclosure,
+    http::caller::Peer,
     index::Index,
     intake::Intake,
     keyring::Keyring,
     mempool::Mempool,
+    possession::{self, Possession},
     projection::Projection,
     query::{self, Query},
     recovery::{self, FoundBy, Incidents, Kind, Recovery},
@@ -64,6 +68,7 @@ pub(super) struct Work {
     pub(super) retention: Retention,
     pub(super) disclosure: Disclosure,
     pub(super) recovery: Recovery,
+    pub(super) possession: Possession,
 }
 
 impl Work {
@@ -81,6 +86,22 @@ impl Work {
             vault: vault.clone(),
             projection: projection.clone(),
         };
+        let recovery = Recovery::new(
+            config.recovery.clone(),
+            key.clone(),
+            looked_after,
+            (stores.peers.clone(), &config.vault.exchange.peers),
+            stores.incidents.clone(),
+        );
+        let (retention, repairs) = Retention::new(chain.clone(), vault.clone());
+        let held = possession::Rooms {
+            chain: chain.clone(),
+            mempool: stores.mempool.clone(),
+            vault: vault.clone(),
+            repairs,
+            recovery: recovery.clone(),
+            incidents: stores.incidents.clone(),
+        };
         Self {
             intake: Intake::new(
                 &config.intake,
@@ -90,18 +111,19 @@ impl Work {
                 vault.clone(),
             ),
             query: Query::new(&config.query, config.organization.clone(), readable),
-            retention: Retention::new(chain.clone(), vault.clone()),
+            possession: Possession::new(config.possession.clone(), key, held, (stores.peers.clone(), shown)),
+            retention,
             disclosure: Disclosure::new(chain.clone(), vault.clone()),
-            recovery: Recovery::new(
-                config.recovery.clone(),
-                key,
-                looked_after,
-                (stores.peers.clone(), &config.vault.exchange.peers),
-                stores.incidents.clone(),
-            ),
+            recovery,
             projection,
         }
     }
+}
+
+/// Who answered: the key of the certificate that the connection showed, as the chain pins it.
+fn shown(response: &reqwest::Response) -> Option<Digest> {
+    let info = response.extensions().get::<TlsInfo>()?;
+    Peer::identity(&CertificateDer::from(info.peer_certificate()?))
 }
 
 /// Opens the chain. A file that is damaged is set aside, once, and begun anew: the engine delivers the blocks again from its

@@ -19,9 +19,11 @@ use crate::{
     intake::{self, Intake},
     keyring::{Holding, Keyring, Passphrase},
     mempool::{self, Mempool},
+    possession::{self, Possession},
     projection::Projection,
     query::{self, Query},
     recovery::{self, Incidents, Recovery},
+    retention::Retention,
     telemetry::{self, Telemetry},
     vault::{self, Vault},
 };
@@ -91,12 +93,29 @@ pub(super) async fn open(
         vault: vault.clone(),
         projection,
     };
+    let incidents = Incidents::open(dir).expect("opens");
     let recovery = Recovery::new(
         recovery::Config::default(),
         key.clone(),
         looked_after,
-        (peers_client, &[]),
-        Incidents::open(dir).expect("opens"),
+        (peers_client.clone(), &[]),
+        incidents.clone(),
+    );
+    let (retention, repairs) = Retention::new(chain.clone(), vault.clone());
+    tokio::spawn(retention.run());
+    let held = possession::Rooms {
+        chain: chain.clone(),
+        mempool: mempool.clone(),
+        vault: vault.clone(),
+        repairs,
+        recovery: recovery.clone(),
+        incidents,
+    };
+    let possession = Possession::new(
+        possession::Config::default(),
+        key.clone(),
+        held,
+        (peers_client, |_| None),
     );
     tokio::spawn(finalize(chain.clone(), mempool.clone(), genesis.clone(), key.clone()));
     let intake = intake::Config::default();
@@ -119,6 +138,7 @@ pub(super) async fn open(
         intake,
         query,
         disclosure,
+        possession,
         recovery,
         telemetry: telemetry(),
         consensus_runs,
