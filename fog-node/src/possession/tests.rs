@@ -1,5 +1,6 @@
 //! Nodes that hold, lose, lie and stall, asked for proof by a node that has everything.
 
+#[cfg(test)]
 mod world;
 
 use std::{
