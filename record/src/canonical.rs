@@ -25,6 +25,8 @@ pub struct Domain(&'static str);
 impl Domain {
     /// A sealed bundle's identifier.
     pub const BUNDLE: Self = Self("vitalfog/bundle/v1");
+    /// A sealed document's identifier, and what binds its parts together.
+    pub const DOCUMENT: Self = Self("vitalfog/document/v1");
     /// A device's signature over a reading, and the digest by which a message is known again.
     pub const READING: Self = Self("vitalfog/reading/v1");
     /// A gateway's reading key, which devices seal their messages to.

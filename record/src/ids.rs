@@ -143,7 +143,7 @@ identifier!(
     ReadingKeyId
 );
 identifier!(
-    /// A sealed bundle: the digest of its bytes.
+    /// What a commitment is to: of a sealed bundle the digest of its bytes, of a sealed document the digest of its root's CID.
     BundleId
 );
 

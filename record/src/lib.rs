@@ -8,7 +8,7 @@
 //! 3. [`vital`] the LOINC codes, UCUM units and plausible limits we know; [`decimal`] their exact numbers.
 //! 4. [`clock`] when it was measured, if the device has no wall clock; [`observation`] a reading in clinical terms.
 //! 5. [`gaps`] which readings never came, as the gateway reports it; [`bundle`] readings and reports of one subject and
-//!    category, sealed to the subject's key and opened again.
+//!    category, sealed to the subject's key and opened again; [`document`] the same for a large record, as a stream.
 //! 6. [`canonical`] the one encoding that is hashed, and Algorithm 1; [`merkle`] inclusion in a batch.
 //! 7. [`fhir`] the shape the outside sees.
 
@@ -32,6 +32,8 @@ pub mod observation;
 pub mod gaps;
 
 pub mod bundle;
+
+pub mod document;
 
 pub mod canonical;
 pub mod merkle;
