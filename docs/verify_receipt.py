@@ -119,12 +119,17 @@ def read(data, at=0, depth=0):
 
 
 def committed(transaction):
-    """The bundle that a signed transaction commits to: a multihash."""
+    """The identifier of the bundle or document that a signed transaction commits to: a multihash."""
     try:
         signed, end = read(transaction)
         body, _ = read(signed["body"])
         demand(end == len(transaction), "the transaction is not DAG-CBOR")
-        return body["action"]["commit"]["bundle"]
+        action = body["action"]
+        if "commit-document" not in action:
+            return action["commit"]["bundle"]
+        link = action["commit-document"]["cid"]
+        demand(len(action) == 1 and isinstance(link, bytes) and link[:1] == b"\0", "the transaction is no commitment")
+        return b"\x12\x20" + digest("vitalfog/document/v1", link[1:])
     except (KeyError, TypeError, ValueError, UnicodeDecodeError):
         raise Forged("the transaction is no commitment") from None
 

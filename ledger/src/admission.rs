@@ -3,13 +3,17 @@
 use record::{
     bundle::{Bundle, PAYLOAD_BYTES_MAX, SealError, SealedBundle, SubjectKey},
     canonical::{self, CanonicalError, Digest, Domain},
+    document,
     ids::{BundleId, GatewayId, NetworkId},
     signature::{PublicKey, Signature, SigningKey},
 };
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
-use crate::transaction::{Action, Author, Commitment, SignedTransaction, TRANSACTION_BYTES_MAX, Transaction};
+use crate::{
+    document::DocumentCommitment,
+    transaction::{Action, Author, Commitment, SignedTransaction, TRANSACTION_BYTES_MAX, Transaction},
+};
 
 /// A submission has at most this many bytes.
 pub const SUBMISSION_BYTES_MAX: usize = PAYLOAD_BYTES_MAX + TRANSACTION_BYTES_MAX + 1_024;
@@ -34,7 +38,7 @@ pub enum SubmissionError {
     #[error("the transaction of a submission must be a commitment")]
     NoCommitment,
     /// Bundle id, CID, key or author differ between payload and commitment.
-    #[error("the commitment is not to this payload: its bundle id, CID, key or author differ")]
+    #[error("the commitment is not to this payload: its bundle id, CID, size, key or author differ")]
     Mismatch,
 }
 
@@ -50,6 +54,27 @@ pub fn matched<'a>(transaction: &'a SignedTransaction, payload: &[u8]) -> Result
         && commitment.cid == canonical::cid_of(payload)
         && commitment.key == sealed.key
         && transaction.claims().author == Author::Gateway(sealed.author);
+    if same {
+        Ok(commitment)
+    } else {
+        Err(SubmissionError::Mismatch)
+    }
+}
+
+/// The commitment that a transaction makes to the document that begins with these bytes and has this many; asked by who keeps
+/// it and by every voter. That the bytes are those of the root is for the vault to say.
+///
+/// # Errors
+/// [`SubmissionError`] says what differs.
+pub fn matched_document<'a>(
+    transaction: &'a SignedTransaction,
+    (start, bytes): (&[u8], u64),
+) -> Result<&'a DocumentCommitment, SubmissionError> {
+    let commitment = transaction.document().ok_or(SubmissionError::NoCommitment)?;
+    let head = document::head_of(start, bytes)?;
+    let same = commitment.bytes == bytes
+        && commitment.key == head.key
+        && transaction.claims().author == Author::Gateway(head.author);
     if same {
         Ok(commitment)
     } else {

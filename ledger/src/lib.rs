@@ -2,8 +2,8 @@
 //!
 //! The pure half of the fog: no tokio, no I/O, no clock. In the order a commitment meets them:
 //!
-//! 1. [`member`] organisations and their nodes; [`genesis`] who founded the network; [`transaction`] what an author signs, and
-//!    [`possession`] how a device's key proves itself.
+//! 1. [`member`] organisations and their nodes; [`genesis`] who founded the network; [`document`] what is said of a large
+//!    record; [`transaction`] what an author signs, and [`possession`] how a device's key proves itself.
 //! 2. [`admission`] how a gateway hands over a bundle; [`policy`] the hash validation policy P and the nonce
 //!    search (Algorithm 3).
 //! 3. [`block`] Block -> VerifiedBlock -> FinalizedBlock, by its [`votes`].
@@ -15,6 +15,7 @@
 //! 8. [`holding`] what a node proves of the payloads that it has.
 //! 9. [`light`] what a node without a chain is handed, and how it checks it.
 
+pub mod document;
 pub mod genesis;
 pub mod member;
 pub mod possession;

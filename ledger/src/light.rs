@@ -219,7 +219,7 @@ impl IncludedInBlock {
     #[must_use]
     pub fn receipt(&self, included: &Included) -> Option<Receipt> {
         Some(Receipt {
-            bundle: included.transaction.commitment()?.bundle,
+            bundle: included.transaction.payload()?.id,
             transaction: included.transaction.clone(),
             path: included.path.clone(),
             headers: self.block.headers.clone(),

@@ -23,11 +23,11 @@ pub const RECEIPT_BYTES_MAX: usize = 1_048_576;
 /// A block that became final through a descendant is at most this many headers below it.
 pub const DESCENT_MAX: usize = 256;
 
-/// Everything needed to check that a bundle's commitment is final. Its JSON text is strict: one receipt, one text.
+/// Everything needed to check that a bundle's or document's commitment is final. Its JSON text is strict: one receipt, one text.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Receipt {
-    /// The bundle.
+    /// The bundle, or the document.
     pub bundle: BundleId,
     /// The signed commitment, as it stands in the block.
     pub transaction: SignedTransaction,
@@ -99,7 +99,7 @@ impl Receipt {
     #[must_use]
     pub fn of(block: &Block, index: usize, descendants: Vec<Header>, finalization: Finalization) -> Option<Self> {
         let transaction = block.transactions.get(index)?.clone();
-        let bundle = transaction.commitment()?.bundle;
+        let bundle = transaction.payload()?.id;
         let path = merkle::Path::of(&block.leaves(), index)?;
         let headers = std::iter::once(block.header.clone()).chain(descendants).collect();
         Some(Self {
@@ -135,7 +135,11 @@ impl Receipt {
     }
 
     fn check(self, committees: &Committees) -> Result<VerifiedReceipt, ReceiptError> {
-        if self.transaction.commitment().is_none_or(|c| c.bundle != self.bundle) {
+        if self
+            .transaction
+            .payload()
+            .is_none_or(|payload| payload.id != self.bundle)
+        {
             return Err(ReceiptError::OtherBundle);
         }
         let network = committees.network();

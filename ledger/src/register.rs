@@ -19,7 +19,7 @@ use crate::{
     device::{Device, Moment},
     genesis::{Genesis, Organization, Validator},
     handover::Committees,
-    transaction::{Action, Author, Commitment, GatewayEnrolment, Grant, SignedTransaction},
+    transaction::{Action, Author, GatewayEnrolment, Grant, SignedTransaction},
 };
 
 /// An enrolled gateway and who operates it.
@@ -110,12 +110,10 @@ impl Register {
         if !transaction.is_signed_by(&key) {
             return Err(Refused::WrongSignature);
         }
-        match (&claims.author, &claims.action) {
-            (Author::Gateway(author), Action::Commit(commitment)) => {
-                self.may_commit(author, claims.sequence, commitment)
-            }
-            (Author::Organization(author), action) => self.may_decide(author, claims.sequence, action),
-            (Author::Gateway(_), _) => Err(Refused::NotAllowed),
+        match (&claims.author, transaction.payload()) {
+            (Author::Gateway(author), Some(payload)) => self.may_commit(author, claims.sequence, &payload.key),
+            (Author::Organization(author), _) => self.may_decide(author, claims.sequence, &claims.action),
+            (Author::Gateway(_), None) => Err(Refused::NotAllowed),
         }
     }
 
@@ -127,7 +125,7 @@ impl Register {
     /// [`Refused`].
     pub fn committed(&self, transaction: &SignedTransaction, at: Height) -> Result<(), Refused> {
         let claims = transaction.claims();
-        let (Author::Gateway(author), Action::Commit(commitment)) = (&claims.author, &claims.action) else {
+        let (Author::Gateway(author), Some(payload)) = (&claims.author, transaction.payload()) else {
             return Err(Refused::NotAllowed);
         };
         let gateway = self.gateways.get(author).ok_or(Refused::NotAllowed)?;
@@ -137,13 +135,14 @@ impl Register {
         if gateway.revoked.is_some_and(|revoked| at > revoked.height) {
             return Err(Refused::Revoked);
         }
-        self.may_commit(author, claims.sequence, commitment)
+        self.may_commit(author, claims.sequence, &payload.key)
     }
 
-    /// A gateway commits for the people of its own operator: nobody else's gateway can write into their records.
-    fn may_commit(&self, author: &GatewayId, sequence: u64, commitment: &Commitment) -> Result<(), Refused> {
+    /// A gateway commits for the people of its own operator, to bundles and to documents: nobody else's gateway can write into
+    /// their records.
+    fn may_commit(&self, author: &GatewayId, sequence: u64, key: &KeyId) -> Result<(), Refused> {
         let operator = self.gateways.get(author).map(|gateway| &gateway.operator);
-        let announced = self.subject_key(&commitment.key).ok_or(Refused::UnknownName)?;
+        let announced = self.subject_key(key).ok_or(Refused::UnknownName)?;
         if sequence == 0 && operator == Some(&announced.custodian) {
             Ok(())
         } else {
@@ -154,7 +153,7 @@ impl Register {
     fn may_decide(&self, author: &OrganizationId, sequence: u64, action: &Action) -> Result<(), Refused> {
         let free = |taken: bool| if taken { Err(Refused::NameTaken) } else { Ok(()) };
         match action {
-            Action::Commit(_) => Err(Refused::NotAllowed),
+            Action::Commit(_) | Action::CommitDocument(_) => Err(Refused::NotAllowed),
             Action::EnrolGateway(enrolment) => {
                 // A copied TLS or signing key would lock its owner out.
                 let copied =
@@ -204,7 +203,7 @@ impl Register {
             return;
         };
         match &transaction.claims().action {
-            Action::Commit(_) => {}
+            Action::Commit(_) | Action::CommitDocument(_) => {}
             Action::EnrolGateway(enrolment) => {
                 let gateway = Gateway {
                     enrolment: enrolment.clone(),

@@ -157,16 +157,22 @@ impl State {
 
 /// Whether a transaction, once it takes effect, changes who may do what; a commitment moves height and digest alone.
 const fn changes_register(transaction: &SignedTransaction) -> bool {
-    !matches!(transaction.claims().action, Action::Commit(_))
+    !matches!(
+        transaction.claims().action,
+        Action::Commit(_) | Action::CommitDocument(_)
+    )
 }
 
-/// The digests that may become final once only: the transaction's, and the bundle's it commits to.
+/// The digests that may become final once only: the transaction's, and that of the bundle or document it commits to.
 #[must_use]
 pub fn identifiers(transaction: &SignedTransaction) -> Vec<Digest> {
-    [Some(transaction.id().0), transaction.commitment().map(|c| c.bundle.0)]
-        .into_iter()
-        .flatten()
-        .collect()
+    [
+        Some(transaction.id().0),
+        transaction.payload().map(|payload| payload.id.0),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }
 
 #[cfg(test)]

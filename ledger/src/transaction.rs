@@ -12,7 +12,11 @@ use record::{
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
-use crate::{member::Voice, possession::Possession};
+use crate::{
+    document::{DocumentCommitment, Payload},
+    member::Voice,
+    possession::Possession,
+};
 
 /// A signed transaction has at most this many bytes: it is a commitment, not a record.
 pub const TRANSACTION_BYTES_MAX: usize = 4_096;
@@ -73,7 +77,7 @@ impl Commitment {
     }
 }
 
-/// A gateway that may commit bundles.
+/// A gateway that may commit bundles and documents.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct GatewayEnrolment {
@@ -152,6 +156,8 @@ pub struct Grant {
 pub enum Action {
     /// A gateway commits to a sealed bundle.
     Commit(Commitment),
+    /// A gateway commits to a sealed document.
+    CommitDocument(DocumentCommitment),
     /// An organisation enrols a gateway it operates.
     EnrolGateway(GatewayEnrolment),
     /// An organisation enrols devices at a gateway it operates.
@@ -178,6 +184,7 @@ impl Action {
     pub const fn kind(&self) -> &'static str {
         match self {
             Self::Commit(_) => "commit",
+            Self::CommitDocument(_) => "commit-document",
             Self::EnrolGateway(_) => "enrol-gateway",
             Self::EnrolDevice(_) => "enrol-device",
             Self::RotateDevice(_) => "rotate-device",
@@ -274,7 +281,34 @@ impl SignedTransaction {
         &self.transaction
     }
 
-    /// The commitment, if it is one.
+    /// The payload that it commits to, if it is a commitment to a bundle or a document.
+    #[must_use]
+    pub fn payload(&self) -> Option<Payload> {
+        match &self.transaction.action {
+            Action::Commit(Commitment { bundle, cid, key, .. }) => Some(Payload {
+                id: *bundle,
+                cid: *cid,
+                key: *key,
+            }),
+            Action::CommitDocument(document) => Some(Payload {
+                id: DocumentCommitment::id_of(&document.cid),
+                cid: document.cid,
+                key: document.key,
+            }),
+            _ => None,
+        }
+    }
+
+    /// The commitment to a document, if it is one.
+    #[must_use]
+    pub const fn document(&self) -> Option<&DocumentCommitment> {
+        match &self.transaction.action {
+            Action::CommitDocument(document) => Some(document),
+            _ => None,
+        }
+    }
+
+    /// The commitment to a bundle, if it is one.
     #[must_use]
     pub const fn commitment(&self) -> Option<&Commitment> {
         match &self.transaction.action {

@@ -4,6 +4,7 @@ use ledger::{
     admission::{Admission, Submission},
     block::{Block, Header, Height},
     committee::{Change, Voice, digest_of},
+    document::DocumentCommitment,
     genesis::{Address, Genesis, Organization, Role, Validator},
     handover::{Committees, Handover, Handovers},
     holding::{Answer, Challenge},
@@ -24,7 +25,7 @@ use serde_bytes::ByteBuf;
 
 use crate::{
     Form, fixed, form, key,
-    measured::{network, root, sealed, subject_key},
+    measured::{document, network, root, sealed, subject_key},
     named, text,
 };
 
@@ -88,7 +89,19 @@ fn commit() -> SignedTransaction {
     )
 }
 
-/// One of each kind, in an order in which each takes effect.
+/// Stands by itself: the pinned block is older than documents.
+fn commit_document() -> SignedTransaction {
+    let document = DocumentCommitment {
+        cid: canonical::cid_of(&document()),
+        key: subject_key().id(),
+        bytes: document().len() as u64,
+        bucket: 497_222,
+    };
+    let author = Author::Gateway(named("desk-1"));
+    signed(author, 0, Action::CommitDocument(document), &key(GATEWAY))
+}
+
+/// One of each kind but one, in an order in which each takes effect.
 fn transactions() -> Vec<(&'static str, SignedTransaction)> {
     let gateway = GatewayEnrolment {
         gateway: named("home-1"),
@@ -223,7 +236,8 @@ fn admission() -> Admission {
 }
 
 pub(crate) fn bytes() -> Vec<Form> {
-    let kinds = transactions().into_iter().map(|(name, t)| {
+    let last = ("commit-document", commit_document());
+    let kinds = transactions().into_iter().chain([last]).map(|(name, t)| {
         let survives = SignedTransaction::decode(&t.encode()).is_ok_and(|read| read == t);
         Form {
             survives,
@@ -253,6 +267,10 @@ pub(crate) fn bytes() -> Vec<Form> {
         fixed("vote-message", &vote_message(&block().header)),
         form("challenge", &challenge()),
         form("challenge-answer", &answered()),
+        fixed(
+            "document-id",
+            DocumentCommitment::id_of(&canonical::cid_of(&document())).0.as_bytes(),
+        ),
     ];
     kinds.chain(rest).collect()
 }

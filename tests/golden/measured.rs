@@ -7,6 +7,7 @@ use record::{
     canonical::{self, Digest, Domain},
     clock::Coincidence,
     decimal::Decimal,
+    document::{Metadata, Opener, Sealer},
     fhir::{self, Patient},
     gaps::{GapReport, Missing, Range, SignedGapReport, Start},
     ids::{BootId, NetworkId},
@@ -22,7 +23,7 @@ use serde_bytes::ByteBuf;
 use crate::{Form, fixed, form, golden, is_rewritten, key, named, text};
 
 /// Every domain, by the name its digest has in the file.
-const DOMAINS: [(&str, Domain); 18] = [
+const DOMAINS: [(&str, Domain); 19] = [
     ("digest-bundle", Domain::BUNDLE),
     ("digest-reading", Domain::READING),
     ("digest-reading-key", Domain::READING_KEY),
@@ -41,6 +42,7 @@ const DOMAINS: [(&str, Domain); 18] = [
     ("digest-head", Domain::HEAD),
     ("digest-merkle-node", Domain::MERKLE_NODE),
     ("digest-tls-key", Domain::TLS_KEY),
+    ("digest-document", Domain::DOCUMENT),
 ];
 /// Private half of the subject key: 1, 2, 3, .. 32.
 const SECRET: &str = "0102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f20";
@@ -198,6 +200,52 @@ static SEALED: LazyLock<SealedBundle> = LazyLock::new(|| {
     }
 });
 
+/// What the pinned document says.
+const DOCUMENT: &[u8] = b"%PDF-1.7 golden";
+
+fn about() -> Metadata {
+    Metadata {
+        media_type: named("application/pdf"),
+        bytes: DOCUMENT.len() as u64,
+    }
+}
+
+fn opened(document: &[u8]) -> Option<(Metadata, Vec<u8>)> {
+    let given = (document, document.len() as u64);
+    let opener = Opener::open(&network(), &secret(), given).ok()?;
+    let metadata = opener.metadata().clone();
+    let mut part = opener.part(0..metadata.bytes).ok()?;
+    let within = part.sealed();
+    let within = usize::try_from(within.start).ok()?..usize::try_from(within.end).ok()?;
+    let content = part.push(document.get(within)?).ok()?;
+    part.finish().ok()?;
+    Some((metadata, content))
+}
+
+/// As with a bundle: the pinned document stays as long as it opens to the pinned content.
+static SEALED_DOCUMENT: LazyLock<Vec<u8>> = LazyLock::new(|| {
+    let pinned = golden("bytes.hex", "sealed-document")
+        .and_then(|text| hex::decode(text).ok())
+        .filter(|document| opened(document).is_some_and(|opened| opened == (about(), DOCUMENT.to_vec())));
+    let seal = || {
+        let parts = (&named("desk-1"), &subject_key());
+        let (mut sealer, mut sealed) = Sealer::begin(&network(), parts, &about()).expect("begins");
+        sealed.extend(sealer.push(DOCUMENT).expect("fits"));
+        let padding = sealer.finish().expect("all is there");
+        sealed.extend(padding.flat_map(|piece| piece.expect("sealed")));
+        sealed
+    };
+    match pinned {
+        Some(document) => document,
+        None if is_rewritten() => seal(),
+        None => panic!("the pinned document does not open to the pinned content"),
+    }
+});
+
+pub(crate) fn document() -> Vec<u8> {
+    SEALED_DOCUMENT.clone()
+}
+
 fn reading_key() -> ReadingSecret {
     let key = ReadingKey::read(network(), named("home-1"), PUBLIC).expect("a key");
     ReadingSecret::of(key, hex::decode(SECRET).expect("hex").into()).expect("the halves belong together")
@@ -275,6 +323,8 @@ pub(crate) fn bytes() -> Vec<Form> {
         fixed("merkle-root-5", merkle::root(&leaves).as_bytes()),
         form("merkle-path", &merkle::Path::of(&leaves, 4).expect("five leaves")),
         form("patient", &patient()),
+        form("document-metadata", &about()),
+        fixed("sealed-document", &document()),
     ];
     digests.into_iter().chain(rest).collect()
 }
@@ -361,4 +411,13 @@ fn the_glossary_lists_every_code_unit_and_range() {
             assert!(glossary.contains(&row), "{} {row}", sign.code);
         }
     }
+}
+
+#[test]
+fn the_pinned_document_opens_to_its_content_and_to_nothing_else() {
+    assert_eq!(opened(&document()), Some((about(), DOCUMENT.to_vec())));
+    let mut altered = document();
+    let last = altered.len() - 1;
+    altered[last] ^= 1;
+    assert_eq!(opened(&altered), None);
 }
