@@ -19,6 +19,7 @@ use std::{
 use ledger::{
     agreement::Position,
     block::{FinalizedBlock, Height},
+    document::Payload,
     genesis::Genesis,
     proof::{CarriedBlock, Finalization, Receipt},
     state::{Outcome, State},
@@ -213,7 +214,16 @@ impl Chain {
         self.ask(|store| store.block(height))
     }
 
-    /// The commitments of the block at a height that took effect, in its order; `None` above the head.
+    /// What the commitments of the block at a height that took effect say of their payloads, bundles and documents, in its
+    /// order; `None` above the head.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn payloads(&self, height: Height) -> Result<Option<Vec<Payload>>, Error> {
+        self.read(move |store| store.payloads(height)).await
+    }
+
+    /// The commitments to bundles of the block at a height that took effect, in its order; `None` above the head.
     ///
     /// # Errors
     /// [`Error`].

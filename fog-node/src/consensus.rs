@@ -39,7 +39,10 @@ use commonware_p2p::Address;
 use commonware_runtime::{Clock as _, Runner as _, Spawner as _, Supervisor as _, tokio as runtime};
 use futures::{StreamExt as _, stream::FuturesUnordered};
 use ledger::{admission, genesis::Genesis, transaction::SignedTransaction};
-use record::signature::{PublicKey, SigningKey};
+use record::{
+    document::HEAD_BYTES_MAX,
+    signature::{PublicKey, SigningKey},
+};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{oneshot, watch};
 
@@ -238,7 +241,7 @@ pub trait Payloads: Clone + Send + Sync + 'static {
     /// The proof, as soon as the payload is durable here; `None` after the timeout.
     fn hold(&self, cid: &Cid, timeout: Duration) -> impl Future<Output = Option<Held>> + Send;
 
-    /// Like [`Payloads::hold`], for the payload that a commitment names, and only if it is the bundle it commits to.
+    /// Like [`Payloads::hold`], for the payload that a commitment names, and only if it is the bundle or document it commits to.
     fn hold_committed(
         &self,
         transaction: &SignedTransaction,
@@ -254,11 +257,17 @@ impl Payloads for Vault {
     }
 
     async fn hold_committed(&self, transaction: &SignedTransaction, timeout: Duration) -> Option<Held> {
-        let cid = transaction.commitment()?.cid;
+        let cid = transaction.payload()?.cid;
         let held = Payloads::hold(self, &cid, timeout).await?;
-        let payload = self.local(&cid).await.ok()??;
-        match admission::matched(transaction, &payload) {
-            Ok(_) => Some(held),
+        let matched = if transaction.document().is_some() {
+            let (start, bytes) = self.beginning(&cid, HEAD_BYTES_MAX).await.ok()?;
+            admission::matched_document(transaction, (&start, bytes)).map(drop)
+        } else {
+            let payload = self.local(&cid).await.ok()??;
+            admission::matched(transaction, &payload).map(drop)
+        };
+        match matched {
+            Ok(()) => Some(held),
             Err(error) => {
                 tracing::warn!(transaction = %transaction.id(), %error, "a commitment does not fit its payload");
                 None

@@ -10,8 +10,8 @@ use cid::Cid;
 use ledger::{
     block::Height,
     consent,
+    document::Payload,
     light::{CarriedCommitments, CarriedState},
-    transaction::Commitment,
 };
 use record::{
     bundle::SealedBundle,
@@ -78,9 +78,9 @@ impl Disclosure {
         let _inside = self.enter(reader)?;
         let (state, reader) = (self.chain.state(), reader.clone());
         let as_of = state.height();
-        let wanted = move |commitment: &Commitment| {
-            (keys.is_empty() || keys.contains(&commitment.key))
-                && consent::authorize(&state, &reader, &commitment.key).is_ok()
+        let wanted = move |payload: &Payload| {
+            (keys.is_empty() || keys.contains(&payload.key))
+                && consent::authorize(&state, &reader, &payload.key).is_ok()
         };
         // Of blocks above the state that decides, nothing is said.
         let (through, blocks) = self.chain.included((from, to.min(as_of)), wanted).await?;

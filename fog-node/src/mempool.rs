@@ -55,12 +55,12 @@ pub enum Unfit {
 pub struct Pending(SignedTransaction);
 
 impl Pending {
-    /// A commitment and the proof that its payload is held here.
+    /// A commitment, to a bundle or a document, and the proof that its payload is held here.
     ///
     /// # Errors
     /// [`Unfit::OtherPayload`].
     pub fn bundle(transaction: SignedTransaction, held: Held) -> Result<Self, Unfit> {
-        let committed = transaction.commitment().is_some_and(|c| c.cid == held.cid());
+        let committed = transaction.payload().is_some_and(|payload| payload.cid == held.cid());
         if committed {
             Ok(Self(transaction))
         } else {
@@ -73,7 +73,7 @@ impl Pending {
     /// # Errors
     /// [`Unfit::PayloadNotHeld`] for a commitment.
     pub fn plain(transaction: SignedTransaction) -> Result<Self, Unfit> {
-        if transaction.commitment().is_some() {
+        if transaction.payload().is_some() {
             Err(Unfit::PayloadNotHeld)
         } else {
             Ok(Self(transaction))
@@ -107,14 +107,14 @@ struct Waiting {
 impl Waiting {
     fn knows(&self, id: &TransactionId, transaction: &SignedTransaction) -> bool {
         let bundle_waits = transaction
-            .commitment()
-            .is_some_and(|c| self.bundles.contains_key(&c.bundle));
+            .payload()
+            .is_some_and(|payload| self.bundles.contains_key(&payload.id));
         bundle_waits || self.places.contains_key(id)
     }
 
     fn add(&mut self, id: TransactionId, transaction: SignedTransaction) {
-        if let Some(commitment) = transaction.commitment() {
-            self.bundles.insert(commitment.bundle, id);
+        if let Some(payload) = transaction.payload() {
+            self.bundles.insert(payload.id, id);
         }
         self.arrivals += 1;
         self.places.insert(id, self.arrivals);
@@ -132,8 +132,8 @@ impl Waiting {
         else {
             return;
         };
-        if let Some(commitment) = transaction.commitment() {
-            self.bundles.remove(&commitment.bundle);
+        if let Some(payload) = transaction.payload() {
+            self.bundles.remove(&payload.id);
         }
         let author = &transaction.claims().author;
         if let Some(waiting) = self.of_author.get_mut(author) {

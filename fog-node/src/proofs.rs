@@ -279,10 +279,8 @@ impl Proofs {
         };
         let block = self.0.store.included(height)?.ok_or(Error::Damaged("included"))?;
         let is_it = |included: &&ledger::light::Included| {
-            included
-                .transaction
-                .commitment()
-                .is_some_and(|commitment| commitment.bundle == *bundle)
+            let payload = included.transaction.payload();
+            payload.is_some_and(|payload| payload.id == *bundle)
         };
         let receipt = block
             .included

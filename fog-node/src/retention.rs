@@ -1,4 +1,4 @@
-//! Sees to it that this node holds the payload of every final bundle: the chain says which, the vault remembers how far.
+//! Sees to it that this node holds the payload of every final bundle and document: the chain says which, the vault remembers how far.
 //!
 //! A validator votes only with the payloads in hand; what was ordered while this node was away, or was lost since, is fetched
 //! here. There is one queue of what is missing, whoever found it out: this task, which reads the chain, or who looks after what
@@ -219,9 +219,9 @@ impl Follower {
 
     /// Looks for the payloads of one block.
     async fn read(&self, height: Height, search: &mut Search<'_>) -> Result<(), Failure> {
-        for commitment in self.chain.commitments(height).await?.unwrap_or_default() {
-            if self.vault.local(&commitment.cid).await?.is_none() {
-                search.queue.want(commitment.cid, height, None, Instant::now());
+        for payload in self.chain.payloads(height).await?.unwrap_or_default() {
+            if !self.vault.holds(&payload.cid).await? {
+                search.queue.want(payload.cid, height, None, Instant::now());
             }
         }
         search.read = height;

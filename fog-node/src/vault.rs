@@ -3,6 +3,7 @@
 //! Invariants: a [`Held`] exists only for a payload that is on this node's disk; every byte that leaves the vault was
 //! hashed again on its way out; a payload that does not match its identifier is as good as absent.
 
+mod beginning;
 pub mod car;
 mod config;
 mod embedded;

@@ -5,13 +5,13 @@ use std::sync::Arc;
 use ledger::{
     agreement::Position,
     block::{FinalizedBlock, Height},
+    document::Payload,
     light::{
         CARRIED_HEADERS_ENOUGH, COMMITMENTS_ENOUGH, CarriedHeader, CarriedHeaders, CarriedState, HEADERS_MAX, Included,
         IncludedInBlock, ProvenHeader,
     },
     proof::DESCENT_MAX,
     state::{Outcome, State},
-    transaction::Commitment,
 };
 use record::{canonical::Digest, merkle};
 
@@ -62,7 +62,7 @@ impl Chain {
     pub async fn included(
         &self,
         (from, to): (Height, Height),
-        wanted: impl Fn(&Commitment) -> bool + Send + 'static,
+        wanted: impl Fn(&Payload) -> bool + Send + 'static,
     ) -> Result<(Height, Vec<IncludedInBlock>), Error> {
         self.read(move |store| included(store, (from, to), &wanted)).await
     }
@@ -92,7 +92,7 @@ fn carried_state(store: &Store, state: &Arc<State>, known: Option<Digest>) -> Re
 fn included(
     store: &Store,
     (from, to): (Height, Height),
-    wanted: &impl Fn(&Commitment) -> bool,
+    wanted: &impl Fn(&Payload) -> bool,
 ) -> Result<(Height, Vec<IncludedInBlock>), Error> {
     let mut through = Height(from.0.saturating_sub(1));
     let (mut blocks, mut commitments, mut headers, mut looked_at) = (Vec::new(), 0, 0, 0);
@@ -119,10 +119,10 @@ fn included(
     Ok((through, blocks))
 }
 
-fn included_in(block: &FinalizedBlock, outcomes: &[Outcome], wanted: &impl Fn(&Commitment) -> bool) -> Vec<Included> {
+fn included_in(block: &FinalizedBlock, outcomes: &[Outcome], wanted: &impl Fn(&Payload) -> bool) -> Vec<Included> {
     let is_wanted = |at: usize| {
-        let commitment = block.block.transactions[at].commitment();
-        outcomes.get(at) == Some(&Outcome::Applied) && commitment.is_some_and(wanted)
+        let payload = block.block.transactions[at].payload();
+        outcomes.get(at) == Some(&Outcome::Applied) && payload.as_ref().is_some_and(wanted)
     };
     let wanted: Vec<_> = (0..block.block.transactions.len())
         .filter(|at| is_wanted(*at))

@@ -5,10 +5,11 @@ use std::{cell::RefCell, path::Path};
 use ledger::{
     agreement::Position,
     block::{Block, FinalizedBlock, Height},
+    document::Payload,
     genesis::Genesis,
     proof::{CarriedBlock, Finalization},
     state::{self, Finals, Outcome, Register, State},
-    transaction::Commitment,
+    transaction::{Commitment, SignedTransaction},
 };
 use record::canonical::{self, Digest};
 use redb::{
@@ -161,12 +162,25 @@ impl Store {
     }
 
     pub(super) fn commitments(&self, height: Height) -> Result<Option<Vec<Commitment>>, Error> {
+        self.effective(height, |transaction| transaction.commitment().cloned())
+    }
+
+    pub(super) fn payloads(&self, height: Height) -> Result<Option<Vec<Payload>>, Error> {
+        self.effective(height, SignedTransaction::payload)
+    }
+
+    /// Something of the transactions of a block that took effect.
+    fn effective<T>(
+        &self,
+        height: Height,
+        of: impl Fn(&SignedTransaction) -> Option<T>,
+    ) -> Result<Option<Vec<T>>, Error> {
         let (Some(finalized), Some(applied)) = (self.block(height)?, self.applied(height)?) else {
             return Ok(None);
         };
         let ordered = finalized.block.transactions.iter().zip(applied.outcomes);
         let effective = ordered.filter(|(_, outcome)| *outcome == Outcome::Applied);
-        Ok(Some(effective.filter_map(|(t, _)| t.commitment().cloned()).collect()))
+        Ok(Some(effective.filter_map(|(transaction, _)| of(transaction)).collect()))
     }
 
     pub(super) fn applied(&self, height: Height) -> Result<Option<Applied>, Error> {

@@ -222,9 +222,9 @@ impl Applier {
         let ids: Vec<_> = block.transactions.iter().map(|transaction| transaction.id()).collect();
         self.mempool.remove(&ids);
         for (transaction, outcome) in block.transactions.iter().zip(outcomes) {
-            match (outcome, transaction.commitment()) {
-                (Outcome::Applied, Some(commitment)) => {
-                    tracing::debug!(bundle = %commitment.bundle, %height, "finalized");
+            match (outcome, transaction.payload()) {
+                (Outcome::Applied, Some(payload)) => {
+                    tracing::debug!(bundle = %payload.id, %height, "finalized");
                 }
                 (Outcome::Applied, None) => {
                     tracing::info!(transaction = %transaction.id(), kind = transaction.claims().action.kind(), %height, "finalized");

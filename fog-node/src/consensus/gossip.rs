@@ -112,7 +112,7 @@ async fn accept<P: Payloads>(clock: &impl Clock, rooms: &Rooms<P>, transaction: 
         }
     }
     admitted(clock, rooms, &transaction).await?;
-    let pending = match transaction.commitment() {
+    let pending = match transaction.payload() {
         Some(_) => {
             let held = rooms.payloads.hold_committed(&transaction, PAYLOAD_TIMEOUT).await?;
             Pending::bundle(transaction, held)

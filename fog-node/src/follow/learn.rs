@@ -234,8 +234,8 @@ fn bundles(told: &Told, range: &Range, state: &State) -> Option<BTreeMap<BundleI
     let mut bundles = BTreeMap::new();
     for block in &told.blocks {
         for included in &block.included {
-            let commitment = included.transaction.commitment()?;
-            if !range.keys.contains(&commitment.key) {
+            let payload = included.transaction.payload()?;
+            if !range.keys.contains(&payload.key) {
                 if names_all {
                     continue;
                 }
@@ -247,7 +247,7 @@ fn bundles(told: &Told, range: &Range, state: &State) -> Option<BTreeMap<BundleI
                 block: block.block.clone(),
                 included: vec![included.clone()],
             };
-            bundles.insert(commitment.bundle, alone);
+            bundles.insert(payload.id, alone);
         }
     }
     Some(bundles)

@@ -60,8 +60,8 @@ fn page(block: &Block, digest: &record::canonical::Digest) -> Json {
         .iter()
         .map(|transaction| {
             let mut line = json!({"kind": transaction.claims().action.kind(), "id": transaction.id()});
-            if let Some(commitment) = transaction.commitment() {
-                line["bundle"] = json!(commitment.bundle);
+            if let Some(payload) = transaction.payload() {
+                line["bundle"] = json!(payload.id);
             }
             line
         })

@@ -34,9 +34,9 @@ async fn submit(context: Arc<Context>, request: Request) -> Answered {
     request.expect_media_type(MEDIA_TYPE)?;
     let transaction =
         SignedTransaction::decode(&request.body).map_err(|error| Fault::unprocessable(error.to_string()))?;
-    if transaction.commitment().is_some() {
+    if transaction.payload().is_some() {
         return Err(Fault::unprocessable(
-            "a commitment comes with its payload: POST /api/v1/bundles",
+            "a commitment comes with its payload: POST /api/v1/bundles, or /fhir/Binary for a document",
         ));
     }
     let id = context.intake.accept(transaction).await?;

@@ -256,15 +256,16 @@ fn add(transaction: &WriteTransaction, block: &IncludedInBlock, head: Height) ->
     });
     let mut new = 0;
     for one in &block.included {
-        let Some(commitment) = one.transaction.commitment() else {
+        let Some(payload) = one.transaction.payload() else {
             continue;
         };
-        let bundle = commitment.bundle.0;
+        let bundle = payload.id.0;
         if places.get(bundle.as_bytes())?.is_some() {
             continue;
         }
         places.insert(bundle.as_bytes(), height.0)?;
-        if height <= head {
+        // A document is not projected, so it is never too late for that.
+        if height <= head && one.transaction.commitment().is_some() {
             late.insert(bundle.as_bytes(), height.0)?;
         }
         kept.included.push(one.clone());

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ledger::block::Height;
+use ledger::{block::Height, document::Payload};
 use tokio::{task::spawn_blocking, time::sleep};
 
 use super::{
@@ -84,25 +84,24 @@ impl Recovery {
         }
     }
 
-    /// The payloads of the bundles of one block. All that one scrub finds is one incident; it stays open if one of them
+    /// The payloads of one block. All that one scrub finds is one incident; it stays open if one of them
     /// cannot be had.
     async fn scrub_payloads(&self, height: Height, pace: &mut Pace, open: &mut Option<Open>) -> Result<(), Error> {
         let Rooms { chain, vault, .. } = &self.0.rooms;
-        for commitment in chain.commitments(height).await?.unwrap_or_default() {
-            if let Some(payload) = vault.attend(&commitment.cid).await? {
+        for Payload { cid, .. } in chain.payloads(height).await?.unwrap_or_default() {
+            if let Some(payload) = vault.attend(&cid).await? {
                 sleep(pace.rest(payload.len(), Instant::now())).await;
                 continue;
             }
             // One that never came is what retention looks for; one that was here is an incident.
             if vault.retained().await? >= height.0 && open.is_none() {
                 let what = format!(
-                    "payloads are gone or are not what their identifiers say; the first is {} of block {height}",
-                    commitment.cid
+                    "payloads are gone or are not what their identifiers say; the first is {cid} of block {height}"
                 );
                 let incidents = &self.0.incidents;
                 *open = Some(incidents.found(Kind::PayloadDamaged, FoundBy::Scrub, vault.place().to_owned(), what));
             }
-            vault.fetch(&commitment.cid).await?;
+            vault.fetch(&cid).await?;
         }
         Ok(())
     }

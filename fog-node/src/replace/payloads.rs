@@ -61,14 +61,14 @@ async fn stretch(
 ) -> Result<(), Error> {
     let mut sought = Sought::new();
     for height in (from..=to).map(Height) {
-        for commitment in chain.commitments(height).await?.unwrap_or_default() {
+        for payload in chain.payloads(height).await?.unwrap_or_default() {
             if sought.len() >= SOUGHT_MAX
                 && let Some(answer) = sought.next().await
             {
                 payloads.note(answer)?;
             }
             sought.push(Box::pin(async move {
-                (height, commitment.cid, vault.fetch(&commitment.cid).await.map(drop))
+                (height, payload.cid, vault.fetch(&payload.cid).await.map(drop))
             }));
         }
         progress.say(|| format!("payloads of block {height}: {} held", payloads.held));

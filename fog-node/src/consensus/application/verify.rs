@@ -164,13 +164,13 @@ impl<P: Payloads> Application<P> {
     async fn holds_all(&self, block: &Block) -> bool {
         let Rooms { mempool, payloads, .. } = &self.0.rooms;
         let timeout = self.0.patience.payload;
-        let commitments = block.transactions.iter().filter(|t| t.commitment().is_some());
+        let commitments = block.transactions.iter().filter(|t| t.payload().is_some());
         let holds = stream::iter(commitments.cloned().collect::<Vec<_>>()).map(|commitment| {
             // What waits here was compared with its payload when it came; the disk is asked all the same.
             let compared = mempool.contains(&commitment.id());
             let payloads = payloads.clone();
             async move {
-                match commitment.commitment() {
+                match commitment.payload() {
                     Some(to) if compared => payloads.hold(&to.cid, timeout).await.is_some(),
                     _ => payloads.hold_committed(&commitment, timeout).await.is_some(),
                 }
