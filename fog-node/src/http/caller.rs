@@ -100,8 +100,9 @@ impl Caller {
     pub fn reader(self, resource: &str, right: Right) -> Result<OrganizationId, Fault> {
         let client = self.client()?;
         if !client.scopes.allow(resource, right) {
+            let verbs = if right == Right::Create { "c" } else { "rs" };
             return Err(Fault::forbidden(format!(
-                "the access token needs the scope system/{resource}.rs"
+                "the access token needs the scope system/{resource}.{verbs}"
             )));
         }
         Ok(client.organization)

@@ -45,6 +45,8 @@ faults! {
     conflict = CONFLICT, "conflict";
     /// 410: it was here, and is gone for good.
     gone = GONE, "deleted";
+    /// 411: how long is the body?
+    length_required = LENGTH_REQUIRED, "required";
     /// 412: what the caller asks for holds under a condition that does not.
     precondition_failed = PRECONDITION_FAILED, "not-found";
     /// 413: the body is too large.
@@ -91,7 +93,7 @@ impl Fault {
 
     /// 416: there are no such bytes in what has this length.
     #[must_use]
-    pub fn unsatisfiable(length: usize) -> Self {
+    pub fn unsatisfiable(length: u64) -> Self {
         let said = HeaderValue::try_from(format!("bytes */{length}")).expect("digits and signs");
         Self {
             status: StatusCode::RANGE_NOT_SATISFIABLE,
@@ -162,7 +164,7 @@ impl Fault {
     }
 
     /// Our own failure: logged here, once, with its cause; the caller learns only what to do.
-    fn of_ours(error: &dyn std::error::Error, answer: Self) -> Self {
+    pub(super) fn of_ours(error: &dyn std::error::Error, answer: Self) -> Self {
         tracing::warn!(%error, cause = cause(error), "a request failed here");
         answer
     }

@@ -11,7 +11,14 @@ use hyper::body::Incoming;
 use tower::util::BoxCloneSyncService;
 use warp::Filter as _;
 
-use super::{answer, body::Body, caller::Peer, fault::Fault, parameters::Parameters};
+use super::{
+    answer,
+    body::Body,
+    caller::Peer,
+    fault::Fault,
+    parameters::Parameters,
+    upload::{self, Pace, Upload},
+};
 
 /// A request, as handlers see it: nothing of the framework.
 #[derive(Debug)]
@@ -40,6 +47,13 @@ impl Request {
 pub type Answered = Result<Response<Body>, Fault>;
 /// A handler over a context.
 pub type Handler<C> = fn(Arc<C>, Request) -> BoxFuture<'static, Answered>;
+
+/// Who answers: with all of the body, or while it comes.
+#[derive(Debug)]
+enum Answerer<C> {
+    Collected(Handler<C>),
+    Streamed(Upload<C>),
+}
 /// What the connection loop calls.
 pub type Service = BoxCloneSyncService<http::Request<Incoming>, warp::reply::Response, Infallible>;
 
@@ -61,8 +75,7 @@ pub struct Route<C> {
     pub method: Method,
     /// The address; `{..}` is a place.
     pub path: &'static str,
-    /// Who answers.
-    pub handler: Handler<C>,
+    answerer: Answerer<C>,
     /// Who may send a body; `None` is anybody.
     guard: Option<Guard<C>>,
     /// Bytes of a body, at most.
@@ -76,23 +89,28 @@ pub struct Route<C> {
 impl<C> Route<C> {
     /// Answers GET and HEAD; takes no body.
     pub const fn get(path: &'static str, handler: Handler<C>) -> Self {
-        Self {
-            method: Method::GET,
-            path,
-            handler,
-            guard: None,
-            body_bytes_max: 0,
-            speaks_for_all: false,
-            interaction: None,
-        }
+        Self::new(Method::GET, path, 0, Answerer::Collected(handler))
     }
 
     /// Answers POST with a body of at most so many bytes, from anybody.
     pub const fn post(path: &'static str, body_bytes_max: u32, handler: Handler<C>) -> Self {
+        Self::new(Method::POST, path, body_bytes_max, Answerer::Collected(handler))
+    }
+
+    /// Answers POST while the body comes, from whom the guard lets pass: how long it may be and what becomes of it is for the
+    /// handler to say, which bounds its own time.
+    pub fn upload(path: &'static str, guard: Guard<C>, upload: Upload<C>) -> Self {
         Self {
-            method: Method::POST,
+            guard: Some(guard),
+            ..Self::new(Method::POST, path, 0, Answerer::Streamed(upload))
+        }
+    }
+
+    const fn new(method: Method, path: &'static str, body_bytes_max: u32, answerer: Answerer<C>) -> Self {
+        Self {
+            method,
             path,
-            handler,
+            answerer,
             guard: None,
             body_bytes_max,
             speaks_for_all: false,
@@ -222,10 +240,10 @@ impl<C: Send + Sync + 'static> Table<C> {
         BoxCloneSyncService::new(warp::service(filter.map(warp::Reply::into_response).boxed()))
     }
 
-    async fn answer<B: Buf, E>(
+    async fn answer<B: Buf + 'static, E: 'static>(
         &self,
         head: Head,
-        body: impl Stream<Item = Result<B, E>> + Send,
+        body: impl Stream<Item = Result<B, E>> + Send + 'static,
     ) -> warp::reply::Response {
         let is_head = head.method == Method::HEAD;
         let answered = self
@@ -237,33 +255,43 @@ impl<C: Send + Sync + 'static> Table<C> {
         into_warp(response, is_head)
     }
 
-    async fn dispatch<B: Buf, E>(&self, head: Head, body: impl Stream<Item = Result<B, E>> + Send) -> Answered {
+    async fn dispatch<B: Buf + 'static, E: 'static>(
+        &self,
+        head: Head,
+        body: impl Stream<Item = Result<B, E>> + Send + 'static,
+    ) -> Answered {
         let (route, places) = self.find(&head.method, &head.path)?;
         let peer = head.peer.ok_or_else(|| Fault::internal("the connection has no peer"))?;
         if route.speaks_for_all {
             (self.may_answer)(&self.context)?;
         }
-        let announced = self.announced(route, &head.headers)?;
+        let mut request = Request {
+            places,
+            parameters: Parameters::parse(head.query.as_deref().unwrap_or_default()),
+            headers: head.headers,
+            body: Bytes::new(),
+            peer,
+        };
+        let handler = match route.answerer {
+            Answerer::Collected(handler) => handler,
+            Answerer::Streamed(upload) => {
+                unencoded(&request.headers)?;
+                if let Some(guard) = route.guard {
+                    guard(&self.context, &request.peer, &request.headers)?;
+                }
+                let body = upload::paced(body, Pace::of(self.bounds.body_timeout));
+                return upload(self.context.clone(), request, body).await;
+            }
+        };
+        let announced = self.announced(route, &request.headers)?;
         if let Some(guard) = route.guard.filter(|_| announced != Some(0)) {
-            guard(&self.context, &peer, &head.headers)?;
+            guard(&self.context, &request.peer, &request.headers)?;
         }
         let _share = self.share(route, announced.unwrap_or(route.body_bytes_max))?;
         let body = collect(announced.unwrap_or(route.body_bytes_max) as usize, body);
         let body = tokio::time::timeout(self.bounds.body_timeout, body).await;
-        let body = body.map_err(|_| Fault::too_slow("the body did not arrive in time"))??;
-        let parameters = Parameters::parse(head.query.as_deref().unwrap_or_default());
-        let request = Request {
-            places,
-            parameters,
-            headers: head.headers,
-            body,
-            peer,
-        };
-        let answered = tokio::time::timeout(
-            self.bounds.answer_timeout,
-            (route.handler)(self.context.clone(), request),
-        )
-        .await;
+        request.body = body.map_err(|_| Fault::too_slow("the body did not arrive in time"))??;
+        let answered = tokio::time::timeout(self.bounds.answer_timeout, handler(self.context.clone(), request)).await;
         answered.map_err(|_| Fault::unavailable("the answer took too long; try again, or ask another node"))?
     }
 
@@ -297,9 +325,7 @@ impl<C: Send + Sync + 'static> Table<C> {
 
     /// How long the body says it is; `None` if it does not say. More than the address takes is refused unread.
     fn announced(&self, route: &Route<C>, headers: &HeaderMap) -> Result<Option<u32>, Fault> {
-        if headers.contains_key(header::CONTENT_ENCODING) {
-            return Err(Fault::unsupported_media("send the body without Content-Encoding"));
-        }
+        unencoded(headers)?;
         let length = headers
             .get(header::CONTENT_LENGTH)
             .and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
@@ -322,6 +348,13 @@ impl<C: Send + Sync + 'static> Table<C> {
             .try_acquire_many(bytes)
             .map_err(|_| Fault::unavailable("too many bodies are on their way; send yours again"))
     }
+}
+
+fn unencoded(headers: &HeaderMap) -> Result<(), Fault> {
+    if headers.contains_key(header::CONTENT_ENCODING) {
+        return Err(Fault::unsupported_media("send the body without Content-Encoding"));
+    }
+    Ok(())
 }
 
 /// The whole body, counted while it arrives, whatever its Content-Length says.
@@ -482,6 +515,38 @@ mod tests {
         let never = futures::stream::pending::<Result<Bytes, ()>>();
         assert_eq!(
             table.dispatch(post_head(), never).await.expect_err("refused").status(),
+            403
+        );
+    }
+
+    #[tokio::test]
+    async fn an_upload_is_handed_on_while_it_comes_to_whom_the_guard_lets_pass() {
+        use futures::TryStreamExt as _;
+        let count: Upload<()> = |_, _, body| {
+            Box::pin(async move {
+                let pieces: Vec<Bytes> = body.try_collect().await.map_err(|_| Fault::invalid("cut off"))?;
+                Ok(answer::json(StatusCode::OK, &pieces.len()))
+            })
+        };
+        let guarded = |guard: Guard<()>| {
+            let mut table = table();
+            table.routes[2] = Route::upload("/fhir/Patient", guard, count);
+            table
+        };
+        let body = || futures::stream::iter(["abcd", "efgh", "ij"].map(|part| Ok::<_, ()>(part.as_bytes())));
+        let open = guarded(|(), _, _| Ok(()));
+        let answered = open.dispatch(post_head(), body()).await.expect("taken");
+        assert_eq!(
+            answered.body().in_memory().expect("small"),
+            "3",
+            "more than the four bytes of a small body"
+        );
+        let cut = futures::stream::iter([Ok("abcd".as_bytes()), Err(())]);
+        assert_eq!(open.dispatch(post_head(), cut).await.expect_err("cut").status(), 400);
+        let never = futures::stream::pending::<Result<Bytes, ()>>();
+        let shut = guarded(|(), _, _| Err(Fault::forbidden("not you")));
+        assert_eq!(
+            shut.dispatch(post_head(), never).await.expect_err("refused").status(),
             403
         );
     }

@@ -23,9 +23,11 @@ pub enum Right {
     Read,
     /// Search.
     Search,
+    /// Hand one in.
+    Create,
 }
 
-/// The rights a token carries: SMART system scopes, version 1 (`.read`) and 2 (`.rs`).
+/// The rights a token carries: SMART system scopes, version 1 (`.read`, `.write`) and 2 (`.rs`, `.c`).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Scopes(Vec<Scope>);
 
@@ -35,6 +37,7 @@ struct Scope {
     resource: Option<String>,
     read: bool,
     search: bool,
+    create: bool,
 }
 
 impl Scopes {
@@ -52,6 +55,7 @@ impl Scopes {
                 && match right {
                     Right::Read => scope.read,
                     Right::Search => scope.search,
+                    Right::Create => scope.create,
                 }
         })
     }
@@ -60,17 +64,24 @@ impl Scopes {
 impl Scope {
     fn parse(text: &str) -> Option<Self> {
         let (resource, verbs) = text.strip_prefix("system/")?.split_once('.')?;
-        let (read, search) = match verbs {
-            "read" | "*" => (true, true),
+        let (read, search, create) = match verbs {
+            "read" => (true, true, false),
+            "write" => (false, false, true),
+            "*" => (true, true, true),
             // Version 2: some of "cruds", in that order.
             verbs => {
                 let places: Option<Vec<_>> = verbs.chars().map(|verb| "cruds".find(verb)).collect();
                 places.filter(|p| !p.is_empty() && p.is_sorted_by(|a, b| a < b))?;
-                (verbs.contains('r'), verbs.contains('s'))
+                (verbs.contains('r'), verbs.contains('s'), verbs.contains('c'))
             }
         };
         let resource = (resource != "*").then(|| resource.to_owned());
-        Some(Self { resource, read, search })
+        Some(Self {
+            resource,
+            read,
+            search,
+            create,
+        })
     }
 }
 

@@ -8,7 +8,7 @@ use cid::Cid;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 
 use super::{
-    super::{answer, body::Body, fault::Fault, route::Request},
+    super::{answer, body::Body, fault::Fault, ranges, route::Request},
     archive,
 };
 
@@ -168,19 +168,11 @@ pub(super) fn answered(request: &Request, form: Form, cid: &Cid, part: Part) -> 
 /// all of it, then.
 fn ranged(range: Option<&str>, block: Bytes) -> Result<Response<Body>, Fault> {
     let length = block.len();
-    let range = range
-        .and_then(|text| text.trim().strip_prefix("bytes="))
-        .and_then(bounds);
-    let mut response = match range {
+    let mut response = match ranges::part(range, length as u64)? {
         None => answer::bytes(StatusCode::OK, answer::RAW, block),
-        Some(bounds) => {
-            let (from, to) = match bounds {
-                (Some(from), to) => (from, to.map_or(length, |to| to.saturating_add(1).min(length))),
-                (None, last) => (length.saturating_sub(last.unwrap_or(0)), length),
-            };
-            if from >= to {
-                return Err(Fault::unsatisfiable(length));
-            }
+        Some(part) => {
+            let at = |place: u64| usize::try_from(place).expect("within a block");
+            let (from, to) = (at(part.start), at(part.end));
             let mut response = answer::bytes(StatusCode::PARTIAL_CONTENT, answer::RAW, block.slice(from..to));
             let said = format!("bytes {from}-{}/{length}", to - 1);
             let said = HeaderValue::try_from(said).expect("digits and signs");
@@ -192,21 +184,6 @@ fn ranged(range: Option<&str>, block: Bytes) -> Result<Response<Body>, Fault> {
         .headers_mut()
         .insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
     Ok(response)
-}
-
-/// `5-9`, `5-`, `-9`.
-fn bounds(text: &str) -> Option<(Option<usize>, Option<usize>)> {
-    let (from, to) = text.split_once('-')?;
-    let number = |text: &str| match text {
-        "" => Some(None),
-        digits if digits.bytes().all(|b| b.is_ascii_digit()) => digits.parse().ok().map(Some),
-        _ => None,
-    };
-    match (number(from)?, number(to)?) {
-        (None, None) => None,
-        (Some(from), Some(to)) if from > to => None,
-        bounds => Some(bounds),
-    }
 }
 
 #[cfg(test)]
