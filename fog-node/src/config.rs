@@ -13,7 +13,9 @@ use toml::{Table, Value};
 
 pub use observer::Observer;
 
-use crate::{chain, consensus, http, index, intake, keyring, mempool, possession, query, recovery, telemetry, vault};
+use crate::{
+    chain, consensus, documents, http, index, intake, keyring, mempool, possession, query, recovery, telemetry, vault,
+};
 
 /// An environment variable `FOG_HTTP__LISTEN` overrides `listen` in `[http]`.
 const PREFIX: &str = "FOG_";
@@ -51,6 +53,8 @@ pub struct Config {
     pub chain: chain::Config,
     /// `[intake]`
     pub intake: intake::Config,
+    /// `[documents]`
+    pub documents: documents::Config,
     /// `[query]`
     pub query: query::Config,
     /// `[recovery]`
@@ -129,6 +133,7 @@ impl Config {
             mempool: read.section("mempool"),
             chain: read.section("chain"),
             intake: read.section("intake"),
+            documents: read.section("documents"),
             query: read.section("query"),
             recovery: read.section("recovery"),
             possession: read.section("possession"),
@@ -139,12 +144,16 @@ impl Config {
         faults.extend(config.consensus.faults());
         faults.extend(config.vault.faults());
         faults.extend(config.index.faults());
+        faults.extend(config.documents.faults());
         faults.extend(config.recovery.faults());
         faults.extend(config.possession.faults());
         faults.extend(config.telemetry.faults());
         faults.extend(config.limits_that_let_nothing_through());
         place(&mut config.http, &mut config.keyring, &mut config.vault, folder);
         config.index.place(folder);
+        if let Some(key) = &mut config.documents.desk.key {
+            *key = folder.join(&*key);
+        }
         faults.none_or(config)
     }
 

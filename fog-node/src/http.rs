@@ -7,6 +7,7 @@ pub mod bundles;
 pub mod caller;
 pub mod chain;
 pub mod devices;
+pub mod documents;
 pub mod fault;
 pub mod fhir;
 pub mod health;
@@ -16,6 +17,7 @@ pub mod observer;
 pub mod parameters;
 pub mod payloads;
 pub mod possession;
+pub mod ranges;
 pub mod receipts;
 pub mod route;
 pub mod server;
@@ -23,6 +25,7 @@ pub mod standby;
 pub mod tls;
 pub mod token;
 pub mod transactions;
+pub mod upload;
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
@@ -36,6 +39,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     chain::{Chain, Head},
     disclosure::Disclosure,
+    documents::Documents,
     index::Index,
     intake::Intake,
     mempool::Mempool,
@@ -195,6 +199,8 @@ pub struct Rooms {
     pub index: Index,
     /// What is handed in.
     pub intake: Intake,
+    /// Large records.
+    pub documents: Documents,
     /// What is asked.
     pub query: Query,
     /// What a member without a chain may learn of it.
@@ -302,6 +308,10 @@ impl fhir::Server for Context {
         let lag = self.chain.head().height.0.saturating_sub(projected.0);
         (lag, self.config.projection_lag_blocks_max)
     }
+
+    fn own_routes() -> Vec<Route<Self>> {
+        fhir::binary::routes()
+    }
 }
 
 /// How old the last block is by this node's clock, in milliseconds; blocks come about once a second even when nothing
@@ -316,6 +326,7 @@ fn head_age_ms(head: &Head) -> u64 {
 pub fn routes() -> Vec<Route<Context>> {
     [
         bundles::routes(),
+        documents::routes(),
         receipts::routes(),
         transactions::routes(),
         devices::routes(),
@@ -404,6 +415,8 @@ impl Request {
     }
 }
 
+#[cfg(test)]
+mod binaries;
 #[cfg(test)]
 mod clinic;
 #[cfg(test)]

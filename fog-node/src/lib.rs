@@ -9,7 +9,7 @@
 //!    finalize.
 //! 3. [`follow`] headers, state and commitments from nodes that are not believed, for an observer. [`recovery`] compare
 //!    with the others, read everything again, mend it. [`possession`] who holds what: proven, compared with the chain, let go of.
-//! 4. [`intake`] check, keep, queue. [`query`] permitted questions, the only way to records. [`projection`] from the chain
+//! 4. [`intake`] check, keep, queue. [`documents`] large records, in and out. [`query`] permitted questions, the only way to records. [`projection`] from the chain
 //!    into the index. [`disclosure`] what a member without a chain may learn of it. [`retention`] every payload that the chain names, held here. [`turnstile`] how many of one name may be
 //!    in a room.
 //! 5. [`mempool`] what waits for a block, the one turn of the line; [`proofs`] what an observer keeps
@@ -36,6 +36,7 @@ pub mod possession;
 pub mod recovery;
 
 pub mod disclosure;
+pub mod documents;
 pub mod intake;
 pub mod projection;
 pub mod query;

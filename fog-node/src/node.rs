@@ -28,6 +28,7 @@ use crate::{
     audit::Audited,
     config::{Config, Faults},
     consensus::{self, Consensus},
+    documents::Desk,
     http::{self, Context, Rooms, caller::Peer, tls::Identity},
     replace,
     space::{self, Space},
@@ -84,6 +85,7 @@ pub struct Node {
     config: Config,
     genesis: Genesis,
     key: SigningKey,
+    desk: Option<Desk>,
     identity: Identity,
 }
 
@@ -95,7 +97,8 @@ impl Node {
     pub fn prepare(config: Config) -> Result<Self, Faults> {
         let mut faults = Faults::default();
         let genesis = genesis(&config.genesis, &mut faults);
-        let key = files::key(&config.key, &mut faults);
+        let key = files::key("key", &config.key, &mut faults);
+        let desk = files::desk(&config.documents.desk, &mut faults);
         let identity = identity(&config.http, &mut faults);
         if let Some(file) = config.index.password_file() {
             keep_private("index.mysql.password_file", file, &mut faults);
@@ -139,6 +142,7 @@ impl Node {
             config,
             genesis,
             key,
+            desk,
             identity,
         })
     }
@@ -241,6 +245,7 @@ impl Node {
             config,
             genesis,
             key,
+            desk,
             identity,
         } = self;
         let consensus = consensus::Parts {
@@ -256,13 +261,14 @@ impl Node {
         let validator = key.public();
         let (chain, vault) = (stores.chain.clone(), stores.vault.clone());
         let space = vault.space().clone();
-        let work = Work::on(&stores, &config, key);
+        let work = Work::on(&stores, &config, (key, desk));
         let rooms = Rooms {
             chain: stores.chain,
             mempool: stores.mempool,
             vault: stores.vault,
             index: stores.index,
             intake: work.intake,
+            documents: work.documents,
             query: work.query,
             disclosure: work.disclosure,
             possession: work.possession.clone(),
@@ -281,6 +287,7 @@ impl Node {
         let seats = seats::meet(chain, validator, vault, work.recovery.clone());
         tasks.spawn(named("seats", seats));
         tasks.spawn(named("retention", work.retention.run()));
+        tasks.spawn(named("leftovers", work.leftovers.run()));
         tasks.spawn(named("recovery", work.recovery.run()));
         tasks.spawn(named("possession", work.possession.run()));
         let shutdown = shutdown.clone();

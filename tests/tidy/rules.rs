@@ -24,7 +24,7 @@ const DOORS: [&[&str]; 12] = [
     &["http", "consensus"],
     &["follow", "possession"],
     &["recovery"],
-    &["intake", "query", "projection", "retention", "disclosure"],
+    &["intake", "documents", "query", "projection", "retention", "disclosure"],
     &["mempool", "proofs"],
     &["chain", "vault", "index", "keyring"],
     &["telemetry", "turnstile", "containment", "decision", "space"],

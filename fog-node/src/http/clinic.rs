@@ -1,7 +1,7 @@
 //! A network of one node, for tests: the door and all rooms are real; one validator's votes stand in for the engine.
 
 #[cfg(test)]
-mod rooms;
+pub(super) mod rooms;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -31,19 +31,22 @@ use super::{
     caller::Peer,
     tls::{Identity, tests::Authority},
 };
-use crate::{index::tests::gap_report, keyring::Holding, vault::Vault};
+use crate::{documents::Leftovers, index::tests::gap_report, keyring::Holding, vault::Vault};
 
 /// A network of one node: hospital-a keeps the patient, insurer-b is a member without a grant.
 pub(super) struct Clinic {
-    _dir: tempfile::TempDir,
+    pub(super) dir: tempfile::TempDir,
     _stop: DropGuard,
     address: SocketAddr,
     pub(super) genesis: Genesis,
     key: SigningKey,
     device: SigningKey,
+    pub(super) desk: SigningKey,
     pub(super) subject_key: SubjectKey,
+    pub(super) clinical: SubjectKey,
     pub(super) patient: SubjectId,
     pub(super) vault: Vault,
+    pub(super) leftovers: Leftovers,
     pub(super) node: Client,
     pub(super) gateway: Client,
     gateway_tls: Digest,
@@ -101,8 +104,8 @@ fn founded(key: &SigningKey, tls: Digest) -> Genesis {
     }
 }
 
-fn holding() -> Holding {
-    let (secret, key) = SubjectSecret::generate(Category::Vitals, 1).expect("random numbers");
+/// The keys of one patient, for vitals and for documents.
+fn holdings() -> Vec<Holding> {
     let patient = Patient {
         id: SubjectId::random(),
         family: "Jansen".to_owned(),
@@ -110,19 +113,26 @@ fn holding() -> Holding {
         gender: "female".to_owned(),
         birth_date: "1950-01-01".to_owned(),
     };
-    Holding { key, secret, patient }
+    let holding = |category| {
+        let (secret, key) = SubjectSecret::generate(category, 1).expect("random numbers");
+        let patient = patient.clone();
+        Holding { key, secret, patient }
+    };
+    [Category::Vitals, Category::Clinical].map(holding).into()
 }
 
 impl Clinic {
     pub(super) async fn open() -> Self {
         let dir = tempfile::tempdir().expect("a folder");
-        let (key, authority) = (SigningKey::random(), Authority::new());
+        let (key, desk, authority) = (SigningKey::random(), SigningKey::random(), Authority::new());
         let (identity, gateway) = (authority.issue(), authority.issue());
         let genesis = founded(&key, Peer::identity(&identity.chain[0]).expect("parses"));
-        let holding = holding();
-        let (patient, subject_key) = (holding.patient.id, holding.key.clone());
-        let rooms = rooms::open(dir.path(), &genesis, &key, (client(&identity), holding)).await;
+        let holdings = holdings();
+        let patient = holdings[0].patient.id;
+        let (subject_key, clinical) = (holdings[0].key.clone(), holdings[1].key.clone());
+        let rooms = rooms::open(dir.path(), &genesis, &key, (client(&identity), holdings, desk.clone())).await;
         let vault = rooms.vault.clone();
+        let leftovers = Leftovers::new(rooms.chain.clone(), rooms.mempool.clone(), vault.clone());
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("bound");
         let config = Config {
@@ -139,15 +149,18 @@ impl Clinic {
                 .expect("fits")
         });
         Self {
-            _dir: dir,
+            dir,
             _stop: stop.drop_guard(),
             address,
             genesis,
             key,
             device: SigningKey::random(),
+            desk,
             subject_key,
+            clinical,
             patient,
             vault,
+            leftovers,
             node,
             gateway_tls: Peer::identity(&gateway.chain[0]).expect("parses"),
             gateway: client(&gateway),
@@ -198,6 +211,18 @@ impl Clinic {
             Action::EnrolDevice(device),
             Action::AnnounceKey(self.subject_key.clone()),
         ] {
+            assert_eq!(self.decide(action).await["outcome"], "applied");
+        }
+    }
+
+    /// The desk is enrolled, and the patient's key for documents announced.
+    pub(super) async fn open_desk(&self) {
+        let desk = GatewayEnrolment {
+            gateway: rooms::DESK.parse().expect("good"),
+            key: self.desk.public(),
+            tls: Digest::ZERO,
+        };
+        for action in [Action::EnrolGateway(desk), Action::AnnounceKey(self.clinical.clone())] {
             assert_eq!(self.decide(action).await["outcome"], "applied");
         }
     }

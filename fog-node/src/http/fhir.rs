@@ -1,5 +1,6 @@
 //! `/fhir/..`: the hospital's door. FHIR R4, read and search, each answer from what the caller's organisation may see.
 
+pub mod binary;
 pub mod date;
 pub mod metadata;
 pub mod observation;
@@ -48,6 +49,15 @@ pub trait Server: Send + Sync + 'static {
         }
     }
 
+    /// What only this kind of server serves.
+    #[must_use]
+    fn own_routes() -> Vec<Route<Self>>
+    where
+        Self: Sized,
+    {
+        Vec::new()
+    }
+
     /// Who asks, by the state of this moment.
     ///
     /// # Errors
@@ -68,6 +78,7 @@ pub fn routes<S: Server>() -> Vec<Route<S>> {
     let mut routes = metadata::routes();
     routes.extend(observation::routes());
     routes.extend(patient::routes());
+    routes.extend(S::own_routes());
     routes
 }
 

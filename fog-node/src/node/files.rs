@@ -7,6 +7,7 @@ use record::signature::SigningKey;
 
 use crate::{
     config::Faults,
+    documents::{self, Desk},
     http::{
         self,
         tls::{Identity, is_private},
@@ -19,13 +20,18 @@ pub(crate) fn genesis(path: &Path, faults: &mut Faults) -> Option<Genesis> {
     faults.note(format_args!("genesis {}", path.display()), Genesis::from_json(&text))
 }
 
-pub(super) fn key(path: &Path, faults: &mut Faults) -> Option<SigningKey> {
-    keep_private("key", path, faults);
-    let pem = faults.note(format_args!("key {}", path.display()), fs::read_to_string(path))?;
-    faults.note(
-        format_args!("key {}", path.display()),
-        SigningKey::from_pem(&zeroize::Zeroizing::new(pem)),
-    )
+pub(super) fn key(name: &str, path: &Path, faults: &mut Faults) -> Option<SigningKey> {
+    keep_private(name, path, faults);
+    let named = || format!("{name} {}", path.display());
+    let pem = faults.note(named(), fs::read_to_string(path))?;
+    faults.note(named(), SigningKey::from_pem(&zeroize::Zeroizing::new(pem)))
+}
+
+/// Who commits to documents here, if anybody does.
+pub(super) fn desk(config: &documents::desk::Config, faults: &mut Faults) -> Option<Desk> {
+    let (author, path) = (config.author.clone()?, config.key.as_ref()?);
+    let key = key("documents.desk.key", path, faults)?;
+    Some(Desk::new(author, key))
 }
 
 pub(crate) fn identity(config: &http::Config, faults: &mut Faults) -> Option<Identity> {

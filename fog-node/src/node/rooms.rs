@@ -15,6 +15,7 @@ use crate::{
     consensus,
     containment::contained,
     disclosure::Disclosure,
+    documents::{self, Desk, Documents, Leftovers},
     http::caller::Peer,
     index::Index,
     intake::Intake,
@@ -63,6 +64,8 @@ impl Stores {
 /// What works on the stores.
 pub(super) struct Work {
     pub(super) intake: Intake,
+    pub(super) documents: Documents,
+    pub(super) leftovers: Leftovers,
     pub(super) query: Query,
     pub(super) projection: Projection,
     pub(super) retention: Retention,
@@ -72,7 +75,7 @@ pub(super) struct Work {
 }
 
 impl Work {
-    pub(super) fn on(stores: &Stores, config: &Config, key: SigningKey) -> Self {
+    pub(super) fn on(stores: &Stores, config: &Config, (key, desk): (SigningKey, Option<Desk>)) -> Self {
         let (chain, vault, index) = (&stores.chain, &stores.vault, &stores.index);
         let readable = query::Rooms {
             states: chain.states(),
@@ -102,7 +105,21 @@ impl Work {
             recovery: recovery.clone(),
             incidents: stores.incidents.clone(),
         };
+        let own = documents::Own {
+            organization: config.organization.clone(),
+            key: key.clone(),
+            desk,
+        };
+        let large = documents::Rooms {
+            chain: chain.clone(),
+            mempool: stores.mempool.clone(),
+            vault: vault.clone(),
+            keyring: stores.keyring.clone(),
+            peers: stores.peers.clone(),
+        };
         Self {
+            documents: Documents::new(&config.documents, own, large),
+            leftovers: Leftovers::new(chain.clone(), stores.mempool.clone(), vault.clone()),
             intake: Intake::new(
                 &config.intake,
                 key.clone(),

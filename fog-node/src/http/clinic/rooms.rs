@@ -15,6 +15,7 @@ use super::{super::Rooms, now_ms};
 use crate::{
     chain::{self, Chain},
     disclosure::Disclosure,
+    documents::{self, Desk, Documents},
     index::{self, Index},
     intake::{self, Intake},
     keyring::{Holding, Keyring, Passphrase},
@@ -27,6 +28,11 @@ use crate::{
     telemetry::{self, Telemetry},
     vault::{self, Vault},
 };
+
+/// The name of the desk.
+pub(super) const DESK: &str = "desk-1";
+/// Bytes of a document, at most.
+pub(in crate::http) const DOCUMENT_BYTES_MAX: u64 = 4 << 20;
 
 fn telemetry() -> Telemetry {
     static ONCE: OnceLock<Telemetry> = OnceLock::new();
@@ -76,10 +82,10 @@ pub(super) async fn open(
     dir: &Path,
     genesis: &Genesis,
     key: &SigningKey,
-    (peers, holding): (Client, Holding),
+    (peers, holdings, desk): (Client, Vec<Holding>, SigningKey),
 ) -> Rooms {
     let passphrase = Passphrase::new("correct horse battery".to_owned().into()).expect("long enough");
-    let keyring = Keyring::create(&dir.join("keyring.sealed"), &passphrase, vec![holding]).expect("creates");
+    let keyring = Keyring::create(&dir.join("keyring.sealed"), &passphrase, holdings).expect("creates");
     let chain = Chain::open(&chain::Config::default(), dir, genesis).expect("opens");
     let peers_client = peers.clone();
     let vault = Vault::open(&vault::Config::default(), dir, peers).await.expect("opens");
@@ -115,11 +121,28 @@ pub(super) async fn open(
         possession::Config::default(),
         key.clone(),
         held,
-        (peers_client, |_| None),
+        (peers_client.clone(), |_| None),
     );
     tokio::spawn(finalize(chain.clone(), mempool.clone(), genesis.clone(), key.clone()));
     let intake = intake::Config::default();
     let intake = Intake::new(&intake, key.clone(), chain.clone(), mempool.clone(), vault.clone());
+    let own = documents::Own {
+        organization: genesis.organizations[0].id.clone(),
+        key: key.clone(),
+        desk: Some(Desk::new(DESK.parse().expect("good"), desk)),
+    };
+    let large = documents::Rooms {
+        chain: chain.clone(),
+        mempool: mempool.clone(),
+        vault: vault.clone(),
+        keyring: keyring.clone(),
+        peers: peers_client,
+    };
+    let limits = documents::Config {
+        bytes_max: DOCUMENT_BYTES_MAX,
+        ..documents::Config::default()
+    };
+    let documents = Documents::new(&limits, own, large);
     let query = query::Config::default();
     let rooms = query::Rooms {
         states: chain.states(),
@@ -136,6 +159,7 @@ pub(super) async fn open(
         vault,
         index,
         intake,
+        documents,
         query,
         disclosure,
         possession,

@@ -48,7 +48,7 @@ fn statement<C>(base: &str, date: &str, routes: &[Route<C>]) -> Json {
         })
         .collect();
     let how = "Bearer access token (JWT, EdDSA) signed with the organization's key in the network; aud is the network's id, \
-               scope lists system/Observation.rs and system/Patient.rs.";
+               scope lists system/Observation.rs, system/Patient.rs, and system/Binary.cr for documents.";
     json!({
         "resourceType": "CapabilityStatement",
         "status": "active",
