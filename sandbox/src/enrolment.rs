@@ -44,17 +44,18 @@ async fn enrol_all(network: &Network, nodes: &[Node]) -> Result<(), Fault> {
         .settle(&nodes[0], Action::EnrolGateway(gateway.clone()))
         .await?;
     reached(nodes, height).await;
-    let keys = household
-        .people
-        .iter()
-        .map(|person| Action::AnnounceKey(person.key.clone()));
+    let desk = [Action::EnrolGateway(network.desk.enrolment.clone())];
+    let keys = household.people.iter().flat_map(|person| {
+        let keys = [&person.key, &person.clinical.1];
+        keys.map(|key| Action::AnnounceKey(key.clone()))
+    });
     let enrol = |device: &Device| {
         let place = (gateway.gateway.clone(), device.id.clone());
         let enrolment = DeviceEnrolment::of(&network.id(), place, &device.signing_key()?);
         Ok(Action::EnrolDevice(enrolment))
     };
     let devices: Vec<_> = household.devices.iter().map(enrol).collect::<Result<_, Fault>>()?;
-    let heights = stream::iter(keys.chain(devices).enumerate())
+    let heights = stream::iter(keys.chain(devices).chain(desk).enumerate())
         .map(|(i, action)| secretary.settle(&nodes[i % nodes.len()], action))
         .buffer_unordered(AT_ONCE_MAX)
         .try_collect::<Vec<_>>()

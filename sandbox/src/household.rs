@@ -34,7 +34,7 @@ const GENDERS: [&str; 4] = ["female", "male", "other", "unknown"];
 /// Devices of one patient, at most; the first patient has one, the second two, and so on around.
 const DEVICES_PER_PATIENT_MAX: usize = 3;
 
-/// A synthetic person, with the key that opens what their devices measure.
+/// A synthetic person, with the keys that open what their devices measure and what a hospital writes about them.
 #[derive(Clone, Debug)]
 pub struct Person {
     /// Who they are.
@@ -43,11 +43,14 @@ pub struct Person {
     pub key: SubjectKey,
     /// The private half: it goes into the custodian's keyring, and stays here for the audit at the end.
     pub secret: SubjectSecret,
+    /// Their key for documents, both halves.
+    pub clinical: (SubjectSecret, SubjectKey),
 }
 
 impl Person {
     fn synthetic(number: usize) -> Result<Self, Fault> {
-        let (secret, key) = SubjectSecret::generate(Category::Vitals, 1).map_err(Fault::identity("a subject key"))?;
+        let pair = |category| SubjectSecret::generate(category, 1).map_err(Fault::identity("a subject key"));
+        let ((secret, key), clinical) = (pair(Category::Vitals)?, pair(Category::Clinical)?);
         let patient = Patient {
             id: SubjectId::random(),
             family: format!("{}-{:04}", FAMILIES[number % FAMILIES.len()], number + 1),
@@ -60,7 +63,12 @@ impl Person {
                 1 + number * 5 % 28
             ),
         };
-        Ok(Self { patient, key, secret })
+        Ok(Self {
+            patient,
+            key,
+            secret,
+            clinical,
+        })
     }
 
     /// The name people read.

@@ -25,7 +25,7 @@ const CERTIFICATE_DAYS: u64 = 30;
 /// Certificates are valid a little before they were made, for clocks that differ by minutes.
 const BACKDATED: Duration = Duration::from_secs(3_600);
 /// Scopes of the tokens in the report: a system that reads.
-pub const SCOPE: &str = "system/Observation.rs system/Patient.rs";
+pub const SCOPE: &str = "system/Observation.rs system/Patient.rs system/Binary.cr";
 /// What the token of an observer may do: have sealed bundles. It opens nothing, so it may be shown to any fog node.
 pub const SEALED_SCOPE: &str = "system/Bundle.rs";
 

@@ -41,6 +41,9 @@ pub const GATEWAY: &str = "home-1";
 /// The MQTT user that may publish for every device of the home.
 pub const HOME_USER: &str = "home";
 
+/// The name under which the custodian's desk is enrolled.
+pub const DESK: &str = "desk-1";
+
 /// Observers that are prepared: of the first two members.
 const OBSERVERS: u16 = 2;
 
@@ -84,6 +87,14 @@ pub struct NodePlan {
     key_file: PathBuf,
 }
 
+/// Who commits to the documents that are handed in at the custodian's node.
+#[derive(Debug)]
+pub struct DeskPlan {
+    /// What the custodian signs to enrol it.
+    pub enrolment: GatewayEnrolment,
+    key_file: PathBuf,
+}
+
 /// The gateway before it is started.
 #[derive(Debug)]
 pub struct GatewayPlan {
@@ -121,6 +132,8 @@ pub struct Network {
     pub newcomer: NewcomerPlan,
     /// Its gateway.
     pub gateway: GatewayPlan,
+    /// The custodian's desk.
+    pub desk: DeskPlan,
     /// Who has which certificate at the broker.
     pub mqtt: MqttPlan,
     /// Patients and devices.
@@ -165,6 +178,7 @@ impl Network {
         Ok(Self {
             ports,
             gateway: gateway(&folder, &authority, genesis.network())?,
+            desk: desk(&folder, &nodes[0])?,
             mqtt: MqttPlan::of(&folder, &authority, &household)?,
             household,
             ca_file: folder.write("ca.crt", authority.pem())?,
@@ -249,6 +263,17 @@ fn node(
         key,
         key_file,
     })
+}
+
+/// It connects to nobody, so it has no certificate but that of its node.
+fn desk(folder: &Folder, node: &NodePlan) -> Result<DeskPlan, Fault> {
+    let (key, key_file) = signing_key(folder, &format!("nodes/{}/desk.pem", node.name))?;
+    let enrolment = GatewayEnrolment {
+        gateway: DESK.parse().expect("a good name"),
+        key: key.public(),
+        tls: node.tls.pin,
+    };
+    Ok(DeskPlan { enrolment, key_file })
 }
 
 fn gateway(folder: &Folder, authority: &Authority, network: NetworkId) -> Result<GatewayPlan, Fault> {

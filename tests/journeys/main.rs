@@ -8,6 +8,7 @@ mod a_breakdown_breaks_the_promise;
 mod a_changed_receipt_is_refused;
 mod a_device_comes_by_a_code_and_goes_by_a_revocation;
 mod a_device_without_a_clock_has_times;
+mod a_document_comes_back;
 mod a_gap_is_named_until_it_is_closed;
 mod a_gateway_offline_for_an_hour_loses_nothing;
 mod a_hot_device_slows_nobody;

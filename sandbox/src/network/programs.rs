@@ -10,7 +10,7 @@ use fog_node::{
 use record::bundle::{Category, SubjectSecret};
 use serde_json::{Value as Json, json};
 
-use super::{GATEWAY, HOME_USER, Network, NodePlan, mosquitto::CLAIMS_USER, pretty};
+use super::{DESK, GATEWAY, HOME_USER, Network, NodePlan, mosquitto::CLAIMS_USER, pretty};
 use crate::{
     children::Program,
     config::Broker,
@@ -108,6 +108,10 @@ impl Network {
             .filter(|peer| peer.name != node.name)
             .map(|peer| &peer.url)
             .collect();
+        let desk = match index {
+            0 => json!({"author": DESK, "key": self.desk.key_file}),
+            _ => json!({}),
+        };
         let config = json!({
             "name": node.name,
             "organization": node.name,
@@ -125,6 +129,7 @@ impl Network {
             "vault": vault(stores.daemons.get(usize::from(place)), &json!({"peers": others})),
             "index": index(stores.mysql.filter(|_| place == 0)),
             "keyring": {"passphrase_file": passphrase.file},
+            "documents": {"desk": desk},
             "recovery": {"scrub_every_ms": scrub_s * 1_000, "scrub_bytes_per_s_max": scrub_bytes_per_s_max(scrub_s)},
         });
         let config = self.folder.write_toml(dir.join("config.toml"), &config)?;
@@ -144,15 +149,19 @@ impl Network {
 
     /// Makes a data folder with a keyring that opens the records of some people.
     pub(super) fn seal_keyring(&self, data_dir: &Path, passphrase: &Password, people: &[Person]) -> Result<(), Fault> {
-        let holding = |p: &Person| Holding {
-            key: p.key.clone(),
-            secret: p.secret.clone(),
-            patient: p.patient.clone(),
+        let holdings = |p: &Person| {
+            let pairs = [(p.secret.clone(), p.key.clone()), p.clinical.clone()];
+            let patient = p.patient.clone();
+            pairs.map(|(secret, key)| Holding {
+                key,
+                secret,
+                patient: patient.clone(),
+            })
         };
         std::fs::create_dir_all(data_dir).map_err(Fault::file(data_dir))?;
         let keyring = data_dir.join("keyring.sealed");
         Passphrase::read(&passphrase.file)
-            .and_then(|phrase| Keyring::create(&keyring, &phrase, people.iter().map(holding).collect()))
+            .and_then(|phrase| Keyring::create(&keyring, &phrase, people.iter().flat_map(holdings).collect()))
             .map_err(Fault::identity("a keyring"))?;
         Ok(())
     }
