@@ -6,6 +6,8 @@
 //! **What it rests on:** no more than a third of any committee that is known here ever lies, not even after it has left. Who
 //! wants less than that fetches the handovers anew, as a gateway does.
 
+use std::{collections::BTreeSet, ops::RangeInclusive};
+
 use record::{ids::NetworkId, signature::PublicKey};
 use serde::{Deserialize, Serialize};
 
@@ -189,6 +191,15 @@ impl Committees {
     pub fn at(&self, epoch: u64) -> &ValidatorSet {
         let known = self.eras.iter().rev().find(|(from, _)| *from <= epoch);
         &known.expect("the founders vote from epoch 0 on").1
+    }
+
+    /// Everybody who votes, as far as is known here, in any of these epochs.
+    #[must_use]
+    pub fn between(&self, epochs: RangeInclusive<u64>) -> BTreeSet<PublicKey> {
+        let later = self.eras.iter().filter(|(from, _)| *from > *epochs.start());
+        let later = later.take_while(|(from, _)| from <= epochs.end()).map(|(_, set)| set);
+        let sitting = std::iter::once(self.at(*epochs.start())).chain(later);
+        sitting.flat_map(|set| set.validators.iter().copied()).collect()
     }
 
     /// How many committees there were, the founders included.

@@ -10,7 +10,8 @@
 //! 4. [`committee`] who votes in which epoch; [`device`] which of a device's keys counted when; [`register`] who may do what;
 //!    [`state`] a finalized block applied to it, equally on every node; [`refused`] why something has no effect.
 //! 5. [`consent`] grants in force -> Permit.
-//! 6. [`proof`] what a third party checks: Merkle inclusion and two thirds of the votes ([`quorum`]); [`handover`] whose votes count.
+//! 6. [`proof`] what a third party checks: Merkle inclusion and two thirds of the votes ([`quorum`]); [`handover`] whose votes count;
+//!    [`erasure`] the proof that every node holds nothing of a key any more.
 //! 7. [`agreement`] what nodes say of their chains, compared: the majority, and who stands outside it (Algorithm 2).
 //! 8. [`holding`] what a node proves of the payloads that it has.
 //! 9. [`light`] what a node without a chain is handed, and how it checks it.
@@ -39,6 +40,8 @@ pub mod consent;
 pub mod handover;
 pub mod proof;
 pub mod quorum;
+
+pub mod erasure;
 
 pub mod agreement;
 pub mod holding;

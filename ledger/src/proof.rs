@@ -98,16 +98,13 @@ impl Receipt {
     /// The receipt of transaction `index` of `block`, which was finalized itself or through `descendants`.
     #[must_use]
     pub fn of(block: &Block, index: usize, descendants: Vec<Header>, finalization: Finalization) -> Option<Self> {
-        let transaction = block.transactions.get(index)?.clone();
-        let bundle = transaction.payload()?.id;
-        let path = merkle::Path::of(&block.leaves(), index)?;
-        let headers = std::iter::once(block.header.clone()).chain(descendants).collect();
+        let inclusion = Inclusion::of(block, index, descendants, finalization)?;
         Some(Self {
-            bundle,
-            transaction,
-            path,
-            headers,
-            finalization,
+            bundle: inclusion.transaction.payload()?.id,
+            transaction: inclusion.transaction,
+            path: inclusion.path,
+            headers: inclusion.headers,
+            finalization: inclusion.finalization,
         })
     }
 
@@ -142,6 +139,69 @@ impl Receipt {
         {
             return Err(ReceiptError::OtherBundle);
         }
+        let bundle = self.bundle;
+        let inclusion = Inclusion {
+            transaction: self.transaction,
+            path: self.path,
+            headers: self.headers,
+            finalization: self.finalization,
+        };
+        let Included {
+            header,
+            voted_in,
+            votes,
+        } = inclusion.check(committees)?;
+        Ok(VerifiedReceipt {
+            bundle,
+            header,
+            voted_in,
+            votes,
+        })
+    }
+}
+
+/// Everything needed to check that a transaction of any kind stands in a final block. That it took effect there is not
+/// said: who reads it knows why it must have.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Inclusion {
+    /// The transaction, as it stands in the block.
+    pub transaction: SignedTransaction,
+    /// From the transaction to the block's Merkle root.
+    pub path: merkle::Path,
+    /// The block's header, then (if it was not voted on itself) its descendants up to the one that was.
+    pub headers: Vec<Header>,
+    /// The votes on the last header.
+    pub finalization: Finalization,
+}
+
+/// What an [`Inclusion`] proves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Included {
+    /// The header of the block that the transaction stands in.
+    pub(crate) header: Header,
+    /// The epoch whose committee voted.
+    pub(crate) voted_in: u64,
+    /// How many votes were checked.
+    pub(crate) votes: usize,
+}
+
+impl Inclusion {
+    /// The proof for transaction `index` of `block`, which was finalized itself or through `descendants`.
+    #[must_use]
+    pub fn of(block: &Block, index: usize, descendants: Vec<Header>, finalization: Finalization) -> Option<Self> {
+        let transaction = block.transactions.get(index)?.clone();
+        let path = merkle::Path::of(&block.leaves(), index)?;
+        let headers = std::iter::once(block.header.clone()).chain(descendants).collect();
+        Some(Self {
+            transaction,
+            path,
+            headers,
+            finalization,
+        })
+    }
+
+    pub(crate) fn check(&self, committees: &Committees) -> Result<Included, ReceiptError> {
         let network = committees.network();
         if self.headers.len() > DESCENT_MAX || self.headers.iter().any(|h| h.network != network) {
             return Err(ReceiptError::BrokenChain);
@@ -157,12 +217,10 @@ impl Receipt {
         if self.path.root(self.transaction.leaf()) != Some(first.transactions_root) {
             return Err(ReceiptError::NotIncluded);
         }
-        let votes = self.finalization.check(last, committees.at(last.epoch))?;
-        Ok(VerifiedReceipt {
-            bundle: self.bundle,
-            header: first.clone(),
+        Ok(Included {
+            votes: self.finalization.check(last, committees.at(last.epoch))?,
             voted_in: last.epoch,
-            votes,
+            header: first.clone(),
         })
     }
 }

@@ -42,6 +42,9 @@ pub enum Refused {
     /// What it names was revoked; that is for good.
     #[error("what it names was revoked, which is for good: enrol it under another name")]
     Revoked,
+    /// The key it names was erased; that is for good.
+    #[error("the key it names was erased, which is for good: seal to another key of the subject, if there is one")]
+    Erased,
     /// No proof that the new key's private half is there.
     #[error("the proof of possession is not by the new key, for this network, gateway and device")]
     NotPossessed,
@@ -78,6 +81,7 @@ impl Refused {
                 | Self::OtherEpoch
                 | Self::TooMany
                 | Self::Revoked
+                | Self::Erased
         )
     }
 

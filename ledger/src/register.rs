@@ -1,6 +1,7 @@
 //! Who may do what: members, validators, gateways, devices, announced keys, grants. What a snapshot of the state holds.
 
 mod edge;
+mod erasure;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -21,6 +22,7 @@ use crate::{
     handover::Committees,
     transaction::{Action, Author, GatewayEnrolment, Grant, SignedTransaction},
 };
+pub use erasure::Tombstone;
 
 /// An enrolled gateway and who operates it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -72,6 +74,9 @@ pub struct Register {
     keys: Vec<(KeyId, AnnouncedKey)>,
     /// Sorted by grant, for the same reason.
     decisions: Vec<Decision>,
+    /// Erased keys, sorted by id; a network in which nothing was erased has the digest that it had before there were any.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    erased: Vec<(KeyId, Tombstone)>,
 }
 
 impl Register {
@@ -88,6 +93,7 @@ impl Register {
             devices: BTreeMap::new(),
             keys: Vec::new(),
             decisions: Vec::new(),
+            erased: Vec::new(),
         }
     }
 
@@ -113,6 +119,7 @@ impl Register {
         match (&claims.author, transaction.payload()) {
             (Author::Gateway(author), Some(payload)) => self.may_commit(author, claims.sequence, &payload.key),
             (Author::Organization(author), _) => self.may_decide(author, claims.sequence, &claims.action),
+            (Author::Validator(_), _) => self.may_confirm(claims.sequence, &claims.action),
             (Author::Gateway(_), None) => Err(Refused::NotAllowed),
         }
     }
@@ -142,7 +149,7 @@ impl Register {
     /// their records.
     fn may_commit(&self, author: &GatewayId, sequence: u64, key: &KeyId) -> Result<(), Refused> {
         let operator = self.gateways.get(author).map(|gateway| &gateway.operator);
-        let announced = self.subject_key(key).ok_or(Refused::UnknownName)?;
+        let announced = self.announced(key)?;
         if sequence == 0 && operator == Some(&announced.custodian) {
             Ok(())
         } else {
@@ -153,7 +160,7 @@ impl Register {
     fn may_decide(&self, author: &OrganizationId, sequence: u64, action: &Action) -> Result<(), Refused> {
         let free = |taken: bool| if taken { Err(Refused::NameTaken) } else { Ok(()) };
         match action {
-            Action::Commit(_) | Action::CommitDocument(_) => Err(Refused::NotAllowed),
+            Action::Commit(_) | Action::CommitDocument(_) | Action::ConfirmErasure(_) => Err(Refused::NotAllowed),
             Action::EnrolGateway(enrolment) => {
                 // A copied TLS or signing key would lock its owner out.
                 let copied =
@@ -172,7 +179,11 @@ impl Register {
                 .may_rotate(&self.network, rotation),
             Action::RevokeDevice(device) => self.device_of(author, device).map(|_| ()),
             Action::RevokeGateway(gateway) => self.operated(author, gateway),
-            Action::AnnounceKey(key) => free(self.subject_key(&key.id()).is_some()),
+            Action::AnnounceKey(key) => match self.announced(&key.id()) {
+                Err(Refused::UnknownName) => Ok(()),
+                known => known.and(Err(Refused::NameTaken)),
+            },
+            Action::Erase(erasure) => self.may_erase(author, erasure),
             Action::Voice(voice) => {
                 if let Change::Admit(organization) = &voice.change
                     && self.dismissed.contains(&organization.id)
@@ -182,7 +193,7 @@ impl Register {
                 Ok(self.seats.hear(author, voice, &self.organizations)?)
             }
             Action::Grant(grant) | Action::Revoke(grant) => {
-                let announced = self.subject_key(&grant.key).ok_or(Refused::UnknownName)?;
+                let announced = self.announced(&grant.key)?;
                 if !self.organizations.contains_key(&grant.grantee) {
                     return Err(Refused::UnknownName);
                 }
@@ -203,7 +214,8 @@ impl Register {
             return;
         };
         match &transaction.claims().action {
-            Action::Commit(_) | Action::CommitDocument(_) => {}
+            Action::Commit(_) | Action::CommitDocument(_) | Action::ConfirmErasure(_) => {}
+            Action::Erase(erasure) => self.erase(erasure, transaction.id(), at),
             Action::EnrolGateway(enrolment) => {
                 let gateway = Gateway {
                     enrolment: enrolment.clone(),
@@ -293,6 +305,7 @@ impl Register {
                 let may = gateway.revoked.is_none() && self.organizations.contains_key(&gateway.operator);
                 may.then_some(gateway.enrolment.key)
             }
+            Author::Validator(key) => self.seats.all().any(|seated| seated.key == *key).then_some(*key),
         }
     }
 

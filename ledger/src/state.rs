@@ -8,8 +8,9 @@ use serde::{Deserialize, Serialize};
 use crate::{
     block::{Block, Height},
     device::Moment,
+    erasure,
     genesis::Genesis,
-    transaction::{Action, SignedTransaction},
+    transaction::{Action, Author, SignedTransaction},
 };
 
 pub use crate::register::{AnnouncedKey, Gateway, Refused, Register};
@@ -155,24 +156,28 @@ impl State {
     }
 }
 
-/// Whether a transaction, once it takes effect, changes who may do what; a commitment moves height and digest alone.
+/// Whether a transaction, once it takes effect, changes who may do what; a commitment or confirmation moves height and
+/// digest alone.
 const fn changes_register(transaction: &SignedTransaction) -> bool {
     !matches!(
         transaction.claims().action,
-        Action::Commit(_) | Action::CommitDocument(_)
+        Action::Commit(_) | Action::CommitDocument(_) | Action::ConfirmErasure(_)
     )
 }
 
-/// The digests that may become final once only: the transaction's, and that of the bundle or document it commits to.
+/// The digests that may become final once only: the transaction's, and that of the bundle or document it commits to, of the
+/// key it erases, or of the validator's word on an erased key.
 #[must_use]
 pub fn identifiers(transaction: &SignedTransaction) -> Vec<Digest> {
-    [
-        Some(transaction.id().0),
-        transaction.payload().map(|payload| payload.id.0),
-    ]
-    .into_iter()
-    .flatten()
-    .collect()
+    let claims = transaction.claims();
+    let what = match (&claims.action, &claims.author) {
+        (Action::Erase(erasure), _) => Some(erasure::tombstone_id(&erasure.key)),
+        (Action::ConfirmErasure(confirmation), Author::Validator(validator)) => {
+            Some(erasure::confirmation_id(&confirmation.key, validator))
+        }
+        _ => transaction.payload().map(|payload| payload.id.0),
+    };
+    std::iter::once(transaction.id().0).chain(what).collect()
 }
 
 #[cfg(test)]
@@ -185,7 +190,7 @@ mod tests {
         consent::authorize,
         member::{Change, Organization, Role, Voice},
         possession::Possession,
-        transaction::{Author, Commitment, DeviceEnrolment, GatewayEnrolment, Grant, Rotation, Transaction},
+        transaction::{Commitment, DeviceEnrolment, GatewayEnrolment, Grant, Rotation, Transaction},
     };
     use proptest::prelude::*;
     use record::{

@@ -42,6 +42,8 @@ pub enum Author {
     Organization(OrganizationId),
     /// An enrolled gateway, with its own key.
     Gateway(GatewayId),
+    /// A node with a seat, with the key that it votes with.
+    Validator(PublicKey),
 }
 
 /// What is said about a sealed bundle.
@@ -150,6 +152,40 @@ pub struct Grant {
     pub grantee: OrganizationId,
 }
 
+/// The tombstone of a subject key: nothing is committed to it any more, and every node lets go of what was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Erasure {
+    /// The subject key.
+    pub key: KeyId,
+}
+
+/// What became of the private half of an erased key at a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PrivateHalf {
+    /// It was here, and is destroyed.
+    Destroyed,
+    /// It was never here, as far as this node knows.
+    NeverHeld,
+}
+
+/// A node's word that it holds nothing of an erased key any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Confirmation {
+    /// The erased key.
+    pub key: KeyId,
+    /// The transaction that erased it.
+    pub tombstone: TransactionId,
+    /// How many payloads the chain commits to the key.
+    pub payloads: u64,
+    /// [`crate::erasure::digest_of`] their identifiers: who has the chain can check it.
+    pub cids: Digest,
+    /// What became of the private half.
+    pub private_half: PrivateHalf,
+}
+
 /// What a transaction does.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -176,6 +212,10 @@ pub enum Action {
     Revoke(Grant),
     /// An organisation raises its voice for a change of the members.
     Voice(Voice),
+    /// The custodian erases a key, for good.
+    Erase(Erasure),
+    /// A node with a seat confirms that it holds nothing of an erased key any more.
+    ConfirmErasure(Confirmation),
 }
 
 impl Action {
@@ -194,6 +234,8 @@ impl Action {
             Self::Grant(_) => "grant",
             Self::Revoke(_) => "revoke",
             Self::Voice(_) => "voice",
+            Self::Erase(_) => "erase",
+            Self::ConfirmErasure(_) => "confirm-erasure",
         }
     }
 }
@@ -206,7 +248,7 @@ pub struct Transaction {
     pub network: NetworkId,
     /// Who says so.
     pub author: Author,
-    /// Makes two equal actions of one author distinct; 0 for commitments, which must not be.
+    /// Makes two equal actions of one author distinct; 0 for commitments and confirmations of erasures, which must not be.
     pub sequence: u64,
     /// What is said.
     pub action: Action,

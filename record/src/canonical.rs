@@ -67,6 +67,10 @@ impl Domain {
     pub const POSSESSION: Self = Self("vitalfog/device-key/v1");
     /// An inner node of a Merkle tree.
     pub const MERKLE_NODE: Self = Self("vitalfog/merkle-node/v1");
+    /// What may be said once of a subject key: that it is erased, and by each validator that it holds nothing of it any more.
+    pub const ERASURE: Self = Self("vitalfog/erasure/v1");
+    /// The payloads of an erased key: their identifiers, sorted.
+    pub const ERASED_PAYLOADS: Self = Self("vitalfog/erased-payloads/v1");
     /// A TLS public key (SubjectPublicKeyInfo), as pinned on the chain.
     pub const TLS_KEY: Self = Self("vitalfog/tls-key/v1");
 

@@ -5,15 +5,17 @@ use ledger::{
     block::{Block, Header, Height},
     committee::{Change, Voice, digest_of},
     document::DocumentCommitment,
+    erasure::{self, Certificate},
     genesis::{Address, Genesis, Organization, Role, Validator},
     handover::{Committees, Handover, Handovers},
     holding::{Answer, Challenge},
     policy::ValidityPolicy,
     possession::Possession,
-    proof::{Finalization, Receipt, Vote, vote_message},
+    proof::{Finalization, Inclusion, Receipt, Vote, vote_message},
     state::{Finals, Outcome, Refused, State},
     transaction::{
-        Action, Author, Commitment, DeviceEnrolment, GatewayEnrolment, Grant, Rotation, SignedTransaction, Transaction,
+        Action, Author, Commitment, Confirmation, DeviceEnrolment, Erasure, GatewayEnrolment, Grant, PrivateHalf,
+        Rotation, SignedTransaction, Transaction,
     },
 };
 use record::{
@@ -231,6 +233,72 @@ fn handovers() -> Handovers {
     }
 }
 
+/// The key of the one commitment is erased: the tombstone, then the word of each validator, by their keys.
+fn erasure_of() -> Vec<SignedTransaction> {
+    let erasure = Erasure {
+        key: subject_key().id(),
+    };
+    let tombstone = signed(
+        Author::Organization(named("hospital-a")),
+        0,
+        Action::Erase(erasure),
+        &key(11),
+    );
+    let commitment = commit().commitment().expect("it is one").clone();
+    let word = |validator: &SigningKey| {
+        let confirmation = Confirmation {
+            key: commitment.key,
+            tombstone: tombstone.id(),
+            payloads: 1,
+            cids: erasure::digest_of(&[commitment.cid].into()),
+            private_half: if validator.public() == key(21).public() {
+                PrivateHalf::Destroyed
+            } else {
+                PrivateHalf::NeverHeld
+            },
+        };
+        let author = Author::Validator(validator.public());
+        signed(author, 0, Action::ConfirmErasure(confirmation), validator)
+    };
+    let mut validators: Vec<_> = MEMBERS.map(|(seed, ..)| key(seed + 10)).into();
+    validators.sort_by_key(SigningKey::public);
+    let words: Vec<_> = validators.iter().map(word).collect();
+    std::iter::once(tombstone).chain(words).collect()
+}
+
+/// The block after the one above, with all of that in it.
+fn erasing_block() -> Block {
+    let genesis = genesis();
+    let mut block = Block {
+        header: block().header,
+        transactions: erasure_of(),
+    };
+    block.header.parent = block.header.digest();
+    block.header.height = Height(2);
+    block.header.view = 3;
+    block.header.timestamp_ms += 1_000;
+    block.header.transactions_root = block.transactions_root();
+    block.header = genesis.policy.mine(block.header).0;
+    block
+}
+
+fn erased_state() -> State {
+    let mut state = state();
+    let outcomes = state.apply(&erasing_block(), &Nothing);
+    assert!(outcomes.iter().all(|o| *o == Outcome::Applied), "{outcomes:?}");
+    state
+}
+
+fn certificate() -> Certificate {
+    let block = erasing_block();
+    let inclusion = |at| Inclusion::of(&block, at, vec![], votes(&block.header)).expect("it is there");
+    Certificate {
+        key: subject_key().id(),
+        tombstone: inclusion(0),
+        confirmations: (1..=MEMBERS.len()).map(inclusion).collect(),
+    }
+}
+
 fn admission() -> Admission {
     Admission::sign(SealedBundle::id_of(&sealed().encode()), 1_790_000_000_500, &key(21))
 }
@@ -271,6 +339,15 @@ pub(crate) fn bytes() -> Vec<Form> {
             "document-id",
             DocumentCommitment::id_of(&canonical::cid_of(&document())).0.as_bytes(),
         ),
+        fixed("erase", &erasure_of()[0].encode()),
+        fixed("confirm-erasure", &erasure_of()[1].encode()),
+        fixed("tombstone-id", erasure::tombstone_id(&subject_key().id()).as_bytes()),
+        fixed(
+            "confirmation-id",
+            erasure::confirmation_id(&subject_key().id(), &key(21).public()).as_bytes(),
+        ),
+        form("register-erased", erased_state().register()),
+        fixed("state-digest-erased", erased_state().digest().as_bytes()),
     ];
     kinds.chain(rest).collect()
 }
@@ -282,6 +359,7 @@ pub(crate) fn texts() -> Vec<Form> {
         text("validators", &Handovers::none(&genesis())),
         text("handovers", &handovers()),
         text("receipt", &receipt()),
+        text("certificate-of-erasure", &certificate()),
     ]
 }
 
@@ -290,6 +368,13 @@ fn the_pinned_receipt_proves_its_bundle() {
     let verified = Receipt::verify(&receipt().to_json(), &Committees::founding(&genesis())).expect("genuine");
     assert_eq!(verified.bundle(), SealedBundle::id_of(&sealed().encode()));
     assert_eq!(verified.votes(), 3);
+}
+
+#[test]
+fn the_pinned_certificate_of_erasure_names_every_validator() {
+    let committees = Committees::founding(&genesis());
+    let verified = Certificate::verify(&certificate().to_json(), &committees).expect("genuine");
+    assert_eq!((verified.payloads, verified.confirmed.len()), (1, MEMBERS.len()));
 }
 
 #[test]
