@@ -3,19 +3,20 @@
 //! The file: a line that names the format, salt, nonce, and AES-256-GCM over the canonical holdings, under a key that
 //! argon2id (64 MiB, 3 passes) makes of the passphrase. Everything before the ciphertext is authenticated with it, and
 //! the costs are fixed by the format's name: a flipped byte anywhere gives an error, never another keyring.
+//!
+//! A private half that is destroyed is gone from the file first, then from memory, when nobody has it in hand any more; that
+//! it was here is noted in a file beside it before.
+
+mod destroy;
+mod file;
 
 use std::{
-    collections::BTreeMap,
-    fmt,
-    fs::{self, File},
-    io::{self, Read as _, Write as _},
-    os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
+    collections::{BTreeMap, BTreeSet},
+    fmt, io,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, Weak},
 };
 
-use argon2::{Algorithm, Argon2, Params, Version};
-use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use record::{
     bundle::{SubjectKey, SubjectSecret},
     canonical,
@@ -26,6 +27,8 @@ use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 use zeroize::Zeroizing;
 
+use file::{Seal, io_error, read_private, write_private};
+
 /// The file in the data folder.
 pub const FILE: &str = "keyring.sealed";
 /// A sealed keyring has at most this many bytes: some hundred thousand keys.
@@ -34,10 +37,6 @@ pub const KEYRING_BYTES_MAX: usize = 64 << 20;
 pub const PASSPHRASE_BYTES_MIN: usize = 12;
 /// A passphrase file has at most this many bytes.
 const PASSPHRASE_BYTES_MAX: u64 = 4_096;
-/// First line of the file: format, version, and with them every parameter of the sealing.
-const FORMAT: &[u8] = b"vitalfog keyring v1: argon2id m=65536 t=3 p=1, aes-256-gcm\n";
-const SALT_BYTES: usize = 16;
-const HEADER_BYTES: usize = FORMAT.len() + SALT_BYTES + NONCE_LEN;
 
 /// Where the passphrase is.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -80,6 +79,9 @@ pub enum Error {
         /// Which file.
         path: PathBuf,
     },
+    /// Somebody is still opening something with the key; it is soon done with.
+    #[error("a private half is destroyed when nobody has it in hand any more; ask again")]
+    InUse,
     /// The holdings contradict each other.
     #[error("the holdings contradict each other: one key, or one patient, is given twice and differently")]
     Contradiction,
@@ -145,18 +147,46 @@ struct Entry {
 
 /// The keys this node holds. Clones share it.
 #[derive(Clone, Default)]
-pub struct Keyring(Arc<Contents>);
+pub struct Keyring(Arc<Shared>);
+
+#[derive(Default)]
+struct Shared {
+    // Read for a moment by every question; written when a key is destroyed.
+    contents: RwLock<Contents>,
+    /// Where it lies; none for a keyring that has no file and no keys.
+    place: Option<Place>,
+    // One key is destroyed at a time; held while the file is written.
+    destroying: Mutex<()>,
+}
+
+/// Where a keyring lies, and what seals it again.
+struct Place {
+    path: PathBuf,
+    seal: Seal,
+}
 
 #[derive(Default)]
 struct Contents {
-    keys: BTreeMap<KeyId, (SubjectSecret, SubjectId)>,
+    keys: BTreeMap<KeyId, Held>,
     patients: BTreeMap<SubjectId, Patient>,
     of: BTreeMap<SubjectId, Vec<KeyId>>,
+    /// Destroyed in this run, and perhaps still in somebody's hand.
+    leaving: BTreeMap<KeyId, Weak<SubjectSecret>>,
+    /// Destroyed in this run or an earlier one.
+    destroyed: BTreeSet<KeyId>,
+}
+
+/// A key in the keyring.
+#[derive(Clone)]
+struct Held {
+    key: SubjectKey,
+    secret: Arc<SubjectSecret>,
+    subject: SubjectId,
 }
 
 impl fmt::Debug for Keyring {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Keyring({} keys)", self.0.keys.len())
+        write!(f, "Keyring({} keys)", self.len())
     }
 }
 
@@ -180,22 +210,10 @@ impl Keyring {
         if path.exists() {
             return Err(io_error(path, io::ErrorKind::AlreadyExists.into()));
         }
-        let keyring = Self::of(holdings.iter().cloned())?;
-        let entries: Vec<_> = holdings
-            .into_iter()
-            .map(|h| Entry {
-                key: h.key,
-                secret: ByteBuf::from(h.secret.secret_bytes()),
-                patient: h.patient,
-            })
-            .collect();
-        let plaintext = Zeroizing::new(canonical::encode(&entries));
-        for entry in entries {
-            // ByteBuf does not wipe itself.
-            drop(Zeroizing::new(entry.secret.into_vec()));
-        }
-        write_private(path, &sealed(passphrase, &plaintext))?;
-        Ok(keyring)
+        let contents = Contents::of(holdings.into_iter())?;
+        let seal = Seal::new(passphrase);
+        write_private(path, &seal.close(&contents.encode(None)))?;
+        Ok(Self::at(path, seal, contents))
     }
 
     /// Puts a copy of a sealed keyring into the data folder, after it has opened; one that is there already must be the same.
@@ -203,7 +221,7 @@ impl Keyring {
     /// # Errors
     /// As [`Keyring::open`], or [`Error::Io`] (also if another keyring is there).
     pub fn restore(copy: &Path, data_dir: &Path, passphrase: &Passphrase) -> Result<Self, Error> {
-        let keyring = Self::open(copy, passphrase)?;
+        Self::open(copy, passphrase)?;
         let bytes = read_private(copy, KEYRING_BYTES_MAX as u64)?;
         let path = data_dir.join(FILE);
         if !path.exists() {
@@ -211,7 +229,7 @@ impl Keyring {
         } else if read_private(&path, KEYRING_BYTES_MAX as u64)? != bytes {
             return Err(io_error(&path, io::ErrorKind::AlreadyExists.into()));
         }
-        Ok(keyring)
+        Self::open(&path, passphrase)
     }
 
     /// Opens a sealed keyring.
@@ -220,27 +238,87 @@ impl Keyring {
     /// [`Error::Io`], [`Error::Exposed`], [`Error::NotAKeyring`] or [`Error::NotOpened`].
     pub fn open(path: &Path, passphrase: &Passphrase) -> Result<Self, Error> {
         let mut file = read_private(path, KEYRING_BYTES_MAX as u64)?;
-        if !file.starts_with(FORMAT) || file.len() < HEADER_BYTES {
-            return Err(Error::NotAKeyring { path: path.to_owned() });
-        }
-        let (header, ciphertext) = file.split_at_mut(HEADER_BYTES);
-        let (salt, nonce) = header[FORMAT.len()..].split_at(SALT_BYTES);
-        let nonce = Nonce::try_assume_unique_for_key(nonce).expect("the header ends with a nonce");
-        let plaintext = sealing_key(passphrase, salt)
-            .open_in_place(nonce, Aad::from(&*header), ciphertext)
-            .map_err(|_| Error::NotOpened { path: path.to_owned() })?;
+        let (plaintext, seal) = Seal::open(path, passphrase, &mut file)?;
         // Not `canonical::decode`: its re-encoding would leave a copy of the secrets in memory.
         let entries: Vec<Entry> = canonical::decode_foreign(plaintext, KEYRING_BYTES_MAX)
             .map_err(|_| Error::NotAKeyring { path: path.to_owned() })?;
-        Self::of(entries.into_iter().map(|entry| Holding {
+        let mut contents = Contents::of(entries.into_iter().map(|entry| Holding {
             key: entry.key,
             secret: SubjectSecret::from_bytes(Zeroizing::new(entry.secret.into_vec())),
             patient: entry.patient,
+        }))?;
+        contents.destroyed = destroy::noted(path)?;
+        Ok(Self::at(path, seal, contents))
+    }
+
+    fn at(path: &Path, seal: Seal, contents: Contents) -> Self {
+        Self(Arc::new(Shared {
+            contents: RwLock::new(contents),
+            place: Some(Place {
+                path: path.to_owned(),
+                seal,
+            }),
+            destroying: Mutex::default(),
         }))
     }
 
+    fn contents(&self) -> RwLockReadGuard<'_, Contents> {
+        // Nothing is half done when a panic leaves it.
+        self.0.contents.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The private half of a key, if this node holds it. It is destroyed when nobody has it in hand any more.
+    #[must_use]
+    pub fn secret(&self, key: &KeyId) -> Option<Arc<SubjectSecret>> {
+        self.contents().keys.get(key).map(|held| held.secret.clone())
+    }
+
+    /// The keys of a subject that this node holds.
+    #[must_use]
+    pub fn keys_of(&self, subject: SubjectId) -> Vec<KeyId> {
+        self.contents().of.get(&subject).cloned().unwrap_or_default()
+    }
+
+    /// Every key that this node holds.
+    #[must_use]
+    pub fn keys(&self) -> Vec<KeyId> {
+        self.contents().keys.keys().copied().collect()
+    }
+
+    /// Whose key it is.
+    #[must_use]
+    pub fn subject_of(&self, key: &KeyId) -> Option<SubjectId> {
+        self.contents().keys.get(key).map(|held| held.subject)
+    }
+
+    /// Who a subject is.
+    #[must_use]
+    pub fn patient(&self, subject: SubjectId) -> Option<Patient> {
+        self.contents().patients.get(&subject).cloned()
+    }
+
+    /// How many keys these are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.contents().keys.len()
+    }
+
+    /// Whether there is no key.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// All subjects, by id.
+    #[must_use]
+    pub fn patients(&self) -> Vec<Patient> {
+        self.contents().patients.values().cloned().collect()
+    }
+}
+
+impl Contents {
     fn of(holdings: impl Iterator<Item = Holding>) -> Result<Self, Error> {
-        let mut contents = Contents::default();
+        let mut contents = Self::default();
         for holding in holdings {
             let subject = holding.patient.id;
             let known = contents
@@ -248,131 +326,47 @@ impl Keyring {
                 .entry(subject)
                 .or_insert_with(|| holding.patient.clone());
             let key = holding.key.id();
-            let is_new = contents.keys.insert(key, (holding.secret, subject)).is_none();
+            let held = Held {
+                key: holding.key,
+                secret: Arc::new(holding.secret),
+                subject,
+            };
+            let is_new = contents.keys.insert(key, held).is_none();
             contents.of.entry(subject).or_default().push(key);
             if *known != holding.patient || !is_new {
                 return Err(Error::Contradiction);
             }
         }
-        Ok(Self(Arc::new(contents)))
+        Ok(contents)
     }
 
-    /// The private half of a key, if this node holds it.
-    #[must_use]
-    pub fn secret(&self, key: &KeyId) -> Option<&SubjectSecret> {
-        self.0.keys.get(key).map(|(secret, _)| secret)
-    }
-
-    /// The keys of a subject that this node holds.
-    #[must_use]
-    pub fn keys_of(&self, subject: SubjectId) -> &[KeyId] {
-        self.0.of.get(&subject).map_or(&[], Vec::as_slice)
-    }
-
-    /// Whose key it is.
-    #[must_use]
-    pub fn subject_of(&self, key: &KeyId) -> Option<SubjectId> {
-        self.0.keys.get(key).map(|(_, subject)| *subject)
-    }
-
-    /// Who a subject is.
-    #[must_use]
-    pub fn patient(&self, subject: SubjectId) -> Option<&Patient> {
-        self.0.patients.get(&subject)
-    }
-
-    /// How many keys these are.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.0.keys.len()
-    }
-
-    /// Whether there is no key.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.0.keys.is_empty()
-    }
-
-    /// All subjects, by id.
-    pub fn patients(&self) -> impl Iterator<Item = &Patient> {
-        self.0.patients.values()
-    }
-}
-
-/// Header and ciphertext, under a fresh salt and nonce.
-fn sealed(passphrase: &Passphrase, plaintext: &[u8]) -> Vec<u8> {
-    let (salt, nonce): ([u8; SALT_BYTES], [u8; NONCE_LEN]) = (rand::random(), rand::random());
-    let header = [FORMAT, &salt, &nonce].concat();
-    let mut body = Zeroizing::new(Vec::with_capacity(plaintext.len() + AES_256_GCM.tag_len()));
-    body.extend_from_slice(plaintext);
-    sealing_key(passphrase, &salt)
-        .seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), Aad::from(&header), &mut *body)
-        .expect("a keyring is far below the limits of AES-GCM");
-    [header.as_slice(), body.as_slice()].concat()
-}
-
-fn sealing_key(passphrase: &Passphrase, salt: &[u8]) -> LessSafeKey {
-    let params = Params::new(64 << 10, 3, 1, Some(32)).expect("within argon2's limits");
-    let mut key = Zeroizing::new([0; 32]);
-    Argon2::new(Algorithm::Argon2id, Version::V0x13, params)
-        .hash_password_into(passphrase.0.as_bytes(), salt, &mut *key)
-        .expect("salt and passphrase are within argon2's limits");
-    LessSafeKey::new(UnboundKey::new(&AES_256_GCM, &*key).expect("the key has 32 bytes"))
-}
-
-/// Reads a file that only its owner may read, if it is not too large.
-fn read_private(path: &Path, bytes_max: u64) -> Result<Zeroizing<Vec<u8>>, Error> {
-    let file = File::open(path).map_err(|e| io_error(path, e))?;
-    let about = file.metadata().map_err(|e| io_error(path, e))?;
-    if about.permissions().mode() & 0o077 != 0 {
-        return Err(Error::Exposed { path: path.to_owned() });
-    }
-    if about.len() > bytes_max {
-        return Err(io_error(path, io::ErrorKind::FileTooLarge.into()));
-    }
-    let capacity = usize::try_from(about.len()).expect("a file below the limit fits in memory");
-    let mut bytes = Zeroizing::new(Vec::with_capacity(capacity));
-    file.take(bytes_max)
-        .read_to_end(&mut bytes)
-        .map_err(|e| io_error(path, e))?;
-    Ok(bytes)
-}
-
-/// Writes a file that only its owner may read: all of it or none, and durable on return.
-fn write_private(path: &Path, bytes: &[u8]) -> Result<(), Error> {
-    let draft = path.with_extension("draft");
-    let write = || {
-        let mut file = fs::OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&draft)?;
-        file.set_permissions(fs::Permissions::from_mode(0o600))?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        fs::rename(&draft, path)?;
-        File::open(
-            path.parent()
-                .filter(|p| !p.as_os_str().is_empty())
-                .unwrap_or(Path::new(".")),
-        )?
-        .sync_all()
-    };
-    write().map_err(|e| io_error(path, e))
-}
-
-fn io_error(path: &Path, source: io::Error) -> Error {
-    Error::Io {
-        path: path.to_owned(),
-        source,
+    /// The bytes that are sealed: all holdings, but for this key.
+    fn encode(&self, without: Option<&KeyId>) -> Zeroizing<Vec<u8>> {
+        let kept = self.keys.iter().filter(|(key, _)| Some(*key) != without);
+        let entries: Vec<_> = kept
+            .map(|(_, held)| Entry {
+                key: held.key.clone(),
+                secret: ByteBuf::from(held.secret.secret_bytes()),
+                patient: self.patients[&held.subject].clone(),
+            })
+            .collect();
+        let plaintext = Zeroizing::new(canonical::encode(&entries));
+        for entry in entries {
+            // ByteBuf does not wipe itself.
+            drop(Zeroizing::new(entry.secret.into_vec()));
+        }
+        plaintext
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{
+        file::{FORMAT, HEADER_BYTES, SALT_BYTES},
+        *,
+    };
     use record::bundle::Category;
+    use std::{fs, os::unix::fs::PermissionsExt as _};
 
     fn passphrase() -> Passphrase {
         Passphrase::new(Zeroizing::new("correct horse battery".to_owned())).expect("long enough")
@@ -417,10 +411,10 @@ mod tests {
                 holding.secret.secret_bytes()
             );
             assert_eq!(keyring.subject_of(&key), Some(holding.patient.id));
-            assert_eq!(keyring.patient(holding.patient.id), Some(&holding.patient));
+            assert_eq!(keyring.patient(holding.patient.id), Some(holding.patient.clone()));
         }
         assert_eq!(keyring.keys_of(holdings[0].patient.id).len(), 2);
-        assert_eq!(keyring.patients().count(), 2);
+        assert_eq!(keyring.patients().len(), 2);
     }
 
     #[test]

@@ -11,13 +11,14 @@ mod verify;
 
 use std::{
     collections::BTreeMap,
+    sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use bytes::Bytes;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use ledger::{block::Height, transaction::Commitment};
-use record::{ids::BundleId, reading::Reason};
+use record::{bundle::SubjectSecret, ids::BundleId, reading::Reason};
 use tokio::{sync::watch, task::JoinError, time::Instant};
 
 use crate::{
@@ -109,6 +110,8 @@ struct Opened {
     rejections: Vec<Rejection>,
     /// When readings of devices with a set clock were measured, in milliseconds since 1970.
     measured_ms: Vec<i64>,
+    /// Kept until the rows are in the index: what is erased waits for them, and finds all that there will be.
+    in_hand: Vec<Arc<SubjectSecret>>,
 }
 
 impl<F: Followed> Projection<F> {
@@ -213,6 +216,7 @@ impl<F: Followed> Projection<F> {
             all.gaps.extend(bundle.gaps);
             all.rejections.extend(bundle.rejections);
             all.measured_ms.extend(bundle.measured_ms);
+            all.in_hand.extend(bundle.in_hand);
         }
         let found = (all.rows.as_slice(), all.gaps.as_slice());
         let Some(projected) = self.index.project((after, height), found, &all.rejections).await? else {
@@ -242,7 +246,11 @@ impl<F: Followed> Projection<F> {
             .await?
             .into_iter()
             .find(|commitment| commitment.bundle == bundle);
-        let Some(commitment) = commitment else { return Ok(()) };
+        let Some(commitment) = commitment else {
+            // Its key is not here any more: there is nothing to settle.
+            self.index.settle(bundle, (&[], &[]), &[]).await?;
+            return Ok(());
+        };
         let opened = self.open(commitment, height, deadline).await?;
         let found = (opened.rows.as_slice(), opened.gaps.as_slice());
         let settled = self.index.settle(bundle, found, &opened.rejections).await?;
@@ -316,7 +324,7 @@ impl<F: Followed> Projection<F> {
 
     async fn open(&self, commitment: Commitment, height: Height, deadline: Instant) -> Result<Opened, Failure> {
         let (Some(secret), Some(subject)) = (
-            self.keyring.secret(&commitment.key).cloned(),
+            self.keyring.secret(&commitment.key),
             self.keyring.subject_of(&commitment.key),
         ) else {
             return Ok(Opened::default());
@@ -332,7 +340,12 @@ impl<F: Followed> Projection<F> {
             return Ok(sealed.rejected(PAYLOAD_MISSING));
         };
         // A full bundle is a thousand signatures: too long for a thread that serves others.
-        Ok(tokio::task::spawn_blocking(move || sealed.open(&payload, &secret, &state)).await?)
+        let in_hand = secret.clone();
+        let opening = tokio::task::spawn_blocking(move || sealed.open(&payload, &in_hand, &state));
+        Ok(Opened {
+            in_hand: vec![secret],
+            ..opening.await?
+        })
     }
 
     /// The payload; none if no peer has it in time.

@@ -26,7 +26,7 @@ use crate::{
     index::{self, Cursor, DateRange, Index, Row, Search},
     keyring::Keyring,
     turnstile::Turnstile,
-    vault::{self, Vault},
+    vault::{self, Refusal, Vault},
 };
 
 /// Bundles of one question that are fetched and opened at a time.
@@ -175,15 +175,16 @@ impl Query {
     pub fn patients(&self, reader: &OrganizationId) -> Result<Vec<Patient>, Error> {
         let _inside = self.readers.enter(reader).ok_or(Error::Busy)?;
         let state = self.state();
-        let visible = |patient: &&Patient| !self.permits(&state, reader, patient.id).is_empty();
-        Ok(self.keyring.patients().filter(visible).cloned().collect())
+        let mut patients = self.keyring.patients();
+        patients.retain(|patient| !self.permits(&state, reader, patient.id).is_empty());
+        Ok(patients)
     }
 
     /// One patient, if the organisation may see them; "unknown" and "not yours" are the same answer.
     #[must_use]
     pub fn patient(&self, reader: &OrganizationId, subject: SubjectId) -> Option<Patient> {
         let permits = self.permits(&self.state(), reader, subject);
-        self.keyring.patient(subject).filter(|_| !permits.is_empty()).cloned()
+        self.keyring.patient(subject).filter(|_| !permits.is_empty())
     }
 
     /// Answers a question from what the organisation may read.
@@ -195,7 +196,7 @@ impl Query {
         let state = self.state();
         let subjects = question
             .subjects
-            .unwrap_or_else(|| self.keyring.patients().map(|patient| patient.id).collect());
+            .unwrap_or_else(|| self.keyring.patients().iter().map(|patient| patient.id).collect());
         let permits: Vec<_> = subjects
             .iter()
             .flat_map(|subject| self.permits(&state, reader, *subject))
@@ -310,21 +311,21 @@ impl Query {
     ) -> Result<Vec<(usize, Resource)>, Error> {
         let payload = self.vault.get(cid).await?;
         let first = &rows[0].1;
-        let secret = self
-            .keyring
-            .secret(&permit.key())
-            .ok_or_else(|| contradiction(first, "its key is not in the keyring"))?;
-        let subject = self
-            .keyring
-            .subject_of(&permit.key())
-            .ok_or_else(|| contradiction(first, "its key is nobody's"))?;
+        let of = permit.key();
+        let (Some(secret), Some(subject)) = (self.keyring.secret(&of), self.keyring.subject_of(&of)) else {
+            // The key was erased after it was asked whether the reader may.
+            if self.state().tombstone(&of).is_some() {
+                return Err(vault::Error::from(Refusal::Erased(*cid)).into());
+            }
+            return Err(contradiction(first, "its key is not in the keyring"));
+        };
         let sealed = Origin {
-            key: permit.key(),
+            key: of,
             subject,
             bundle: SealedBundle::id_of(&payload),
             cid: *cid,
         };
-        let (secret, network, state) = (secret.clone(), state.network, state.clone());
+        let (network, state) = (state.network, state.clone());
         // Decryption and decoding take milliseconds for a full bundle: not on a thread that serves connections.
         let picked = tokio::task::spawn_blocking(move || {
             let bundle = opened(&payload, &network, &secret).map_err(|why| contradiction(&rows[0].1, why))?;

@@ -56,7 +56,7 @@ impl Documents {
         };
         let vault = self.rooms.vault.clone();
         let (start, bytes) = vault.beginning(cid, HEAD_BYTES_MAX).await?;
-        let opener = Opener::open(&state.network, secret, (&start, bytes))?;
+        let opener = Opener::open(&state.network, &secret, (&start, bytes))?;
         Ok(Some(Document {
             cid: *cid,
             subject,

@@ -107,11 +107,9 @@ impl Follower {
 
     /// The keys that we hold and may read.
     fn granted(&self, state: &State) -> Vec<KeyId> {
-        let keyring = &self.rooms.keyring;
-        let keys = keyring.patients().flat_map(|patient| keyring.keys_of(patient.id));
-        keys.filter(|key| consent::authorize(state, &self.organization, key).is_ok())
-            .copied()
-            .collect()
+        let mut keys = self.rooms.keyring.keys();
+        keys.retain(|key| consent::authorize(state, &self.organization, key).is_ok());
+        keys
     }
 
     async fn learn_range(&mut self, range: Range, state: &State) -> Result<(), Error> {

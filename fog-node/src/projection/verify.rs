@@ -1,10 +1,13 @@
 //! The index compared with what chain and payloads give, and made so: for the scrub, for whoever asks, and when a question has
 //! found that something is wrong.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::{
+    collections::{BTreeSet, HashMap, HashSet},
+    sync::Arc,
+};
 
 use ledger::block::Height;
-use record::ids::BundleId;
+use record::{bundle::SubjectSecret, ids::BundleId};
 use tokio::{sync::watch, time::Instant};
 
 use super::{Failure, Followed, PASSING, PAYLOADS_WAIT_AGAIN, Projection, UNSIGNED};
@@ -37,6 +40,8 @@ impl Difference {
 struct Expected {
     rows: Vec<Row>,
     gaps: Vec<Reported>,
+    /// Until the rows are in the index: what is erased meanwhile waits for them.
+    in_hand: Vec<Arc<SubjectSecret>>,
 }
 
 /// What was mended.
@@ -100,6 +105,7 @@ impl<F: Followed> Projection<F> {
             let first = opened.rows.into_iter().filter(|row| ids.insert(row.id.clone()));
             expected.rows.extend(first);
             expected.gaps.extend(opened.gaps);
+            expected.in_hand.extend(opened.in_hand);
         }
         let mut difference = self.rows_of(height, &unsettled, &mut expected).await?;
         difference.add(self.gaps_of(height, &unsettled, &mut expected).await?);
