@@ -6,6 +6,7 @@
 //! have no gap; a block is appended once; every block that is read back is hashed again and compared. A file that is damaged
 //! is set aside and made anew from good blocks (`repair`); nothing in it is trusted but what hashes to what was agreed.
 
+mod erasures;
 mod handovers;
 mod light;
 mod repair;
@@ -32,6 +33,7 @@ use tokio::sync::watch;
 use crate::containment::is_corrupt;
 use store::Store;
 
+pub use erasures::{CommittedTo, Confirmed, ErasureProgress};
 pub use repair::{Damage, Rebuilt, Source, set_aside};
 
 /// The file in the data folder.
@@ -215,12 +217,17 @@ impl Chain {
     }
 
     /// What the commitments of the block at a height that took effect say of their payloads, bundles and documents, in its
-    /// order; `None` above the head.
+    /// order; `None` above the head. What was erased is left out: it is meant to be absent.
     ///
     /// # Errors
     /// [`Error`].
     pub async fn payloads(&self, height: Height) -> Result<Option<Vec<Payload>>, Error> {
-        self.read(move |store| store.payloads(height)).await
+        let mut payloads = self.read(move |store| store.payloads(height)).await?;
+        let state = self.state();
+        if let Some(payloads) = &mut payloads {
+            payloads.retain(|payload| state.tombstone(&payload.key).is_none());
+        }
+        Ok(payloads)
     }
 
     /// The commitments to bundles of the block at a height that took effect, in its order; `None` above the head.

@@ -7,8 +7,9 @@
 //!    every room; [`observer`] another one, without chain and vote; [`config`] the one file of settings.
 //! 2. [`http`] the outer door: one file a resource, who asks, how it fails. [`consensus`] the engine room: propose, verify,
 //!    finalize.
-//! 3. [`follow`] headers, state and commitments from nodes that are not believed, for an observer. [`recovery`] compare
-//!    with the others, read everything again, mend it. [`possession`] who holds what: proven, compared with the chain, let go of.
+//! 3. [`follow`] headers, state and commitments from nodes that are not believed, for an observer. [`possession`] who holds what:
+//!    proven, compared with the chain, let go of. [`erasure`] what the chain says is erased, erased here, and confirmed. [`recovery`]
+//!    compare with the others, read everything again, mend it.
 //! 4. [`intake`] check, keep, queue. [`documents`] large records, in and out. [`query`] permitted questions, the only way to records. [`projection`] from the chain
 //!    into the index. [`disclosure`] what a member without a chain may learn of it. [`retention`] every payload that the chain names, held here. [`turnstile`] how many of one name may be
 //!    in a room.
@@ -32,6 +33,8 @@ pub mod http;
 
 pub mod follow;
 pub mod possession;
+
+pub mod erasure;
 
 pub mod recovery;
 

@@ -9,7 +9,7 @@ use std::{
 
 use cid::Cid;
 use ledger::transaction::{Author, SignedTransaction, TransactionId};
-use record::ids::BundleId;
+use record::ids::{BundleId, KeyId};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
@@ -263,6 +263,21 @@ impl Mempool {
             waiting.remove(id);
         }
         gauge(&waiting);
+    }
+
+    /// Lets go of commitments to keys that were erased; gives their payloads, which nothing else names.
+    pub fn remove_committed_to(&self, is_erased: impl Fn(&KeyId) -> bool) -> Vec<Cid> {
+        let mut waiting = self.waiting();
+        let commitments = waiting.in_order.values().filter_map(|queued| {
+            let payload = queued.transaction.payload()?;
+            is_erased(&payload.key).then_some((queued.id, payload.cid))
+        });
+        let (ids, cids): (Vec<_>, Vec<_>) = commitments.unzip();
+        for id in &ids {
+            waiting.remove(id);
+        }
+        gauge(&waiting);
+        cids
     }
 
     /// Returns when something was queued since the last call returned; for the one proposer.

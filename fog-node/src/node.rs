@@ -288,6 +288,7 @@ impl Node {
         tasks.spawn(named("seats", seats));
         tasks.spawn(named("retention", work.retention.run()));
         tasks.spawn(named("leftovers", work.leftovers.run()));
+        tasks.spawn(named("erasure", work.erasure.run()));
         tasks.spawn(named("recovery", work.recovery.run()));
         tasks.spawn(named("possession", work.possession.run()));
         let shutdown = shutdown.clone();

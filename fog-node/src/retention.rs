@@ -79,7 +79,7 @@ pub struct Repairs {
 
 impl Repairs {
     /// Has a payload fetched that the chain names at a height; waits while the queue is full. It is told when the payload is
-    /// here, which may be never.
+    /// here, or was erased, which may be never.
     pub async fn order(&self, cid: Cid, height: Height, tell: &mpsc::Sender<Cid>) {
         let tell = tell.clone();
         // The node is stopping.
@@ -102,10 +102,21 @@ pub struct Retention {
     figures: watch::Sender<Figures>,
 }
 
+/// What came of asking for a payload once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Outcome {
+    /// It is here.
+    Here,
+    /// It was erased, and is not to be here.
+    Erased,
+    /// Nobody has delivered it.
+    Missing,
+}
+
 /// What is being looked for, up to where the chain was read.
 struct Search<'a> {
     queue: Queue,
-    sought: FuturesUnordered<BoxFuture<'a, (Cid, bool)>>,
+    sought: FuturesUnordered<BoxFuture<'a, (Cid, Outcome)>>,
     read: Height,
     noted: (Height, Instant),
 }
@@ -208,7 +219,7 @@ impl Follower {
             tokio::select! {
                 () = std::future::ready(()), if may_read => {}
                 changed = heads.changed(), if !may_read => if changed.is_err() { return Ok(()) },
-                Some((cid, is_here)) = search.sought.next() => self.settle(cid, is_here, &mut search.queue),
+                Some((cid, outcome)) = search.sought.next() => self.settle(cid, outcome, &mut search.queue),
                 Some(Order { cid, height, tell }) = orders.recv(), if has_room => {
                     search.queue.want(cid, height, Some(tell), Instant::now());
                 }
@@ -228,21 +239,33 @@ impl Follower {
         Ok(())
     }
 
-    /// Asks for a payload once; whether it is here.
-    async fn attempt(&self, cid: Cid) -> (Cid, bool) {
+    /// Asks for a payload once.
+    async fn attempt(&self, cid: Cid) -> (Cid, Outcome) {
         // A full disk, or a daemon that is away, is no reason to ask ever more rarely, nor to call a payload missing.
         self.vault.until_it_keeps().await;
-        (cid, self.vault.hold(&cid, ATTEMPT_TIMEOUT).await.is_ok())
+        let outcome = match self.vault.hold(&cid, ATTEMPT_TIMEOUT).await {
+            Ok(_) => Outcome::Here,
+            Err(vault::Error::Refused(vault::Refusal::Erased(_))) => Outcome::Erased,
+            Err(_) => Outcome::Missing,
+        };
+        (cid, outcome)
     }
 
-    fn settle(&self, cid: Cid, is_here: bool, queue: &mut Queue) {
-        if is_here {
-            metrics::counter!("fog_retention_payloads_fetched_total").increment(1);
-            self.figures.send_modify(|figures| figures.repaired += 1);
-            queue.had(&cid);
-        } else if let Some((height, ATTEMPTS_UNTIL_MISSING)) = queue.again(cid, Instant::now()) {
-            metrics::counter!("fog_retention_payloads_missing_total").increment(1);
-            tracing::warn!(%cid, %height, "a payload that the chain names is neither here nor at a peer; asked for again");
+    fn settle(&self, cid: Cid, outcome: Outcome, queue: &mut Queue) {
+        match outcome {
+            Outcome::Here => {
+                metrics::counter!("fog_retention_payloads_fetched_total").increment(1);
+                self.figures.send_modify(|figures| figures.repaired += 1);
+                queue.had(&cid);
+            }
+            // A node that catches up wants it before it learns of that.
+            Outcome::Erased => queue.had(&cid),
+            Outcome::Missing => {
+                if let Some((height, ATTEMPTS_UNTIL_MISSING)) = queue.again(cid, Instant::now()) {
+                    metrics::counter!("fog_retention_payloads_missing_total").increment(1);
+                    tracing::warn!(%cid, %height, "a payload that the chain names is neither here nor at a peer; asked for again");
+                }
+            }
         }
     }
 
@@ -279,6 +302,7 @@ mod tests {
     use ledger::{
         block::{Block, FinalizedBlock},
         genesis::Genesis,
+        transaction::{Action, Author, Erasure, Transaction},
     };
     use record::{canonical::cid_of, signature::SigningKey};
 
@@ -375,5 +399,48 @@ mod tests {
         let figures = repairs.figures();
         assert_eq!(figures.repaired, 2);
         task.abort();
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_is_erased_is_not_wanted_any_more_and_who_looks_for_it_stops() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let (keys, gateway) = ([SigningKey::random()], SigningKey::random());
+        let genesis = founded(&keys);
+        let (chain, vault) = open(dir.path(), &genesis).await;
+        let enrolments = enrolments_of(&genesis, &keys[0], &gateway);
+        let first = child(&genesis, &Block::genesis(&genesis), enrolments);
+        let commitment = commitment(&genesis, &gateway);
+        let key = commitment.commitment().expect("it is one").key;
+        let second = child(&genesis, &first, vec![commitment]);
+        let erase = Transaction {
+            network: genesis.network(),
+            author: Author::Organization(genesis.organizations[0].id.clone()),
+            sequence: 0,
+            action: Action::Erase(Erasure { key }),
+        };
+        let third = child(&genesis, &second, vec![erase.sign(&keys[0])]);
+        chain
+            .append_all(&[finalized(&first), finalized(&second)])
+            .expect("appends");
+        // A node that catches up: it wants the payload, which nobody has any more, before it knows why.
+        let follower = Follower {
+            chain: chain.clone(),
+            vault: vault.clone(),
+            figures: watch::Sender::default(),
+        };
+        let mut search = Search::from(Height(0));
+        follower.read(Height(2), &mut search).await.expect("reads");
+        assert_eq!(search.held(), Height(1), "it is missing");
+        chain.append_all(&[finalized(&third)]).expect("appends");
+        let cid = cid_of(b"sealed");
+        vault.erase(&cid).await.expect("gone");
+        let wanted = search.queue.next(Instant::now()).expect("it is due");
+        let (cid_asked, outcome) = follower.attempt(wanted).await;
+        assert_eq!((cid_asked, outcome), (cid, Outcome::Erased));
+        follower.settle(cid, outcome, &mut search.queue);
+        assert_eq!(search.queue.len(), 0, "nobody looks for it any more");
+        follower.read(Height(2), &mut search).await.expect("reads");
+        assert_eq!((search.held(), search.queue.len()), (Height(2), 0));
+        assert_eq!(vault.local(&cid).await.expect("reads"), None);
     }
 }

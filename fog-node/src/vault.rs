@@ -7,6 +7,7 @@ mod beginning;
 pub mod car;
 mod config;
 mod embedded;
+mod erased;
 mod exchange;
 mod file;
 mod gather;
@@ -40,6 +41,7 @@ use tokio::{
 use tokio_util::task::AbortOnDropHandle;
 
 pub use config::{Config, Driver};
+pub use erased::Erased;
 pub use exchange::Config as ExchangeConfig;
 use exchange::Exchange;
 use gather::Objects;
@@ -86,19 +88,6 @@ impl Error {
     #[must_use]
     pub const fn may_pass_later(&self) -> bool {
         matches!(self, Self::Full { .. } | Self::Unavailable(_) | Self::Absent(_))
-    }
-}
-
-/// Proof that a payload is gone from this node for good: durably, and nothing was there when it was looked for. Only the
-/// vault makes one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Erased(Cid);
-
-impl Erased {
-    /// Which payload.
-    #[must_use]
-    pub const fn cid(&self) -> Cid {
-        self.0
     }
 }
 
@@ -213,28 +202,6 @@ impl Vault {
         self.store.attend(cid).await
     }
 
-    /// Erases a payload, whether it is here or not: it is removed durably, looked for once more, and never kept again.
-    ///
-    /// # Errors
-    /// The store has failed, or cannot be asked now; nothing may be said of the payload then.
-    pub async fn erase(&self, cid: &Cid) -> Result<Erased, Error> {
-        self.store.erase(cid).await?;
-        self.objects.forget(cid);
-        if self.store.has(cid).await? {
-            return Err(Error::Unavailable(Trouble::StillThere));
-        }
-        metrics::counter!("fog_vault_payloads_erased_total").increment(1);
-        Ok(Erased(*cid))
-    }
-
-    /// Whether a payload was erased here.
-    ///
-    /// # Errors
-    /// The store has failed, or cannot be asked now.
-    pub async fn is_erased(&self, cid: &Cid) -> Result<bool, Error> {
-        self.store.bars(cid).await
-    }
-
     /// Whether the store can be asked now; if not, payloads are still read from peers.
     #[must_use]
     pub fn answers(&self) -> bool {
@@ -341,16 +308,6 @@ impl Vault {
     /// misses it and fetches the payload when it needs it.
     pub fn replicate(&self, submission: &Bytes) {
         self.exchange.push(submission);
-    }
-
-    /// Nobody is asked for what was erased.
-    async fn expect_wanted(&self, cid: &Cid) -> Result<(), Error> {
-        match self.store.bars(cid).await {
-            Ok(true) => Err(Refusal::Erased(*cid).into()),
-            // What cannot be asked now is waited for.
-            Ok(false) | Err(Error::Unavailable(_)) => Ok(()),
-            Err(error) => Err(error),
-        }
     }
 
     /// Asks the seeker. The wait runs on the vault's own runtime, so that the caller's may be any.

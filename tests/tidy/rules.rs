@@ -15,7 +15,7 @@ const EMPTY_NAMES: [&str; 14] = [
     "handler", "handlers", "misc",
 ];
 /// The rooms of a fog node from the outside in; a room may name rooms further in, and itself.
-const DOORS: [&[&str]; 12] = [
+const DOORS: [&[&str]; 13] = [
     &["main", "lib", "command"],
     &["observer"],
     &["node"],
@@ -23,6 +23,7 @@ const DOORS: [&[&str]; 12] = [
     &["config"],
     &["http", "consensus"],
     &["follow", "possession"],
+    &["erasure"],
     &["recovery"],
     &["intake", "documents", "query", "projection", "retention", "disclosure"],
     &["mempool", "proofs"],

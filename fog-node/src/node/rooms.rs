@@ -16,6 +16,7 @@ use crate::{
     containment::contained,
     disclosure::Disclosure,
     documents::{self, Desk, Documents, Leftovers},
+    erasure::{self, Erasure},
     http::caller::Peer,
     index::Index,
     intake::Intake,
@@ -25,7 +26,7 @@ use crate::{
     projection::Projection,
     query::{self, Query},
     recovery::{self, FoundBy, Incidents, Kind, Recovery},
-    retention::Retention,
+    retention::{Repairs, Retention},
     vault::Vault,
 };
 
@@ -72,6 +73,7 @@ pub(super) struct Work {
     pub(super) disclosure: Disclosure,
     pub(super) recovery: Recovery,
     pub(super) possession: Possession,
+    pub(super) erasure: Erasure,
 }
 
 impl Work {
@@ -97,29 +99,10 @@ impl Work {
             stores.incidents.clone(),
         );
         let (retention, repairs) = Retention::new(chain.clone(), vault.clone());
-        let held = possession::Rooms {
-            chain: chain.clone(),
-            mempool: stores.mempool.clone(),
-            vault: vault.clone(),
-            repairs,
-            recovery: recovery.clone(),
-            incidents: stores.incidents.clone(),
-        };
-        let own = documents::Own {
-            organization: config.organization.clone(),
-            key: key.clone(),
-            desk,
-        };
-        let large = documents::Rooms {
-            chain: chain.clone(),
-            mempool: stores.mempool.clone(),
-            vault: vault.clone(),
-            keyring: stores.keyring.clone(),
-            peers: stores.peers.clone(),
-        };
         Self {
-            documents: Documents::new(&config.documents, own, large),
+            documents: stores.documents(config, (key.clone(), desk)),
             leftovers: Leftovers::new(chain.clone(), stores.mempool.clone(), vault.clone()),
+            erasure: stores.erasure(key.clone()),
             intake: Intake::new(
                 &config.intake,
                 key.clone(),
@@ -128,12 +111,54 @@ impl Work {
                 vault.clone(),
             ),
             query: Query::new(&config.query, config.organization.clone(), readable),
-            possession: Possession::new(config.possession.clone(), key, held, (stores.peers.clone(), shown)),
+            possession: stores.possession(config, key, (repairs, recovery.clone())),
             retention,
             disclosure: Disclosure::new(chain.clone(), vault.clone()),
             recovery,
             projection,
         }
+    }
+}
+
+impl Stores {
+    fn documents(&self, config: &Config, (key, desk): (SigningKey, Option<Desk>)) -> Documents {
+        let own = documents::Own {
+            organization: config.organization.clone(),
+            key,
+            desk,
+        };
+        let large = documents::Rooms {
+            chain: self.chain.clone(),
+            mempool: self.mempool.clone(),
+            vault: self.vault.clone(),
+            keyring: self.keyring.clone(),
+            peers: self.peers.clone(),
+        };
+        Documents::new(&config.documents, own, large)
+    }
+
+    fn erasure(&self, key: SigningKey) -> Erasure {
+        let erased_from = erasure::Rooms {
+            chain: self.chain.clone(),
+            vault: self.vault.clone(),
+            index: self.index.clone(),
+            keyring: self.keyring.clone(),
+            mempool: self.mempool.clone(),
+            incidents: self.incidents.clone(),
+        };
+        Erasure::new(erased_from, key)
+    }
+
+    fn possession(&self, config: &Config, key: SigningKey, (repairs, recovery): (Repairs, Recovery)) -> Possession {
+        let held = possession::Rooms {
+            chain: self.chain.clone(),
+            mempool: self.mempool.clone(),
+            vault: self.vault.clone(),
+            repairs,
+            recovery,
+            incidents: self.incidents.clone(),
+        };
+        Possession::new(config.possession.clone(), key, held, (self.peers.clone(), shown))
     }
 }
 

@@ -34,6 +34,8 @@ pub enum Kind {
     EngineDamaged,
     /// A majority of the validators has another chain or state than this node.
     Diverged,
+    /// A node that confirmed an erasure still gives out what it erased.
+    ErasedServed,
     /// Two blocks of one height, each with two thirds of the votes.
     Forked,
 }
@@ -56,6 +58,8 @@ pub enum FoundBy {
     Following,
     /// A question, or what was taken in: rows were not as this node wrote them.
     Question,
+    /// Asking the peers for what none of them should have.
+    Probe,
 }
 
 /// An incident; nothing in it is personal.
@@ -216,6 +220,7 @@ const fn name(kind: Kind) -> &'static str {
         Kind::IndexAltered => "index-altered",
         Kind::Diverged => "diverged",
         Kind::Forked => "forked",
+        Kind::ErasedServed => "erased-served",
     }
 }
 

@@ -1,5 +1,7 @@
 //! Payloads between fog nodes over HTTP: fetched by CID as from any IPFS trustless gateway, pushed when they are new.
 
+mod probe;
+
 use std::{
     fmt,
     sync::{
@@ -296,7 +298,7 @@ impl Exchange {
         let mut response = request.send().await.map_err(|_| Miss::Failed)?;
         match response.status() {
             StatusCode::OK => {}
-            StatusCode::NOT_FOUND => return Err(Miss::Absent),
+            StatusCode::NOT_FOUND | StatusCode::GONE => return Err(Miss::Absent),
             _ => return Err(Miss::Failed),
         }
         let mut payload = BytesMut::new();
