@@ -1,5 +1,6 @@
-//! The command line: run a node, rebuild a lost one, check its configuration, check a receipt offline.
+//! The command line: run a node, rebuild a lost one, check its configuration, decide as its organisation, check what it proves offline.
 
+mod check;
 mod daemon;
 mod decide;
 mod index;
@@ -21,10 +22,7 @@ use crate::{
 };
 use clap::{Parser, Subcommand};
 use decide::{Edge, For};
-use ledger::{
-    handover::{Committees, HANDOVERS_BYTES_MAX, Handovers},
-    proof::{RECEIPT_BYTES_MAX, Receipt},
-};
+use record::ids::KeyId;
 
 /// Bad usage or configuration.
 const EXIT_USAGE: u8 = 64;
@@ -133,6 +131,29 @@ enum Command {
         #[command(subcommand)]
         decision: Edge,
     },
+    /// Erases a subject key of which the organisation is the custodian, for good: on every node its private half is destroyed, its
+    /// payloads and rows are erased, and the node confirms it on the chain. It cannot be taken back.
+    Erase {
+        /// The configuration of the organisation's node, which must run.
+        #[arg(long)]
+        config: PathBuf,
+        /// The organisation's private key, PKCS#8 PEM.
+        #[arg(long)]
+        organization_key: PathBuf,
+        /// The id of the key, as the chain names it.
+        key: KeyId,
+        /// The same id once more: nothing brings back what is erased.
+        #[arg(long)]
+        yes_erase: KeyId,
+    },
+    /// Checks a certificate of erasure with the validators' public keys alone; asks nobody.
+    VerifyErasure {
+        /// The certificate, exactly as /api/v1/erasures/{key}/certificate gave it.
+        certificate: PathBuf,
+        /// The validators, as /api/v1/chain/validators gave them; get them from somebody you trust.
+        #[arg(long)]
+        validators: PathBuf,
+    },
     /// Prints what `voice seat` takes: this node's organisation, keys and addresses, as its configuration has them.
     Seat {
         /// The node's configuration.
@@ -196,16 +217,20 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             Ok((_, node)) => ended(serde_json::to_string_pretty(&node.seat()).map_err(anyhow::Error::from)),
             Err(code) => code,
         },
-        Command::VerifyReceipt { receipt, validators } => match verify(&receipt, &validators) {
-            Ok(checked) => {
-                say(checked);
-                ExitCode::SUCCESS
-            }
-            Err(error) => {
-                complain(format_args!("{}: {error:#}", receipt.display()));
-                ExitCode::FAILURE
-            }
+        Command::Erase {
+            config,
+            organization_key,
+            key,
+            yes_erase,
+        } => match prepare(&config) {
+            Ok((_, node)) => ended(decide::erase(&node, &organization_key, (key, yes_erase))),
+            Err(code) => code,
         },
+        Command::VerifyReceipt { receipt, validators } => checked(&receipt, check::receipt(&receipt, &validators)),
+        Command::VerifyErasure {
+            certificate,
+            validators,
+        } => checked(&certificate, check::erasure(&certificate, &validators)),
     }
 }
 
@@ -222,6 +247,20 @@ fn told<T>(path: &Path, prepared: Result<T, Faults>) -> Result<T, ExitCode> {
         complain(format_args!("{}:\n{}", path.display(), faults.to_string().trim_end()));
         ExitCode::from(EXIT_USAGE)
     })
+}
+
+/// Says what was checked, or of which file it does not hold.
+fn checked(path: &Path, result: anyhow::Result<String>) -> ExitCode {
+    match result {
+        Ok(text) => {
+            say(text);
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            complain(format_args!("{}: {error:#}", path.display()));
+            ExitCode::FAILURE
+        }
+    }
 }
 
 /// Says what came of it.
@@ -262,35 +301,6 @@ fn audit_chain(path: &Path) -> ExitCode {
             ExitCode::FAILURE
         }
     }
-}
-
-/// Checks a receipt and says what was checked.
-fn verify(receipt: &Path, validators: &Path) -> anyhow::Result<String> {
-    let text = read(receipt, RECEIPT_BYTES_MAX)?;
-    let handovers: Handovers = serde_json::from_str(&read(validators, HANDOVERS_BYTES_MAX)?).map_err(|error| {
-        anyhow::anyhow!(
-            "{} is not what /api/v1/chain/validators gives: {error}",
-            validators.display()
-        )
-    })?;
-    let committees = Committees::of(handovers)?;
-    let verified = Receipt::verify(&text, &committees)?;
-    let header = verified.header();
-    let set = committees.at(verified.voted_in());
-    let (votes, of, quorum) = (verified.votes(), set.validators.len(), set.quorum());
-    Ok(format!(
-        "the receipt holds\n\
-         network     {}\n\
-         bundle      {}\n\
-         commitment  its Merkle path leads to the transactions root of the block\n\
-         block       height {}, digest {}, proposed by {}\n\
-         votes       {votes} of {of} validators, each signature checked; {quorum} are needed",
-        set.network,
-        verified.bundle(),
-        header.height,
-        header.digest(),
-        header.leader,
-    ))
 }
 
 fn read(path: &Path, bytes_max: usize) -> anyhow::Result<String> {
@@ -352,6 +362,7 @@ mod tests {
     fn what_is_no_receipt_is_refused_with_the_reason() {
         let folder = tempfile::tempdir().expect("a folder");
         let (receipt, validators) = (folder.path().join("r.json"), folder.path().join("v.json"));
+        let verify = check::receipt;
         fs::write(&receipt, "{}").expect("written");
         fs::write(&validators, "[]").expect("written");
         assert!(

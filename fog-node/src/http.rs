@@ -8,6 +8,7 @@ pub mod caller;
 pub mod chain;
 pub mod devices;
 pub mod documents;
+pub mod erasures;
 pub mod fault;
 pub mod fhir;
 pub mod health;
@@ -328,6 +329,7 @@ pub fn routes() -> Vec<Route<Context>> {
         bundles::routes(),
         documents::routes(),
         receipts::routes(),
+        erasures::routes(),
         transactions::routes(),
         devices::routes(),
         payloads::routes(),

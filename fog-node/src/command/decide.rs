@@ -7,10 +7,10 @@ use clap::Subcommand;
 use ledger::{
     committee::Change,
     device::OVERLAP_MS_MAX,
-    transaction::{Action, DeviceEnrolment},
+    transaction::{Action, DeviceEnrolment, Erasure},
 };
 use record::{
-    ids::{DeviceId, GatewayId, OrganizationId},
+    ids::{DeviceId, GatewayId, KeyId, OrganizationId},
     signature::{PublicKey, SigningKey},
 };
 
@@ -122,6 +122,14 @@ pub(super) fn decide(node: &Node, key: &Path, decision: Edge) -> anyhow::Result<
         Edge::RevokeDevice { device } => now(desk.decide(Action::RevokeDevice(device))),
         Edge::RevokeGateway { gateway } => now(desk.decide(Action::RevokeGateway(gateway))),
     }
+}
+
+/// Erases a key for good.
+pub(super) fn erase(node: &Node, key: &Path, (erased, again): (KeyId, KeyId)) -> anyhow::Result<String> {
+    if erased != again {
+        anyhow::bail!("--yes-erase names another key: give the id of the key that is to be erased twice");
+    }
+    now(desk(node, key)?.decide(Action::Erase(Erasure { key: erased })))
 }
 
 fn desk<'a>(node: &'a Node, key: &Path) -> anyhow::Result<Desk<'a>> {

@@ -7,7 +7,9 @@ use bytes::Bytes;
 use futures::stream;
 use ledger::{
     document::DocumentCommitment,
-    transaction::{Action, Author, Grant, Transaction},
+    erasure::Certificate,
+    handover::Committees,
+    transaction::{Action, Author, Erasure, Grant, Transaction},
 };
 use record::{
     canonical::{self, MEDIA_TYPE},
@@ -279,10 +281,38 @@ async fn a_document_that_nobody_committed_to_goes_after_a_while() {
     let final_one = canonical::parse_cid(&id).expect("a root");
     let (now, later) = (Instant::now(), Instant::now() + GRACE);
     clinic.leftovers.look(now).await.expect("looks");
-    assert!(clinic.vault.holds(&stray).await.expect("asks"), "its commitment may be on its way");
+    assert!(
+        clinic.vault.holds(&stray).await.expect("asks"),
+        "its commitment may be on its way"
+    );
     clinic.leftovers.look(later).await.expect("looks");
     assert!(!clinic.vault.holds(&stray).await.expect("asks"));
-    assert!(clinic.vault.holds(&final_one).await.expect("asks"), "what is final stays");
+    assert!(
+        clinic.vault.holds(&final_one).await.expect("asks"),
+        "what is final stays"
+    );
     let read = get(&clinic, "hospital-a", &id).send().await.expect("answers");
     assert!(read.bytes().await.expect("whole") == content);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_document_whose_key_was_erased_is_gone_with_all_its_blocks() {
+    let (clinic, id, content) = with_document().await;
+    let (root, key) = (canonical::parse_cid(&id).expect("a root"), clinic.clinical.id());
+    assert!(clinic.vault.holds(&root).await.expect("asks"));
+    assert_eq!(
+        clinic.decide(Action::Erase(Erasure { key })).await["outcome"],
+        "applied"
+    );
+    let certificate = clinic.get(&format!("/api/v1/erasures/{key}/certificate?wait_ms=20000"));
+    let certificate = certificate.send().await.expect("answers");
+    assert_eq!(certificate.status(), 200);
+    let text = certificate.text().await.expect("text");
+    let verified = Certificate::verify(&text, &Committees::founding(&clinic.genesis)).expect("holds");
+    assert_eq!(verified.payloads, 2, "both documents");
+    assert_eq!(status(get(&clinic, "hospital-a", &id)).await, 404);
+    assert!(!clinic.vault.holds(&root).await.expect("asks"));
+    assert!(clinic.vault.is_erased(&root).await.expect("knows"));
+    let again = status(post(&clinic, "hospital-a", content)).await;
+    assert!((400..500).contains(&again), "nothing is sealed to it any more: {again}");
 }

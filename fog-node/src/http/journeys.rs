@@ -3,11 +3,12 @@
 use ledger::{
     admission::{Admission, Submission},
     block::Height,
+    erasure::Certificate,
     handover::Committees,
     holding::{Answer, Challenge},
     light::{CarriedCommitments, CarriedHeaders},
     proof::Receipt,
-    transaction::{Action, Grant},
+    transaction::{Action, Erasure, Grant},
 };
 use record::{gaps::Range, ids::SubjectId};
 use reqwest::{Client, RequestBuilder};
@@ -533,4 +534,59 @@ async fn a_validator_is_given_proof_of_a_payload_and_nobody_else() {
     let absent = format!("/api/v1/possession/{}", record::canonical::cid_of(b"absent"));
     let told = clinic.get(&absent).bearer_auth(&token).send().await.expect("answers");
     assert_eq!(told.status(), 404);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_erased_key_is_as_unknown_and_its_certificate_holds() {
+    let clinic = Clinic::with_readings().await;
+    let key = clinic.subject_key.id();
+    let (_, submission) = clinic.submission(4);
+    let submitted = Submission::decode(&submission).expect("ours").commitment().cid;
+    assert_eq!(clinic.submit(&clinic.gateway, submission).await.status(), 202);
+    let block = |client: &Client| client.get(clinic.url(&format!("/ipfs/{submitted}?format=raw"))).send();
+    assert_eq!(block(&clinic.node).await.expect("answers").status(), 200);
+    let address = format!("/api/v1/erasures/{key}");
+    let asked = clinic.get(&address).send().await.expect("answers");
+    assert_eq!(asked.status(), 404, "it is not erased");
+    let malformed = clinic.get("/api/v1/erasures/abc").send().await.expect("answers");
+    assert_eq!(malformed.status(), 400);
+
+    assert_eq!(
+        clinic.decide(Action::Erase(Erasure { key })).await["outcome"],
+        "applied"
+    );
+    let certificate = clinic.get(&format!("{address}/certificate?wait_ms=20000"));
+    let certificate = certificate.send().await.expect("answers");
+    assert_eq!(certificate.status(), 200);
+    let text = certificate.text().await.expect("text");
+    let verified = Certificate::verify(&text, &Committees::founding(&clinic.genesis)).expect("holds");
+    assert_eq!((verified.payloads, verified.confirmed.len()), (4, 1));
+    let far = body(clinic.get(&address).send().await.expect("answers")).await;
+    assert_eq!(
+        (&far["complete"], &far["confirmed"][0]["private_half"]),
+        (&json!(true), &json!("destroyed"))
+    );
+    assert_eq!(far["confirmed"][0]["organization"], "hospital-a");
+
+    let (status, patient) = clinic
+        .ask("hospital-a", &format!("/fhir/Patient/{}", clinic.patient))
+        .await;
+    let unknown = clinic
+        .ask("hospital-a", &format!("/fhir/Patient/{}", SubjectId::random()))
+        .await;
+    assert_eq!(
+        (status, &patient["issue"]),
+        (404, &unknown.1["issue"]),
+        "as one who never was"
+    );
+    assert_eq!(
+        clinic.ask("hospital-a", "/fhir/Observation?_count=0").await.1["total"],
+        0
+    );
+    let gone = block(&clinic.node).await.expect("answers");
+    assert_eq!(gone.status(), 410);
+    let late = clinic.submit(&clinic.gateway, clinic.submission(5).1).await;
+    assert_eq!(late.status(), 422);
+    let late = body(late).await.to_string();
+    assert!(late.contains("was erased, which is for good"), "{late}");
 }

@@ -21,6 +21,7 @@ use super::{
     light::observing,
     route::{Answered, Request, Route},
 };
+use crate::vault::{self, Refusal};
 
 /// What is served here.
 #[must_use]
@@ -56,9 +57,9 @@ async fn give(context: Arc<Context>, request: Request) -> Answered {
     }
     let form = Form::asked(&request)?;
     let cid = canonical::parse_cid(request.place()).map_err(Fault::invalid)?;
-    let part = match (reader, form) {
+    let part = match (&reader, form) {
         // A member reads what is sealed to its keys, which is one block each.
-        (Some(reader), _) => context.disclosure.payload(&reader, &cid).await?.map(Part::Block),
+        (Some(reader), _) => context.disclosure.payload(reader, &cid).await?.map(Part::Block),
         (None, Form::Raw) => context.vault.local(&cid).await?.map(Part::Block),
         (None, Form::Car) => {
             let scope = Scope::asked(&request)?;
@@ -71,7 +72,11 @@ async fn give(context: Arc<Context>, request: Request) -> Answered {
         None if block::wants_only_cached(&request.headers) => {
             Err(Fault::precondition_failed("this node does not hold this payload"))
         }
-        None => Err(Fault::not_found("this node does not hold this payload")),
+        // Who may see everything is told that it is no use to look for it elsewhere.
+        None => match reader {
+            None if context.vault.is_erased(&cid).await? => Err(vault::Error::from(Refusal::Erased(cid)).into()),
+            _ => Err(Fault::not_found("this node does not hold this payload")),
+        },
     }
 }
 

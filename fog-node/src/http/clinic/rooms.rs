@@ -16,6 +16,7 @@ use crate::{
     chain::{self, Chain},
     disclosure::Disclosure,
     documents::{self, Desk, Documents},
+    erasure::{self, Erasure},
     index::{self, Index},
     intake::{self, Intake},
     keyring::{Holding, Keyring, Passphrase},
@@ -123,6 +124,15 @@ pub(super) async fn open(
         held,
         (peers_client.clone(), |_| None),
     );
+    let erased_from = erasure::Rooms {
+        chain: chain.clone(),
+        vault: vault.clone(),
+        index: index.clone(),
+        keyring: keyring.clone(),
+        mempool: mempool.clone(),
+        incidents: Incidents::open(dir).expect("opens"),
+    };
+    tokio::spawn(Erasure::new(erased_from, key.clone()).run());
     tokio::spawn(finalize(chain.clone(), mempool.clone(), genesis.clone(), key.clone()));
     let intake = intake::Config::default();
     let intake = Intake::new(&intake, key.clone(), chain.clone(), mempool.clone(), vault.clone());
