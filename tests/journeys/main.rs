@@ -19,6 +19,7 @@ mod a_reading_reaches_the_hospital;
 mod a_repeated_bundle_is_one_commitment;
 mod a_sandbox_leaves_nothing_running;
 mod a_stranger_reads_nothing;
+mod an_erased_key_is_gone_from_every_node;
 mod an_observer_reads_what_it_was_granted;
 mod an_overload_is_borne;
 mod nothing_readable_is_on_disk;
