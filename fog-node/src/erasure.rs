@@ -7,6 +7,7 @@
 //! part of it, is made good by the same path. What is absent already costs a look.
 
 mod late;
+mod observed;
 mod probe;
 mod word;
 
@@ -30,10 +31,12 @@ use crate::{
     index::{self, Index},
     keyring::{self, Keyring},
     mempool::{Mempool, Pending},
+    proofs,
     recovery::Incidents,
     vault::{self, Erased, Vault},
 };
 use late::Late;
+pub use observed::Forgetting;
 use probe::Probe;
 use word::Word;
 
@@ -52,6 +55,9 @@ pub enum Failure {
     /// The chain cannot be read.
     #[error("the chain: {0}")]
     Chain(#[from] chain::Error),
+    /// What an observer has proven cannot be read.
+    #[error(transparent)]
+    Proofs(#[from] proofs::Error),
     /// A payload cannot be erased now.
     #[error("the vault: {0}")]
     Vault(#[from] vault::Error),

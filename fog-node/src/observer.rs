@@ -15,6 +15,7 @@ use zeroize::Zeroizing;
 
 use crate::{
     config::{self, Faults},
+    erasure::Forgetting,
     follow::{self, Follower},
     http::{observer as door, tls::Identity, token::claimed_issuer},
     index::Index,
@@ -138,6 +139,7 @@ impl Observer {
         let index = Index::open(&config.index, data_dir).await.map_err(open("index"))?;
         let projection = Projection::new(proofs.clone(), vault.clone(), index.clone(), keyring.clone());
         let mending = mend_rows(projection.clone(), incidents.clone());
+        let forgetting = Forgetting::new(proofs.clone(), vault.clone(), index.clone(), keyring.clone());
         let rooms = follow::Rooms {
             proofs: proofs.clone(),
             projection: projection.clone(),
@@ -165,6 +167,7 @@ impl Observer {
         tasks.spawn(named("telemetry", telemetry.keep_up()));
         tasks.spawn(named("projection", projection.run()));
         tasks.spawn(named("rows", mending));
+        tasks.spawn(named("erasure", forgetting.run()));
         tasks.spawn(named("follow", follower.run()));
         let shutdown = shutdown.clone();
         tasks.spawn(async move {

@@ -10,10 +10,12 @@ use ledger::{
     handover::Committees,
     light::{CarriedHeader, Fork},
     proof::{Receipt, ValidatorSet},
+    transaction::{Action, Erasure},
 };
 
 use crate::{
     consensus::codec::tests::child,
+    erasure::Forgetting,
     recovery::{FoundBy, Kind},
 };
 use world::{Lie, World};
@@ -203,4 +205,39 @@ async fn a_key_without_a_grant_gives_nothing_and_with_one_everything_from_the_st
     assert!(observed.proofs.receipt(&bundle).expect("reads").is_some());
     // It was learned after its height was handed on, and is opened all the same.
     observed.indexed(1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_erased_on_the_chain_is_gone_from_an_observer_too() {
+    let (world, _) = filled().await;
+    let mut observed = world.observe(0, "observer").await;
+    observed.rounds(1).await;
+    observed.indexed(1).await;
+    let key = world.holding.key.id();
+    let commitments = observed
+        .proofs
+        .included(Height(2))
+        .expect("reads")
+        .expect("learned")
+        .included;
+    let cid = commitments[0].transaction.payload().expect("a bundle").cid;
+    assert!(observed.keyring.secret(&key).is_some() && observed.vault.local(&cid).await.expect("reads").is_some());
+    world
+        .append(vec![world.sign(0, 9, Action::Erase(Erasure { key }))], true)
+        .await;
+    observed.rounds(2).await;
+    assert!(observed.proofs.state().tombstone(&key).is_some(), "it has followed");
+    let mut forgetting = Forgetting::new(
+        observed.proofs.clone(),
+        observed.vault.clone(),
+        observed.index.clone(),
+        observed.keyring.clone(),
+    );
+    for _ in 0..2 {
+        forgetting.step().await.expect("erases, and has nothing to do then");
+        assert!(observed.keyring.secret(&key).is_none());
+        assert_eq!(observed.vault.local(&cid).await.expect("reads"), None);
+        assert_eq!(observed.index.counts().await.expect("counts").observations, 0);
+    }
+    assert!(observed.vault.is_erased(&cid).await.expect("knows"));
 }

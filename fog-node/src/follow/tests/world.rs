@@ -61,6 +61,8 @@ pub(super) struct Observed {
     pub(super) projection: Projection<Proofs>,
     pub(super) index: Index,
     pub(super) incidents: Incidents,
+    pub(super) vault: Vault,
+    pub(super) keyring: Keyring,
 }
 
 fn holding() -> Holding {
@@ -235,12 +237,12 @@ impl World {
         config.exchange.peers.clone_from(&self.peers);
         let vault = Vault::open(&config, &dir, client.clone()).await.expect("opens");
         let index = Index::open(&index::Config::default(), &dir).await.expect("opens");
-        let projection = Projection::new(proofs.clone(), vault, index.clone(), keyring.clone());
+        let projection = Projection::new(proofs.clone(), vault.clone(), index.clone(), keyring.clone());
         let incidents = Incidents::open(&dir).expect("opens");
         let rooms = Rooms {
             proofs: proofs.clone(),
             projection: projection.clone(),
-            keyring,
+            keyring: keyring.clone(),
             incidents: incidents.clone(),
         };
         let config = Config {
@@ -255,6 +257,8 @@ impl World {
             projection,
             index,
             incidents,
+            vault,
+            keyring,
         }
     }
 
