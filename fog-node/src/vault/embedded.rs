@@ -26,8 +26,8 @@ use tokio::{
 use super::{
     Config, Error, Refusal, Trouble,
     file::{BYTES, ERASED, File, TOTALS},
-    objects::is_of_object,
     names::{self, NAMES},
+    objects::is_of_object,
     store::{damaged, digest, is_payload_of},
     trouble::{guarded, is_full},
     wanted::Message,
