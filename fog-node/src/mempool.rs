@@ -238,7 +238,7 @@ impl Mempool {
         let waiting = self.waiting();
         let queued = waiting.in_order.values();
         queued
-            .filter_map(|queued| Some(queued.transaction.commitment()?.cid))
+            .filter_map(|queued| Some(queued.transaction.payload()?.cid))
             .collect()
     }
 

@@ -170,8 +170,8 @@ impl Possession {
         let asked_up_to = held_up_to.min(head.saturating_sub(LAG_BLOCKS));
         let (mut look, mut since) = (Look::default(), Instant::now());
         for height in (1..=head).map(Height) {
-            let commitments = chain.commitments(height).await?.ok_or(Error::Unread(height))?;
-            for cid in commitments.into_iter().map(|commitment| commitment.cid) {
+            let payloads = chain.payloads(height).await?.ok_or(Error::Unread(height))?;
+            for cid in payloads.into_iter().map(|payload| payload.cid) {
                 look.named += 1;
                 let is_here = inventory.name(&cid);
                 if is_here && height.0 <= asked_up_to {
