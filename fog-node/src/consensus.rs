@@ -18,6 +18,7 @@ pub mod finalization;
 mod gossip;
 mod network;
 mod opening;
+mod payloads;
 mod recall;
 pub mod scheme;
 pub mod schemes;
@@ -38,11 +39,8 @@ use commonware_macros::select;
 use commonware_p2p::Address;
 use commonware_runtime::{Clock as _, Runner as _, Spawner as _, Supervisor as _, tokio as runtime};
 use futures::{StreamExt as _, stream::FuturesUnordered};
-use ledger::{admission, genesis::Genesis, transaction::SignedTransaction};
-use record::{
-    document::HEAD_BYTES_MAX,
-    signature::{PublicKey, SigningKey},
-};
+use ledger::{genesis::Genesis, transaction::SignedTransaction};
+use record::signature::{PublicKey, SigningKey};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{oneshot, watch};
 
@@ -247,33 +245,6 @@ pub trait Payloads: Clone + Send + Sync + 'static {
         transaction: &SignedTransaction,
         timeout: Duration,
     ) -> impl Future<Output = Option<Held>> + Send;
-}
-
-impl Payloads for Vault {
-    async fn hold(&self, cid: &Cid, timeout: Duration) -> Option<Held> {
-        let held = Self::hold(self, cid, timeout).await;
-        held.inspect_err(|error| tracing::debug!(%cid, %error, "payload not held"))
-            .ok()
-    }
-
-    async fn hold_committed(&self, transaction: &SignedTransaction, timeout: Duration) -> Option<Held> {
-        let cid = transaction.payload()?.cid;
-        let held = Payloads::hold(self, &cid, timeout).await?;
-        let matched = if transaction.document().is_some() {
-            let (start, bytes) = self.beginning(&cid, HEAD_BYTES_MAX).await.ok()?;
-            admission::matched_document(transaction, (&start, bytes)).map(drop)
-        } else {
-            let payload = self.local(&cid).await.ok()??;
-            admission::matched(transaction, &payload).map(drop)
-        };
-        match matched {
-            Ok(()) => Some(held),
-            Err(error) => {
-                tracing::warn!(transaction = %transaction.id(), %error, "a commitment does not fit its payload");
-                None
-            }
-        }
-    }
 }
 
 /// The running engine; it stops when this is dropped.

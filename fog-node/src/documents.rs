@@ -312,7 +312,11 @@ impl Documents {
             Duration::from_millis(self.config.spread_timeout_ms) + Duration::from_secs(bytes / SPREAD_BYTES_PER_S);
         self.spread(&transaction, payload, patience).await?;
         let pending = Pending::bundle(transaction, held).expect("the commitment is to what was just kept");
-        self.rooms.mempool.insert(pending).map(|_new| ()).map_err(|_| Error::Busy)
+        self.rooms
+            .mempool
+            .insert(pending)
+            .map(|_new| ())
+            .map_err(|_| Error::Busy)
     }
 
     async fn until_final(&self, payload: &Payload) -> Result<Progress, Error> {

@@ -57,7 +57,7 @@ pub const fn padded_bytes(bytes: u64) -> u64 {
     let exponent = bytes.ilog2();
     let kept = exponent.ilog2() + 1;
     let mask = (1 << (exponent - kept)) - 1;
-    (bytes + mask) & !mask
+    bytes.saturating_add(mask) & !mask
 }
 
 /// What kind of document it is, as RFC 9110 writes it: `application/pdf`, `text/plain; charset=utf-8`.
@@ -151,7 +151,7 @@ impl Layout {
         let body = bytes.checked_sub(head)?;
         let segments = body.div_ceil(SEGMENT_BYTES + TAG_BYTES);
         let padded = body.checked_sub(segments * TAG_BYTES)?;
-        let is_padded = padded_bytes(padded) == padded && padded <= padded_bytes(CONTENT_BYTES_MAX);
+        let is_padded = padded <= padded_bytes(CONTENT_BYTES_MAX) && padded_bytes(padded) == padded;
         Some(Self { head, padded }).filter(|layout| is_padded && layout.bytes() == bytes)
     }
 

@@ -1,24 +1,26 @@
 //! The table of addresses and the one way through it: one coarse warp filter per prefix, plain async handlers behind.
 
+mod framework;
+
 use std::{convert::Infallible, pin::pin, sync::Arc, time::Duration};
 
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use bytes::{Buf, Bytes, BytesMut};
 use futures::{Stream, StreamExt as _, future::BoxFuture};
-use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
+use http::{HeaderMap, Method, Response, header};
 use hyper::body::Incoming;
 use tower::util::BoxCloneSyncService;
 use warp::Filter as _;
 
 use super::{
-    answer,
     body::Body,
     caller::Peer,
     fault::Fault,
     parameters::Parameters,
     upload::{self, Pace, Upload},
 };
+use framework::{answered_by, into_warp};
 
 /// A request, as handlers see it: nothing of the framework.
 #[derive(Debug)]
@@ -386,49 +388,11 @@ fn nowhere() -> Fault {
     Fault::not_found("there is nothing at this address; GET /fhir/metadata lists what is served")
 }
 
-/// The one filter, once per prefix: everything of the request, to the table.
-fn answered_by<C: Send + Sync + 'static>(table: Arc<Table<C>>) -> warp::filters::BoxedFilter<(warp::reply::Response,)> {
-    let query = warp::query::raw().map(Some).or(warp::any().map(|| None)).unify();
-    warp::method()
-        .and(warp::path::full())
-        .and(query)
-        .and(warp::header::headers_cloned())
-        .and(warp::ext::optional::<Peer>())
-        .map(|method, path: warp::path::FullPath, query, headers, peer| Head {
-            method,
-            path: path.as_str().to_owned(),
-            query,
-            headers,
-            peer,
-        })
-        .and(warp::body::stream())
-        .then(move |head, body| {
-            let table = table.clone();
-            async move { table.answer(head, body).await }
-        })
-        .boxed()
-}
-
-/// Adds the safe headers; a HEAD keeps the length and drops the body.
-fn into_warp(response: Response<Body>, is_head: bool) -> warp::reply::Response {
-    let (mut head, body) = response.into_parts();
-    answer::secure(&mut head.headers);
-    if let Some(length) = body.length().filter(|_| head.status != StatusCode::NO_CONTENT) {
-        head.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
-    }
-    let mut response = match body {
-        _ if is_head => warp::reply::Response::default(),
-        Body::Whole(bytes) => warp::reply::Response::new(bytes.into()),
-        Body::Streamed(stream) => warp::Reply::into_response(warp::reply::stream(stream)),
-    };
-    *response.status_mut() = head.status;
-    *response.headers_mut() = head.headers;
-    response
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http::answer;
+    use http::{HeaderValue, StatusCode};
 
     fn table() -> Table<()> {
         let echo: Handler<()> = |_, request| Box::pin(async move { Ok(answer::json(StatusCode::OK, &request.places)) });

@@ -284,6 +284,30 @@ mod tests {
     }
 
     #[test]
+    fn who_may_read_may_not_hand_in_unless_it_is_said() {
+        let may = |text: &str| Scopes::parse(text).allow("Binary", Right::Create);
+        for yes in [
+            "system/Binary.c",
+            "system/Binary.cr",
+            "system/Binary.write",
+            "system/*.*",
+            "system/Binary.cruds",
+        ] {
+            assert!(may(yes), "{yes}");
+        }
+        for no in [
+            "system/Binary.rs",
+            "system/Binary.read",
+            "system/Binary.rc",
+            "system/Patient.c",
+            "user/Binary.c",
+        ] {
+            assert!(!may(no), "{no}");
+        }
+        assert!(!Scopes::parse("system/Binary.write").allow("Binary", Right::Read));
+    }
+
+    #[test]
     fn scopes_of_both_versions_are_read_and_strange_ones_grant_nothing() {
         let both = |text: &str| {
             let scopes = Scopes::parse(text);

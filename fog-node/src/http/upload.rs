@@ -102,7 +102,11 @@ mod tests {
         let whole = kinds(paced(parts(&[Ok("ab"), Ok("c")]), patient(1))).await;
         assert_eq!(whole, [Ok(2), Ok(1)]);
         let cut = kinds(paced(parts(&[Ok("ab"), Err(()), Ok("c")]), patient(1))).await;
-        assert_eq!(cut, [Ok(2), Err(io::ErrorKind::UnexpectedEof)], "and nothing after that");
+        assert_eq!(
+            cut,
+            [Ok(2), Err(io::ErrorKind::UnexpectedEof)],
+            "and nothing after that"
+        );
         let silent = stream::pending::<Result<Bytes, ()>>();
         assert_eq!(kinds(paced(silent, hasty(1))).await, [Err(io::ErrorKind::TimedOut)]);
     }
@@ -123,6 +127,9 @@ mod tests {
         let pace = Pace::of(patience);
         assert_eq!(pace.due(began, 0), began + patience);
         let burst = pace.due(began, u64::from(u32::MAX));
-        assert!(burst >= began + patience && burst <= Instant::now() + patience, "no licence to fall silent");
+        assert!(
+            burst >= began + patience && burst <= Instant::now() + patience,
+            "no licence to fall silent"
+        );
     }
 }

@@ -44,7 +44,12 @@ fn statement<C>(base: &str, date: &str, routes: &[Route<C>]) -> Json {
                 .iter()
                 .map(|p| json!({"name": p.name, "type": p.kind, "documentation": p.documentation}))
                 .collect();
-            json!({"type": resource, "interaction": interactions, "versioning": "no-version", "searchParam": parameters})
+            let mut declared = json!({"type": resource, "interaction": interactions, "versioning": "no-version"});
+            // FHIR has no empty lists.
+            if !parameters.is_empty() {
+                declared["searchParam"] = json!(parameters);
+            }
+            declared
         })
         .collect();
     let how = "Bearer access token (JWT, EdDSA) signed with the organization's key in the network; aud is the network's id, \
@@ -85,8 +90,12 @@ mod tests {
         assert_eq!(statement["fhirVersion"], "4.0.1");
         let resources = statement["rest"][0]["resource"].as_array().expect("a list");
         let types: Vec<_> = resources.iter().map(|r| r["type"].as_str().expect("text")).collect();
-        assert_eq!(types, ["Observation", "Patient"]);
-        for resource in resources {
+        assert_eq!(types, ["Binary", "Observation", "Patient"]);
+        assert!(
+            resources[0].get("searchParam").is_none(),
+            "a document is not searched for"
+        );
+        for resource in &resources[1..] {
             let codes: Vec<_> = resource["interaction"]
                 .as_array()
                 .expect("a list")
