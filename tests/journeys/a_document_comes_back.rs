@@ -100,6 +100,30 @@ async fn read(client: &Client, url: &str, token: &str, range: Option<&str>) -> R
     request.send().await.expect("answers")
 }
 
+/// Hands the document in for the first patient; the address where it is then.
+async fn hand_in(sandbox: &Arc<Sandbox>, visitor: &Visitor, content: &Bytes) -> String {
+    let hospital = &visitor.report.hospital;
+    let request = client(visitor)
+        .post(format!("{}/Binary", hospital.fhir))
+        .bearer_auth(&hospital.token);
+    let request = request.header(
+        "x-security-context",
+        format!("Patient/{}", visitor.report.patients[0].id),
+    );
+    let request = request
+        .header("content-type", "application/pdf")
+        .header("content-length", BYTES)
+        .timeout(PATIENCE);
+    let taken = request
+        .body(sent(content, sandbox.clone()))
+        .send()
+        .await
+        .expect("answers");
+    let (status, location) = (taken.status(), taken.headers().get("location").cloned());
+    assert_eq!(status, StatusCode::CREATED, "{:?}", taken.text().await);
+    location.expect("where it is").to_str().expect("text").to_owned()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_document_comes_back() {
     let sandbox = Arc::new(Sandbox::builder(program(), folder(), "document").start());
@@ -113,26 +137,7 @@ async fn a_document_comes_back() {
         .collect();
     let before: Vec<_> = pids.iter().map(|pid| memory_max(*pid)).collect();
 
-    let request = client
-        .post(format!("{}/Binary", hospital.fhir))
-        .bearer_auth(&hospital.token);
-    let request = request.header(
-        "x-security-context",
-        format!("Patient/{}", visitor.report.patients[0].id),
-    );
-    let request = request
-        .header("content-type", "application/pdf")
-        .header("content-length", BYTES)
-        .timeout(PATIENCE);
-    let taken = request
-        .body(sent(&content, sandbox.clone()))
-        .send()
-        .await
-        .expect("answers");
-    let (status, location) = (taken.status(), taken.headers().get("location").cloned());
-    assert_eq!(status, StatusCode::CREATED, "{:?}", taken.text().await);
-    let location = location.expect("where it is").to_str().expect("text").to_owned();
-
+    let location = hand_in(&sandbox, &visitor, &content).await;
     let whole = read(&client, &location, &hospital.token, None).await;
     assert_eq!(
         (whole.status(), &whole.headers()["content-type"]),

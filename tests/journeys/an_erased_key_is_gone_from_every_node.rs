@@ -144,6 +144,27 @@ async fn metric(visitor: &Visitor, node: usize, name: &str) -> Option<f64> {
     line.split(' ').next_back()?.parse().ok()
 }
 
+/// The certificate holds, as it is and as nothing else.
+fn certified(sandbox: &Sandbox, visitor: &Visitor, certificate: &str) {
+    let (file, altered) = (sandbox.scratch().join("certificate"), sandbox.scratch().join("altered"));
+    fs::write(&file, certificate).expect("writes");
+    fs::write(&altered, certificate.replacen("20", "21", 1)).expect("writes");
+    let validators = visitor.report.validators_file.to_string_lossy().into_owned();
+    let verify = |file: &Path| {
+        sandbox.command(&[
+            "fog-node",
+            "verify-erasure",
+            &file.to_string_lossy(),
+            "--validators",
+            &validators,
+        ])
+    };
+    let (holds, said) = verify(&file);
+    assert!(holds && said.matches("confirmed").count() == 4, "{said}");
+    assert!(said.contains("the private half was there and is destroyed"), "{said}");
+    assert!(!verify(&altered).0, "a changed byte");
+}
+
 #[test]
 fn an_erased_key_is_gone_from_every_node() {
     let sandbox = Sandbox::builder(program(), folder(), "erasure").start();
@@ -180,23 +201,7 @@ fn an_erased_key_is_gone_from_every_node() {
         let answer = visitor.try_get(&address, None).await?;
         (answer.status == 200).then_some(answer.text)
     }));
-    let (file, altered) = (sandbox.scratch().join("certificate"), sandbox.scratch().join("altered"));
-    fs::write(&file, &certificate).expect("writes");
-    fs::write(&altered, certificate.replacen("20", "21", 1)).expect("writes");
-    let validators = visitor.report.validators_file.to_string_lossy().into_owned();
-    let verify = |file: &Path| {
-        sandbox.command(&[
-            "fog-node",
-            "verify-erasure",
-            &file.to_string_lossy(),
-            "--validators",
-            &validators,
-        ])
-    };
-    let (holds, said) = verify(&file);
-    assert!(holds && said.matches("confirmed").count() == 4, "{said}");
-    assert!(said.contains("the private half was there and is destroyed"), "{said}");
-    assert!(!verify(&altered).0, "a changed byte");
+    certified(&sandbox, &visitor, &certificate);
 
     let url = format!(
         "{}/Observation?patient={patient}&_count=0",

@@ -221,7 +221,7 @@ impl World {
         let rows: Vec<_> = rows.into_iter().map(|(of, seed)| self.row(of, seed)).collect();
         rooms
             .index
-            .project(Height(2), (&rows, &[]), &[])
+            .project((Height(0), Height(2)), (&rows, &[]), &[])
             .await
             .expect("projects");
     }

@@ -108,7 +108,7 @@ impl Network {
             .filter(|peer| peer.name != node.name)
             .map(|peer| &peer.url)
             .collect();
-        let desk = match index {
+        let desk = match place {
             0 => json!({"author": DESK, "key": self.desk.key_file}),
             _ => json!({}),
         };

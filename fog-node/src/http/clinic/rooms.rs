@@ -78,6 +78,86 @@ async fn finalize(chain: Chain, mempool: Mempool, genesis: Genesis, key: Signing
     }
 }
 
+/// What keeps, and what everything else is opened with.
+struct Stores<'a> {
+    genesis: &'a Genesis,
+    key: &'a SigningKey,
+    peers: Client,
+    chain: Chain,
+    vault: Vault,
+    index: Index,
+    keyring: Keyring,
+    mempool: Mempool,
+    incidents: Incidents,
+}
+
+impl Stores<'_> {
+    /// What compares, scrubs, proves and erases, with its tasks.
+    fn care(&self) -> (Recovery, Possession) {
+        let (chain, vault, index) = (&self.chain, &self.vault, &self.index);
+        let projection = Projection::new(chain.clone(), vault.clone(), index.clone(), self.keyring.clone());
+        tokio::spawn(projection.clone().run());
+        let looked_after = recovery::Rooms {
+            chain: chain.clone(),
+            vault: vault.clone(),
+            projection,
+        };
+        let recovery = Recovery::new(
+            recovery::Config::default(),
+            self.key.clone(),
+            looked_after,
+            (self.peers.clone(), &[]),
+            self.incidents.clone(),
+        );
+        let (retention, repairs) = Retention::new(chain.clone(), vault.clone());
+        tokio::spawn(retention.run());
+        let held = possession::Rooms {
+            chain: chain.clone(),
+            mempool: self.mempool.clone(),
+            vault: vault.clone(),
+            repairs,
+            recovery: recovery.clone(),
+            incidents: self.incidents.clone(),
+        };
+        let possession = Possession::new(
+            possession::Config::default(),
+            self.key.clone(),
+            held,
+            (self.peers.clone(), |_| None),
+        );
+        let erased_from = erasure::Rooms {
+            chain: chain.clone(),
+            vault: vault.clone(),
+            index: index.clone(),
+            keyring: self.keyring.clone(),
+            mempool: self.mempool.clone(),
+            incidents: self.incidents.clone(),
+        };
+        tokio::spawn(Erasure::new(erased_from, self.key.clone()).run());
+        (recovery, possession)
+    }
+
+    fn documents(&self, desk: SigningKey) -> Documents {
+        let own = documents::Own {
+            organization: self.genesis.organizations[0].id.clone(),
+            key: self.key.clone(),
+            desk: Some(Desk::new(DESK.parse().expect("good"), desk)),
+        };
+        let large = documents::Rooms {
+            chain: self.chain.clone(),
+            mempool: self.mempool.clone(),
+            vault: self.vault.clone(),
+            keyring: self.keyring.clone(),
+            peers: self.peers.clone(),
+        };
+        let limits = documents::Config {
+            bytes_max: DOCUMENT_BYTES_MAX,
+            ..documents::Config::default()
+        };
+        Documents::new(&limits, own, large)
+    }
+}
+
 /// The rooms behind the door, with the tasks that move readings through them.
 pub(super) async fn open(
     dir: &Path,
@@ -86,73 +166,33 @@ pub(super) async fn open(
     (peers, holdings, desk): (Client, Vec<Holding>, SigningKey),
 ) -> Rooms {
     let passphrase = Passphrase::new("correct horse battery".to_owned().into()).expect("long enough");
-    let keyring = Keyring::create(&dir.join("keyring.sealed"), &passphrase, holdings).expect("creates");
-    let chain = Chain::open(&chain::Config::default(), dir, genesis).expect("opens");
-    let peers_client = peers.clone();
-    let vault = Vault::open(&vault::Config::default(), dir, peers).await.expect("opens");
-    let index = Index::open(&index::Config::default(), dir).await.expect("opens");
-    index.ready().await.expect("counts");
-    let mempool = Mempool::new(&mempool::Config::default());
-    let projection = Projection::new(chain.clone(), vault.clone(), index.clone(), keyring.clone());
-    tokio::spawn(projection.clone().run());
-    let looked_after = recovery::Rooms {
-        chain: chain.clone(),
-        vault: vault.clone(),
-        projection,
-    };
-    let incidents = Incidents::open(dir).expect("opens");
-    let recovery = Recovery::new(
-        recovery::Config::default(),
-        key.clone(),
-        looked_after,
-        (peers_client.clone(), &[]),
-        incidents.clone(),
-    );
-    let (retention, repairs) = Retention::new(chain.clone(), vault.clone());
-    tokio::spawn(retention.run());
-    let held = possession::Rooms {
-        chain: chain.clone(),
-        mempool: mempool.clone(),
-        vault: vault.clone(),
-        repairs,
-        recovery: recovery.clone(),
-        incidents,
-    };
-    let possession = Possession::new(
-        possession::Config::default(),
-        key.clone(),
-        held,
-        (peers_client.clone(), |_| None),
-    );
-    let erased_from = erasure::Rooms {
-        chain: chain.clone(),
-        vault: vault.clone(),
-        index: index.clone(),
-        keyring: keyring.clone(),
-        mempool: mempool.clone(),
+    let stores = Stores {
+        genesis,
+        key,
+        chain: Chain::open(&chain::Config::default(), dir, genesis).expect("opens"),
+        vault: Vault::open(&vault::Config::default(), dir, peers.clone())
+            .await
+            .expect("opens"),
+        index: Index::open(&index::Config::default(), dir).await.expect("opens"),
+        keyring: Keyring::create(&dir.join("keyring.sealed"), &passphrase, holdings).expect("creates"),
+        mempool: Mempool::new(&mempool::Config::default()),
         incidents: Incidents::open(dir).expect("opens"),
+        peers,
     };
-    tokio::spawn(Erasure::new(erased_from, key.clone()).run());
+    stores.index.ready().await.expect("counts");
+    let (recovery, possession) = stores.care();
+    let documents = stores.documents(desk);
+    let Stores {
+        chain,
+        vault,
+        index,
+        keyring,
+        mempool,
+        ..
+    } = stores;
     tokio::spawn(finalize(chain.clone(), mempool.clone(), genesis.clone(), key.clone()));
     let intake = intake::Config::default();
     let intake = Intake::new(&intake, key.clone(), chain.clone(), mempool.clone(), vault.clone());
-    let own = documents::Own {
-        organization: genesis.organizations[0].id.clone(),
-        key: key.clone(),
-        desk: Some(Desk::new(DESK.parse().expect("good"), desk)),
-    };
-    let large = documents::Rooms {
-        chain: chain.clone(),
-        mempool: mempool.clone(),
-        vault: vault.clone(),
-        keyring: keyring.clone(),
-        peers: peers_client,
-    };
-    let limits = documents::Config {
-        bytes_max: DOCUMENT_BYTES_MAX,
-        ..documents::Config::default()
-    };
-    let documents = Documents::new(&limits, own, large);
     let query = query::Config::default();
     let rooms = query::Rooms {
         states: chain.states(),
