@@ -6,6 +6,7 @@
 
 mod objects;
 mod packs;
+mod totals;
 mod whole;
 
 use std::{
@@ -46,8 +47,6 @@ const JOBS_MAX: usize = 256;
 const BATCH_PAYLOADS_MAX: usize = 256;
 /// Bytes in one commit, at most (the payload that passes it is the last).
 const BATCH_BYTES_MAX: usize = 16 << 20;
-/// A shorter file is not made shorter.
-const COMPACT_BYTES_MIN: u64 = 64 << 20;
 /// Pause after the disk was full, before anything is written again.
 const FULL_PAUSE: Duration = Duration::from_millis(200);
 
@@ -143,11 +142,6 @@ impl Embedded {
         Ok(is_payload || (is_of_object(cid) && self.has_pack(cid).await?))
     }
 
-    /// SHA-256 of every payload, in order.
-    pub(super) async fn names(&self) -> Result<Vec<[u8; 32]>, Error> {
-        self.blocking(names::list).await
-    }
-
     /// Whether a payload was erased.
     pub(super) async fn bars(&self, cid: &Cid) -> Result<bool, Error> {
         let key = digest(cid);
@@ -157,31 +151,6 @@ impl Embedded {
     /// Closes the file and opens it again, so that what is read next comes from the disk.
     pub(super) async fn refresh(&self) -> Result<(), Error> {
         self.blocking(|file| file.reopen(false)).await
-    }
-
-    /// Bytes of all payloads.
-    pub(super) async fn bytes(&self) -> Result<u64, Error> {
-        self.blocking(File::bytes).await
-    }
-
-    /// The height up to which a pass of the scrub has come.
-    pub(super) async fn scrubbed(&self) -> Result<u64, Error> {
-        self.blocking(File::scrubbed).await
-    }
-
-    /// Notes how far a pass of the scrub has come.
-    pub(super) async fn note_scrubbed(&self, height: u64) -> Result<(), Error> {
-        self.blocking(move |file| file.note_scrubbed(height)).await
-    }
-
-    /// The height up to which every payload that the chain names was held.
-    pub(super) async fn retained(&self) -> Result<u64, Error> {
-        self.blocking(|file| file.retained()).await
-    }
-
-    /// Notes that every payload up to a height is held.
-    pub(super) async fn note_retained(&self, height: u64) -> Result<(), Error> {
-        self.blocking(move |file| file.note_retained(height)).await
     }
 
     async fn blocking<T: Send + 'static>(
@@ -210,19 +179,6 @@ impl Embedded {
     }
 }
 
-/// A file that cannot be made shorter serves as it is.
-fn give_back(file: &File) {
-    match guarded(|| file.give_back(COMPACT_BYTES_MIN)) {
-        Ok(Some((before, after))) => tracing::info!(before, after, "the vault's file was compacted"),
-        Ok(None) => {}
-        Err(error) => {
-            tracing::warn!(%error, "the vault's file could not be compacted");
-            // What redb has in memory may be half changed; who uses the file next says what is wrong with it.
-            let _reopened = file.reopen(false);
-        }
-    }
-}
-
 /// The payloads in the file.
 struct Shelf {
     file: File,
@@ -247,7 +203,7 @@ impl Shelf {
             bytes_max: config.bytes_max,
         };
         shelf.reconcile()?;
-        give_back(&shelf.file);
+        totals::give_back(&shelf.file);
         Ok(shelf)
     }
 

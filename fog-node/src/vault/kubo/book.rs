@@ -5,6 +5,8 @@
 //! payload that never came, which a read finds out, and never misses one that is pinned; it is struck out when the daemon has
 //! let go of it. The book belongs to one daemon; what was noted of another repository counts for nothing, but for what was erased.
 
+mod totals;
+
 use std::{path::PathBuf, sync::Arc, thread};
 
 use cid::Cid;
@@ -221,57 +223,6 @@ impl Book {
             file.with(|database| Ok(database.begin_read()?.open_table(ENTRIES)?.get(&key)?.is_some()))
         })
         .await
-    }
-
-    /// SHA-256 of every payload that was entered, and is no object, in order.
-    pub(super) async fn all(&self) -> Result<Vec<[u8; 32]>, Error> {
-        self.blocking(|file| {
-            file.with(|database| {
-                let (Some(entries), objects) = (table(database, ENTRIES)?, table(database, OBJECTS)?) else {
-                    return Ok(Vec::new());
-                };
-                let mut all = Vec::new();
-                for entry in entries.iter()? {
-                    let key = *entry?.0.value();
-                    let is_object = match &objects {
-                        Some(objects) => objects.get(&key)?.is_some(),
-                        None => false,
-                    };
-                    if !is_object {
-                        all.push(key);
-                    }
-                }
-                // As the file says it, and not as an altered byte would have it.
-                all.sort_unstable();
-                Ok(all)
-            })
-        })
-        .await
-    }
-
-    /// Bytes of all payloads.
-    pub(super) async fn bytes(&self) -> Result<u64, Error> {
-        self.blocking(File::bytes).await
-    }
-
-    /// The height up to which a pass of the scrub has come.
-    pub(super) async fn scrubbed(&self) -> Result<u64, Error> {
-        self.blocking(File::scrubbed).await
-    }
-
-    /// Notes how far a pass of the scrub has come.
-    pub(super) async fn note_scrubbed(&self, height: u64) -> Result<(), Error> {
-        self.blocking(move |file| file.note_scrubbed(height)).await
-    }
-
-    /// The height up to which every payload that the chain names was held.
-    pub(super) async fn retained(&self) -> Result<u64, Error> {
-        self.blocking(File::retained).await
-    }
-
-    /// Notes that every payload up to a height is held.
-    pub(super) async fn note_retained(&self, height: u64) -> Result<(), Error> {
-        self.blocking(move |file| file.note_retained(height)).await
     }
 
     /// Says which daemon it is about; begins anew, and says so, if that is another one than before.

@@ -4,8 +4,9 @@
 //! **Invariant:** nothing that the daemon says about bytes is believed: callers compare identifiers and hash again.
 
 mod listing;
+mod repository;
 
-use std::{path::PathBuf, str::FromStr as _, sync::Arc, time::Duration};
+use std::{str::FromStr as _, sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use cid::Cid;
@@ -260,26 +261,6 @@ impl Rpc {
     pub(super) async fn collect(&self, timeout: Duration) -> Result<(), Failure> {
         let request = self.request("repo/gc", &[("quiet", "true")], timeout);
         self.answer(request, 64 * ANSWER_BYTES_MAX).await.map(drop)
-    }
-
-    /// Bytes of its repository, in its own words: Kubo has a number, js-ipfs a text.
-    pub(super) async fn repository_bytes(&self) -> Result<String, Failure> {
-        let answer = self.ask("repo/stat", &[("size-only", "true")], self.write).await?;
-        Ok(answer["RepoSize"].to_string().trim_matches('"').to_owned())
-    }
-
-    /// Where its repository lies, if it says so. Kubo counts all its blocks before it does.
-    pub(super) async fn repository_path(&self, timeout: Duration) -> Result<Option<PathBuf>, Failure> {
-        let answer = self.ask("repo/stat", &[], timeout).await?;
-        let path = answer["RepoPath"].as_str().filter(|path| !path.is_empty());
-        Ok(path.map(PathBuf::from))
-    }
-
-    /// With how many others it is connected.
-    pub(super) async fn peers(&self) -> Result<usize, Failure> {
-        let answer = self.ask("swarm/peers", &[], self.read).await?;
-        // Kubo says null for none.
-        Ok(answer["Peers"].as_array().map_or(0, Vec::len))
     }
 
     /// Its settings.
