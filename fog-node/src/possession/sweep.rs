@@ -26,6 +26,8 @@ const HEIGHTS_AT_ONCE: u64 = 64;
 const LAG_BLOCKS: u64 = 8;
 /// Between two sweeps, whatever calls for one: nobody keeps this node sweeping.
 const PAUSE: Duration = Duration::from_secs(5);
+/// From the first sweep to the second; doubles up to the interval: a young chain soon has more to ask peers for.
+const FIRST_PAUSE: Duration = Duration::from_secs(60);
 /// Pause after chain or vault did not answer.
 const FAILURE_PAUSE: Duration = Duration::from_secs(60);
 /// Nothing is let go of when the last block is older: others may have named it since.
@@ -104,15 +106,16 @@ impl Possession {
         let (tell, mut told) = mpsc::channel(2 * MISSING_MAX);
         let every = Duration::from_millis(self.0.config.sweep_every_ms);
         self.0.rooms.vault.is_looked_after();
-        let mut cause = Cause::Start;
+        let (mut cause, mut calm) = (Cause::Start, FIRST_PAUSE);
         loop {
             let next = match self.sweep(cause, &tell).await {
-                Ok(_) => every,
+                Ok(_) => calm.min(every),
                 Err(error) => {
                     tracing::warn!(%error, "the sweep could not look at everything; it is made again");
                     every.min(FAILURE_PAUSE)
                 }
             };
+            calm = (calm * 2).min(every);
             let (next, rest) = (sleep(next), sleep(PAUSE));
             tokio::pin!(next, rest);
             cause = loop {
