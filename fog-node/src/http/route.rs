@@ -281,7 +281,7 @@ impl<C: Send + Sync + 'static> Table<C> {
                 if let Some(guard) = route.guard {
                     guard(&self.context, &request.peer, &request.headers)?;
                 }
-                let body = upload::paced(body, Pace::of(self.bounds.body_timeout));
+                let body = upload::heard_out(upload::paced(body, Pace::of(self.bounds.body_timeout)));
                 return upload(self.context.clone(), request, body).await;
             }
         };

@@ -4,7 +4,10 @@ use std::{io, sync::Arc, time::Duration};
 
 use bytes::{Buf, Bytes};
 use futures::{Stream, StreamExt as _, future::BoxFuture, stream, stream::BoxStream};
-use tokio::time::{Instant, timeout_at};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, timeout, timeout_at},
+};
 
 use super::route::{Answered, Request};
 
@@ -15,6 +18,13 @@ pub type Upload<C> = fn(Arc<C>, Request, Incoming) -> BoxFuture<'static, Answere
 
 /// Who sends fewer bytes a second in the long run keeps a place from others.
 const BYTES_PER_S_MIN: u64 = 64 << 10;
+
+/// Pieces that have come and wait for the handler, at most.
+const PIECES_MAX: usize = 4;
+/// Bytes that are read, and thrown away, of a body that nobody wants any more, at most.
+const UNWANTED_BYTES_MAX: usize = 8 << 20;
+/// How long they are read.
+const UNWANTED_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How fast a body has to come.
 #[derive(Clone, Copy, Debug)]
@@ -60,6 +70,32 @@ pub fn paced<B: Buf + 'static, E: 'static>(
         Some((piece, next))
     });
     pieces.boxed()
+}
+
+/// The same body; what the handler leaves of it is still read for a while. A client that is refused early writes on, and over
+/// HTTP/1.1 would find its connection broken before it had read why.
+pub fn heard_out(mut body: Incoming) -> Incoming {
+    let (give, take) = mpsc::channel(PIECES_MAX);
+    tokio::spawn(async move {
+        while let Some(piece) = body.next().await {
+            if give.send(piece).await.is_err() {
+                // Whoever sends more than that is cut off.
+                let _ended = timeout(UNWANTED_TIMEOUT, throw_away(body)).await;
+                return;
+            }
+        }
+    });
+    stream::unfold(take, |mut take| async move { Some((take.recv().await?, take)) }).boxed()
+}
+
+async fn throw_away(mut body: Incoming) {
+    let mut bytes = 0;
+    while let Some(Ok(piece)) = body.next().await {
+        bytes += piece.len();
+        if bytes > UNWANTED_BYTES_MAX {
+            return;
+        }
+    }
 }
 
 #[cfg(test)]
@@ -131,5 +167,28 @@ mod tests {
             burst >= began + patience && burst <= Instant::now() + patience,
             "no licence to fall silent"
         );
+    }
+
+    #[tokio::test]
+    async fn a_body_that_nobody_wants_any_more_is_read_on_and_not_for_ever() {
+        let read = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+        let endless = stream::repeat_with({
+            let read = read.clone();
+            move || {
+                read.fetch_add(1 << 20, std::sync::atomic::Ordering::Relaxed);
+                Ok(Bytes::from_static(&[0; 1 << 20]))
+            }
+        });
+        let mut body = heard_out(endless.boxed());
+        assert_eq!(body.next().await.expect("a piece").expect("whole").len(), 1 << 20);
+        drop(body);
+        let (mut before, now) = (0, || read.load(std::sync::atomic::Ordering::Relaxed));
+        while before != now() || before < UNWANTED_BYTES_MAX {
+            before = now();
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        assert!(before < 2 * UNWANTED_BYTES_MAX, "{before}");
+        let whole = heard_out(paced(parts(&[Ok("ab"), Ok("c")]), patient(1)));
+        assert_eq!(kinds(whole).await, [Ok(2), Ok(1)]);
     }
 }
