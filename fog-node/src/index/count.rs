@@ -53,14 +53,14 @@ impl Index {
         if self.expect(|_| Ok(())).is_ok() {
             return Ok(());
         }
-        let here = self.database().place() + 1;
-        if self.0.wrong.load(Ordering::Acquire) == here {
+        if self.0.wrong.load(Ordering::Acquire) == self.database().place() + 1 {
             return Err(Error::Altered("its rows are being mended"));
         }
         let counted = self.count().await.inspect_err(|error| {
-            // A look at all rows takes a while, and whoever mends them is to have his turn.
+            // A look at all rows takes a while, and whoever mends them is to have his turn. Which server they are on is known
+            // now: there may have been no connection before.
             if matches!(error, Error::Altered(_)) {
-                self.0.wrong.store(here, Ordering::Release);
+                self.0.wrong.store(self.database().place() + 1, Ordering::Release);
             }
             self.suspect(error);
         });
