@@ -307,7 +307,7 @@ async fn the_doctor_finds_what_is_wrong_and_leaves_nothing_behind() {
     for collects in [false, true] {
         let findings = doctor::examine(&config, collects).await;
         assert!(findings.iter().all(|finding| finding.result.is_ok()), "{findings:?}");
-        assert_eq!(findings.len(), if collects { 9 } else { 8 });
+        assert_eq!(findings.len(), if collects { 10 } else { 9 });
         assert_eq!(stand_in.counts(), (1, 1), "only what was there before");
         assert!(stand_in.pins(&kept.cid()));
     }
