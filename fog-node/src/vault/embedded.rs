@@ -29,7 +29,7 @@ use super::{
     file::{BYTES, ERASED, File, TOTALS},
     names::{self, NAMES},
     objects::is_of_object,
-    store::{damaged, digest, is_payload_of},
+    store::{damaged, digest, is_payload_of, row},
     trouble::{guarded, is_full},
     wanted::Message,
 };
@@ -39,7 +39,7 @@ use packs::Packs;
 
 /// The file in the data folder.
 pub(super) const FILE: &str = "vault.redb";
-/// Payload by SHA-256 of its bytes: the digest inside every CID of it, whatever the codec.
+/// Payload by SHA-256 of its bytes. Only an identifier of a payload finds one: the bytes under another codec are another record.
 pub(super) const PAYLOADS: TableDefinition<'_, &[u8; 32], &[u8]> = TableDefinition::new("payloads");
 /// Puts and removals waiting for the writer, at most; callers wait.
 const JOBS_MAX: usize = 256;
@@ -133,18 +133,19 @@ impl Embedded {
 
     /// Whether anything lies here under this identifier, intact or not.
     pub(super) async fn has(&self, cid: &Cid) -> Result<bool, Error> {
+        if is_of_object(cid) {
+            return self.has_pack(cid).await;
+        }
         let key = digest(cid);
-        let is_payload = self
-            .blocking(move |file| {
-                file.with(|database| Ok(database.begin_read()?.open_table(PAYLOADS)?.get(&key)?.is_some()))
-            })
-            .await?;
-        Ok(is_payload || (is_of_object(cid) && self.has_pack(cid).await?))
+        self.blocking(move |file| {
+            file.with(|database| Ok(database.begin_read()?.open_table(PAYLOADS)?.get(&key)?.is_some()))
+        })
+        .await
     }
 
     /// Whether a payload was erased.
     pub(super) async fn bars(&self, cid: &Cid) -> Result<bool, Error> {
-        let key = digest(cid);
+        let key = row(cid);
         self.blocking(move |file| file.bars(&key)).await
     }
 
@@ -203,18 +204,21 @@ impl Shelf {
             bytes_max: config.bytes_max,
         };
         shelf.reconcile()?;
-        totals::give_back(&shelf.file);
+        totals::give_back(&shelf);
         Ok(shelf)
     }
 
     fn read(&self, cid: &Cid) -> Result<Option<Bytes>, Error> {
+        if is_of_object(cid) {
+            return self.read_packed(cid);
+        }
         match guarded(|| self.fetch(cid)) {
             Ok(Some(payload)) if is_payload_of(cid, &payload) => Ok(Some(payload)),
             Ok(Some(_)) => {
                 damaged(cid, "its bytes do not match its identifier");
                 Ok(None)
             }
-            Ok(None) => self.read_packed(cid),
+            Ok(None) => Ok(None),
             Err(error) if is_corrupt(&error) => {
                 damaged(cid, &error.to_string());
                 // What redb has in memory may be half changed after a panic.
@@ -292,12 +296,15 @@ impl Sheet<'_> {
     }
 
     fn remove(&mut self, cid: &Cid, for_good: bool) -> Result<(), redb::Error> {
-        let key = digest(cid);
-        let listed = self.names.remove(&key)?.map(|bytes| bytes.value());
-        let removed = self.payloads.remove(&key)?.map(|payload| payload.value().len() as u64);
-        self.bytes = self.bytes.saturating_sub(removed.or(listed).unwrap_or(0));
         if for_good {
-            self.erased.insert(&key, ())?;
+            self.erased.insert(&row(cid), ())?;
+        }
+        // The bytes of a payload may have been named under another codec.
+        if !is_of_object(cid) {
+            let key = digest(cid);
+            let listed = self.names.remove(&key)?.map(|bytes| bytes.value());
+            let removed = self.payloads.remove(&key)?.map(|payload| payload.value().len() as u64);
+            self.bytes = self.bytes.saturating_sub(removed.or(listed).unwrap_or(0));
         }
         Ok(())
     }

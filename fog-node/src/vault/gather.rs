@@ -167,31 +167,46 @@ impl Objects {
         None
     }
 
-    /// Fetches what is missing of an object, and keeps it; whether it is held now. What has come stays for the next time.
+    /// Fetches what is missing of an object, and keeps it; whether it is held now. What has come stays for the next time, also when
+    /// `exchange.object_timeout_ms` have passed since its turn began: others wait for theirs.
     pub(super) async fn gather(&self, root: Cid) -> Result<bool, Error> {
         let _turn = self.turns.acquire().await.expect("the semaphore is never closed");
+        let deadline = Instant::now() + self.exchange.object_timeout();
         if self.holds(&root).await? {
             return Ok(true);
         }
         if self.store.holds(&root).await? {
-            return self.mend(root).await;
+            return self.mend(root, deadline).await;
         }
         let part = self.part_of(&root);
         let mut part = match part {
             Some(part) => part,
             None => self.store.begin().await?,
         };
-        match self.fill(root, &mut part).await {
+        match self.fill(root, &mut part, deadline).await {
             Ok(()) => part.keep(&root).await.map(|()| true),
             Err(Error::Absent(_)) => {
-                let mut parts = locked(&self.parts);
-                if parts.len() < PARTS_MAX {
-                    parts.insert(root, (Instant::now(), part));
+                self.put_back(root, part);
+                // It may have been erased meanwhile; whoever erases it from now on finds what was put back.
+                if self.store.bars(&root).await.unwrap_or(true) {
+                    self.forget(&root);
                 }
                 Ok(false)
             }
             // Without room nothing is kept of it.
             Err(error) => Err(error),
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn parts_kept(&self) -> usize {
+        locked(&self.parts).len()
+    }
+
+    fn put_back(&self, root: Cid, part: Part) {
+        let mut parts = locked(&self.parts);
+        if parts.len() < PARTS_MAX {
+            parts.insert(root, (Instant::now(), part));
         }
     }
 
@@ -204,14 +219,19 @@ impl Objects {
     }
 
     /// Goes through an object whose pack is here, and fetches what is damaged of it.
-    async fn mend(&self, root: Cid) -> Result<bool, Error> {
+    async fn mend(&self, root: Cid, deadline: Instant) -> Result<bool, Error> {
         let mut walk = self.walk(root, 0..u64::MAX, self.mended(root));
-        while walk.next().await?.is_some() {}
+        // Looked at between blocks: one that is being written over is not left in the middle.
+        while walk.next().await?.is_some() {
+            if Instant::now() >= deadline {
+                return Ok(false);
+            }
+        }
         // What was mended is read from the disk once more.
         Ok(self.attend(&root).await?.is_some())
     }
 
-    async fn fill(&self, root: Cid, part: &mut Part) -> Result<(), Error> {
+    async fn fill(&self, root: Cid, part: &mut Part, deadline: Instant) -> Result<(), Error> {
         let (objects, had) = (self.clone(), part.reader());
         let source: Source = Arc::new(move |cid, bytes_max| {
             let (objects, had) = (objects.clone(), had.clone());
@@ -227,7 +247,11 @@ impl Objects {
             })
         });
         let mut walk = Walk::new(root, 0..u64::MAX, (self.bytes_max, FETCH_AHEAD), source);
-        while let Some(Step { cid, block, .. }) = walk.next().await? {
+        // What a peer has to do is cut short, what the disk has to do is not.
+        while let Some(Step { cid, block, .. }) = tokio::time::timeout_at(deadline.into(), walk.next())
+            .await
+            .unwrap_or(Err(Error::Absent(root)))?
+        {
             if self.space.is_short() {
                 return Err(Error::Unavailable(Trouble::DiskFull));
             }

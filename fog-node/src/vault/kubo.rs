@@ -116,11 +116,17 @@ impl Kubo {
         let store = self.clone();
         let remove = async move {
             store.expect_here()?;
-            store.rpc.unpin(&cid).await.map_err(daemon)?;
+            // The daemon finds a block by its hash alone: bytes that are another record's as well stay.
+            let is_of_another = store.book.is_of_another(&cid).await?;
+            if !is_of_another || store.book.enters(&cid).await? {
+                store.rpc.unpin(&cid).await.map_err(daemon)?;
+            }
             if is_of_object(&cid) {
                 store.remove_below(&cid).await?;
             }
-            store.rpc.remove(&cid).await.map_err(daemon)?;
+            if !is_of_another {
+                store.rpc.remove(&cid).await.map_err(daemon)?;
+            }
             store.book.strike(&cid, for_good).await?;
             metrics::counter!("fog_vault_payloads_removed_total").increment(1);
             Ok(())
@@ -128,9 +134,13 @@ impl Kubo {
         self.in_turn(cid, remove).await
     }
 
-    /// Whether the daemon has anything under this identifier, whatever the book says.
+    /// Whether the daemon has anything under this identifier, whatever the book says, unless it says that the bytes are another
+    /// record's.
     pub(super) async fn has(&self, cid: &Cid) -> Result<bool, Error> {
         self.expect_here()?;
+        if !self.book.enters(cid).await? && self.book.is_of_another(cid).await? {
+            return Ok(false);
+        }
         Ok(self.rpc.size_at_once(cid).await.map_err(daemon)?.is_some())
     }
 

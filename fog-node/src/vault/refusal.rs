@@ -26,6 +26,11 @@ pub enum Refusal {
     /// What the identifier names is not made as this network makes large records.
     #[error("{0} is not the root of a file of 262,144-byte leaves as `ipfs add --cid-version=1 --raw-leaves` makes it")]
     NoFile(Cid),
+    /// Its bytes are kept already as a record of another kind, and a row of the store knows one of them.
+    #[error(
+        "the bytes of {0} are kept here under another codec already: as a payload, or as the root of a larger record"
+    )]
+    Alias(Cid),
     /// Its key was erased on the chain; what was sealed to it is gone for good.
     #[error(
         "payload {0} is erased: the custodian of its key has said so on the chain, and nothing of it is kept again"

@@ -15,6 +15,7 @@ use super::{
     Config, Driver, Error,
     embedded::{self, Embedded},
     kubo::{self, Kubo},
+    objects::is_of_object,
     wanted::Message,
 };
 
@@ -280,6 +281,16 @@ pub(super) fn digest(cid: &Cid) -> [u8; 32] {
     let length = bytes.len().min(32);
     key[..length].copy_from_slice(&bytes[..length]);
     key
+}
+
+/// The row of what belongs to this identifier alone: the SHA-256 of a payload, and for a large record one of the whole identifier. So
+/// nobody reaches the row of a payload by naming its bytes under another codec.
+pub(super) fn row(cid: &Cid) -> [u8; 32] {
+    if is_of_object(cid) {
+        digest(&canonical::cid_of(&cid.to_bytes()))
+    } else {
+        digest(cid)
+    }
 }
 
 /// The identifier under a codec of what has this SHA-256.

@@ -473,6 +473,10 @@ macro_rules! suite {
                 a_root_that_is_no_file_is_refused
                 an_object_that_goes_gives_its_room_back_at_once
                 objects_that_share_a_leaf_go_one_without_the_other
+                an_altered_leaf_heals_when_the_object_is_put_again
+                an_alias_of_a_record_neither_replaces_nor_removes_it
+                a_large_record_takes_the_place_of_an_alias_that_came_first
+                a_fetch_that_lasts_too_long_leaves_its_turn_and_goes_on_later
             );
         }
     };

@@ -20,6 +20,8 @@ use super::store::digest;
 
 /// Payloads that are remembered as held lately, at most; with more of them nothing is let go of until they are fewer.
 const LATELY_MAX: usize = 262_144;
+/// A full list is gone through for what is too old to matter once in so long, at most.
+const SWEEP_PAUSE: Duration = Duration::from_secs(1);
 /// A put into a full vault waits so long for a collection.
 const ROOM_TIMEOUT: Duration = Duration::from_secs(20);
 /// After a collection that gave a full vault no room, none is asked for until so long after.
@@ -30,6 +32,10 @@ struct Lately {
     held: HashMap<[u8; 32], Instant>,
     /// Everything that was held after this moment is in the list.
     whole_since: Instant,
+    /// How long before a collection what was held stays, as the last one had it.
+    grace: Option<Duration>,
+    /// When it was looked last for what is too old to matter.
+    swept: Instant,
 }
 
 struct Shared {
@@ -58,12 +64,27 @@ pub(super) struct Tenure(Arc<Shared>);
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Mark(Instant);
 
+impl Lately {
+    /// Drops what the next collection would not look at. One that is under way and has an older mark lets nothing more go.
+    fn drop_older(&mut self, now: Instant) {
+        let oldest = self.grace.and_then(|grace| now.checked_sub(grace));
+        let Some(oldest) = oldest.filter(|_| now.saturating_duration_since(self.swept) >= SWEEP_PAUSE) else {
+            return;
+        };
+        self.swept = now;
+        self.held.retain(|_, at| *at >= oldest);
+        self.whole_since = self.whole_since.max(oldest);
+    }
+}
+
 impl Tenure {
     pub(super) fn starting(now: Instant) -> Self {
         let lately = Lately {
             held: HashMap::new(),
             // What was held before the start nobody knows.
             whole_since: now,
+            grace: None,
+            swept: now,
         };
         Self(Arc::new(Shared {
             lately: Mutex::new(lately),
@@ -87,8 +108,11 @@ impl Tenure {
 
     fn note(&self, key: [u8; 32], now: Instant) {
         let mut lately = self.lately();
-        let is_full = lately.held.len() >= LATELY_MAX && !lately.held.contains_key(&key);
-        if is_full {
+        let is_full = |lately: &Lately| lately.held.len() >= LATELY_MAX && !lately.held.contains_key(&key);
+        if is_full(&lately) {
+            lately.drop_older(now);
+        }
+        if is_full(&lately) {
             lately.whole_since = now;
         } else {
             lately.held.insert(key, now);
@@ -99,6 +123,7 @@ impl Tenure {
     pub(super) fn begin(&self, now: Instant, grace: Duration) -> Mark {
         let mut lately = self.lately();
         let mark = now.checked_sub(grace).unwrap_or(lately.whole_since);
+        lately.grace = Some(grace);
         lately.held.retain(|_, at| *at >= mark);
         if lately.held.capacity() > 4 * lately.held.len() {
             lately.held.shrink_to_fit();
@@ -200,6 +225,25 @@ mod tests {
         assert!(!tenure.lets_go(&[9; 32], mark), "it may be the one that found no place");
         let mark = tenure.begin(busy + GRACE * 2, GRACE);
         assert!(tenure.lets_go(&[9; 32], mark) && tenure.lately().held.is_empty());
+    }
+
+    #[test]
+    fn a_full_list_drops_what_is_too_old_before_it_loses_track() {
+        let start = Instant::now();
+        let tenure = Tenure::starting(start);
+        tenure.begin(start, GRACE);
+        for at in 0..LATELY_MAX {
+            let mut key = [0; 32];
+            key[..8].copy_from_slice(&at.to_be_bytes());
+            tenure.note(key, start);
+        }
+        let later = start + GRACE * 2;
+        let running = tenure.begin(start + GRACE / 2, GRACE);
+        tenure.note([9; 32], later);
+        assert_eq!(tenure.lately().held.len(), 1, "the one that is new");
+        assert!(!tenure.lets_go(&[0; 32], running), "it was held after that mark");
+        let mark = tenure.begin(later + Duration::from_secs(1), GRACE);
+        assert!(tenure.lets_go(&[0; 32], mark) && !tenure.lets_go(&[9; 32], mark));
     }
 
     #[tokio::test]

@@ -8,7 +8,8 @@ use std::{
 
 use bytes::Bytes;
 use cid::Cid;
-use redb::ReadableTable as _;
+use record::canonical::RAW;
+use redb::{ReadableDatabase as _, ReadableTable as _};
 
 use super::{
     Embedded, Shelf,
@@ -19,8 +20,9 @@ use crate::{
     containment::is_corrupt,
     vault::{
         Error, Refusal, Trouble,
+        embedded::PAYLOADS,
         file::{BYTES, ERASED, TOTALS},
-        store::{damaged, digest, is_payload_of},
+        store::{damaged, digest, is_payload_of, row},
         trouble::{guarded, is_full},
     },
 };
@@ -64,8 +66,12 @@ impl Embedded {
 
     /// Whether a file lies here under a root, intact or not.
     pub(super) async fn has_pack(&self, root: &Cid) -> Result<bool, Error> {
-        let key = digest(root);
-        self.object_work(move |shelf| Ok(shelf.packs.has(&key)?)).await
+        let root = *root;
+        self.object_work(move |shelf| {
+            let kept_as = shelf.file.with(|database| shelf.packs.codec(database, &root))?;
+            Ok(kept_as == Some(root.codec()))
+        })
+        .await
     }
 
     /// Writes a block over a damaged one.
@@ -80,9 +86,14 @@ impl Embedded {
 
     /// Removes an object, if there is one: its pack, then its entry.
     pub(super) async fn remove_object(&self, root: &Cid) -> Result<(), Error> {
-        let key = digest(root);
+        let (root, key) = (*root, digest(root));
         self.object_work(move |shelf| {
             let _change = shelf.changes.lock().unwrap_or_else(PoisonError::into_inner);
+            let kept_as = shelf.file.with(|database| shelf.packs.codec(database, &root))?;
+            // The pack of another record whose root has the same bytes is none of its business.
+            if kept_as.is_some_and(|codec| codec != root.codec()) {
+                return Ok(());
+            }
             shelf.packs.remove(&key)?;
             shelf.count(|transaction| Ok((0, packs::forget(transaction, &key)?.unwrap_or(0))))
         })
@@ -184,8 +195,15 @@ impl Shelf {
             self.changes.lock().unwrap_or_else(PoisonError::into_inner),
             digest(root),
         );
+        if root.codec() == RAW && self.is_alias(root)? {
+            return Ok(Err(Refusal::Alias(*root).into()));
+        }
         if self.file.with(|database| self.packs.holds(database, root))? {
-            return Ok(Ok(()));
+            // Somebody has all of it in his hand: a block that is damaged here is written over.
+            if self.file.with(|database| self.packs.mend(database, root, aside))? {
+                return Ok(Ok(()));
+            }
+            self.count(|transaction| Ok((0, packs::forget(transaction, &key)?.unwrap_or(0))))?;
         }
         self.packs.name(aside, root)?;
         let mut answer = Ok(());
@@ -196,7 +214,7 @@ impl Shelf {
                 .open_table(TOTALS)?
                 .get(BYTES)?
                 .map_or(0, |total| total.value());
-            if transaction.open_table(ERASED)?.get(&key)?.is_some() {
+            if transaction.open_table(ERASED)?.get(&row(root))?.is_some() {
                 answer = Err(Refusal::Erased(*root).into());
             } else if bytes.saturating_sub(before).saturating_add(aside.length()) > self.bytes_max {
                 let bytes_max = self.bytes_max;
@@ -211,6 +229,19 @@ impl Shelf {
             self.packs.remove(&key)?;
         }
         entered.map(|()| answer)
+    }
+
+    /// Whether the bytes of this raw root are kept as a payload, or as the root of a larger record: they have one row, and one pack.
+    fn is_alias(&self, root: &Cid) -> Result<bool, redb::Error> {
+        self.file.with(|database| {
+            let is_payload = database
+                .begin_read()?
+                .open_table(PAYLOADS)?
+                .get(&digest(root))?
+                .is_some();
+            let kept_as = self.packs.codec(database, root)?;
+            Ok(is_payload || kept_as.is_some_and(|codec| codec != root.codec()))
+        })
     }
 
     /// Changes what is entered, and the sum with it.
@@ -363,12 +394,13 @@ mod tests {
     async fn a_pack_that_is_cut_gone_or_not_whole_is_not_held() {
         let dir = tempfile::tempdir().expect("a folder");
         let first = vault(dir.path()).await;
-        let (cut, gone, stays) = (payload(600_000), payload(600_000), payload(600_000));
-        let [cut, gone, stays] = [
-            put(&first, &cut).await,
-            put(&first, &gone).await,
-            put(&first, &stays).await,
-        ];
+        let mut objects = Vec::new();
+        for _ in 0..5 {
+            objects.push(put(&first, &payload(600_000)).await);
+        }
+        let [cut, empty, headless, gone, stays] = objects[..] else {
+            panic!("five were put");
+        };
         let pack = |object: &Object| {
             let name = hex::encode(object.held.cid().hash().digest());
             let all = packs(dir.path());
@@ -376,11 +408,14 @@ mod tests {
                 .find(|path| path.to_string_lossy().contains(&name))
                 .expect("a pack")
         };
-        let file = fs::OpenOptions::new().write(true).open(pack(&cut)).expect("opens");
-        file.set_len(300_000).expect("cuts");
+        for (object, bytes) in [(cut, 300_000), (empty, 0), (headless, 10)] {
+            let file = fs::OpenOptions::new().write(true).open(pack(&object)).expect("opens");
+            file.set_len(bytes).expect("cuts");
+        }
         fs::remove_file(pack(&gone)).expect("removes");
         let expect = async |vault: &Vault| {
-            for (object, is_held) in [(cut, false), (gone, false), (stays, true)] {
+            let absent = [cut, empty, headless, gone].map(|object| (object, false));
+            for (object, is_held) in absent.into_iter().chain([(stays, true)]) {
                 assert_eq!(vault.holds(&object.held.cid()).await.expect("knows"), is_held);
             }
         };

@@ -6,6 +6,8 @@
 //! leaves behind is a file aside, which goes at the next start, or a whole pack that is not entered, which is entered then. So
 //! are all packs when the redb file was lost. Any IPFS program reads a pack (`ipfs dag import`).
 
+mod mending;
+
 use std::{
     collections::HashMap,
     fs, io,
@@ -19,6 +21,7 @@ use std::{
 
 use bytes::Bytes;
 use cid::Cid;
+use record::canonical::{DAG_PB, RAW};
 use redb::{Database, ReadableTable as _, TableDefinition, WriteTransaction};
 
 use super::whole::whole;
@@ -138,9 +141,33 @@ impl Packs {
         }
     }
 
-    /// Whether there is a file under a root.
-    pub(super) fn has(&self, root: &[u8; 32]) -> io::Result<bool> {
-        self.path(root).try_exists()
+    /// Under which codec the root of a pack with these bytes lies here, intact or not.
+    pub(super) fn codec(&self, database: &Database, root: &Cid) -> Result<Option<u64>, redb::Error> {
+        let key = digest(root);
+        let entered = match table(database, OBJECTS)? {
+            Some(objects) => objects.get(&key)?.map(|entry| entry.value().0),
+            None => None,
+        };
+        if entered.is_some() || !self.path(&key).try_exists()? {
+            return Ok(entered);
+        }
+        // Nobody has entered it: its head says it. One that says nothing is anybody's.
+        let mut head = [0; car::HEAD_BYTES];
+        let read = fs::File::open(self.path(&key)).and_then(|file| file.read_exact_at(&mut head, 0));
+        let other = if root.codec() == RAW { DAG_PB } else { RAW };
+        let is_other = read.is_ok() && head[..] == car::head(&cid_of(other, &key));
+        Ok(Some(if is_other { other } else { root.codec() }))
+    }
+
+    /// Bytes of all packs that are entered.
+    pub(super) fn bytes(&self, database: &Database) -> Result<u64, redb::Error> {
+        let mut bytes = 0;
+        if let Some(objects) = table(database, OBJECTS)? {
+            for entry in objects.iter()? {
+                bytes += entry?.1.value().1;
+            }
+        }
+        Ok(bytes)
     }
 
     /// Whether all of an object is here, as far as redb and the length of the pack tell.
@@ -185,25 +212,6 @@ impl Packs {
             }
         }
         Ok(found)
-    }
-
-    /// Writes a block, whose identifier was compared with its bytes, over one whose bytes are wrong, wherever it lies.
-    pub(super) fn heal(&self, database: &Database, cid: &Cid, block: &[u8]) -> Result<(), redb::Error> {
-        for (root, (at, length)) in places_of(database, cid)? {
-            if length as usize != block.len() {
-                continue;
-            }
-            match fs::OpenOptions::new().write(true).open(self.path(&root)) {
-                Ok(file) => {
-                    file.write_all_at(block, at)?;
-                    file.sync_data()?;
-                }
-                // The pack is gone; the object is fetched as a whole.
-                Err(error) if is_absent(&error) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Ok(())
     }
 
     /// Enters the packs that are whole and not entered, and takes out those that are gone; the bytes that are more, and less.

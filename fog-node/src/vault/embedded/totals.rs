@@ -1,6 +1,6 @@
 //! What the embedded store says of all its payloads together, and the room that removed ones have left.
 
-use super::{Embedded, names};
+use super::{Embedded, Shelf, names};
 use crate::vault::{Error, file::File, trouble::guarded};
 
 /// A shorter file is not made shorter.
@@ -39,8 +39,9 @@ impl Embedded {
 }
 
 /// A file that cannot be made shorter serves as it is.
-pub(super) fn give_back(file: &File) {
-    match guarded(|| file.give_back(COMPACT_BYTES_MIN)) {
+pub(super) fn give_back(shelf: &Shelf) {
+    let file = &shelf.file;
+    match guarded(|| file.give_back(COMPACT_BYTES_MIN, file.with(|database| shelf.packs.bytes(database))?)) {
         Ok(Some((before, after))) => tracing::info!(before, after, "the vault's file was compacted"),
         Ok(None) => {}
         Err(error) => {

@@ -19,6 +19,9 @@ const BLOCKS_MAX: usize = 40_000;
 pub(super) fn whole(path: &Path, key: &[u8; 32]) -> io::Result<Option<(Cid, Places, u64)>> {
     let file = fs::File::open(path)?;
     let length = file.metadata()?.len();
+    if length < car::HEAD_BYTES as u64 {
+        return Ok(None);
+    }
     let mut places = Places::new();
     let mut at = car::HEAD_BYTES as u64;
     while at < length {

@@ -5,6 +5,7 @@
 //! payload that never came, which a read finds out, and never misses one that is pinned; it is struck out when the daemon has
 //! let go of it. The book belongs to one daemon; what was noted of another repository counts for nothing, but for what was erased.
 
+mod owners;
 mod totals;
 
 use std::{path::PathBuf, sync::Arc, thread};
@@ -24,14 +25,14 @@ use crate::{
         embedded::storage,
         file::{BYTES, ERASED, File, TOTALS, joined, table},
         objects::is_of_object,
-        store::{cid_of, digest},
+        store::{cid_of, digest, row},
         trouble::{guarded, is_full},
     },
 };
 
 /// The file in the data folder.
 pub(super) const FILE: &str = "vault-kubo.redb";
-/// Bytes of a payload by SHA-256 of it.
+/// Bytes of a payload by SHA-256 of it, and of a large record by [`row`]: two records of the same bytes do not share one.
 const ENTRIES: TableDefinition<'_, &[u8; 32], u64> = TableDefinition::new("entries");
 /// Objects by the SHA-256 of their root: that of each block.
 const OBJECTS: TableDefinition<'_, &[u8; 32], &[u8]> = TableDefinition::new("objects");
@@ -107,7 +108,7 @@ impl Book {
 
     /// Whether a payload was erased.
     pub(super) async fn bars(&self, cid: &Cid) -> Result<bool, Error> {
-        let key = digest(cid);
+        let key = row(cid);
         self.blocking(move |file| file.bars(&key)).await
     }
 
@@ -116,25 +117,40 @@ impl Book {
         Ok(self.enters(cid).await? || (is_of_object(cid) && self.owners(cid).await? > 0))
     }
 
-    /// Notes the blocks of an object, durably, before its root is entered.
-    pub(super) async fn enter_object(&self, root: &Cid, blocks: Vec<[u8; 32]>) -> Result<(), Error> {
-        let key = digest(root);
-        self.blocking(move |file| {
+    /// Notes the blocks of an object, durably, before its root is entered; whether it took the place of a raw one of the same bytes. A
+    /// raw root is refused while its bytes are a payload, or the root of a larger record.
+    pub(super) async fn enter_object(&self, root: &Cid, blocks: Vec<[u8; 32]>) -> Result<bool, Error> {
+        let (key, root) = (digest(root), *root);
+        let entered = self.blocking(move |file| {
             file.write(|transaction| {
+                let kept_as = transaction
+                    .open_table(OBJECTS)?
+                    .get(&key)?
+                    .map(|kept| codec(kept.value()));
+                let is_other = kept_as.is_some_and(|kept| kept != root.codec());
+                let mut entries = transaction.open_table(ENTRIES)?;
+                if root.codec() == RAW && (is_other || entries.get(&key)?.is_some()) {
+                    return Ok(None);
+                }
+                if is_other && let Some(bytes) = entries.remove(&row(&cid_of(RAW, &key)))?.map(|bytes| bytes.value()) {
+                    let mut totals = transaction.open_table(TOTALS)?;
+                    let before = totals.get(BYTES)?.map_or(0, |total| total.value());
+                    totals.insert(BYTES, before.saturating_sub(bytes))?;
+                }
                 let mut owners = transaction.open_table(BLOCKS)?;
                 for block in &blocks {
                     owners.insert(&joined(block, &key), ())?;
                 }
                 transaction.open_table(OBJECTS)?.insert(&key, &*blocks.concat())?;
-                Ok(())
+                Ok(Some(is_other))
             })
-        })
-        .await
+        });
+        entered.await?.ok_or(Refusal::Alias(root).into())
     }
 
-    /// The blocks of an object that was noted, under whatever codec.
+    /// The blocks of an object that was noted, each as if it were a leaf.
     pub(super) async fn object(&self, root: &Cid) -> Result<Option<Vec<Cid>>, Error> {
-        let key = digest(root);
+        let (key, root_codec) = (digest(root), root.codec());
         self.blocking(move |file| {
             file.with(|database| {
                 let Some(objects) = table(database, OBJECTS)? else {
@@ -149,7 +165,8 @@ impl Book {
                         .map(|block| cid_of(RAW, block))
                         .collect()
                 };
-                Ok(blocks.map(|blocks| named(blocks.value())))
+                let own = blocks.filter(|blocks| codec(blocks.value()) == root_codec);
+                Ok(own.map(|blocks| named(blocks.value())))
             })
         })
         .await
@@ -165,10 +182,9 @@ impl Book {
                 let mut roots = Vec::new();
                 for entry in objects.iter()? {
                     let (root, blocks) = entry?;
-                    // A leaf that is all of its object is its own root.
-                    let codec = if blocks.value().len() == 32 { RAW } else { DAG_PB };
-                    if entries.get(root.value())?.is_some() {
-                        roots.push(cid_of(codec, root.value()));
+                    let root = cid_of(codec(blocks.value()), root.value());
+                    if entries.get(&row(&root))?.is_some() {
+                        roots.push(root);
                     }
                 }
                 Ok(roots)
@@ -177,13 +193,11 @@ impl Book {
         .await
     }
 
-    /// Whether a block belongs to more than one object.
-    pub(super) async fn is_shared(&self, block: &Cid) -> Result<bool, Error> {
-        Ok(self.owners(block).await? > 1)
-    }
-
     /// Forgets the blocks of an object.
     pub(super) async fn forget_object(&self, root: &Cid) -> Result<(), Error> {
+        if self.object(root).await?.is_none() {
+            return Ok(());
+        }
         let key = digest(root);
         self.blocking(move |file| {
             file.write(|transaction| {
@@ -201,24 +215,9 @@ impl Book {
         .await
     }
 
-    /// To how many objects a block belongs.
-    async fn owners(&self, block: &Cid) -> Result<usize, Error> {
-        let block = digest(block);
-        self.blocking(move |file| {
-            file.with(|database| {
-                let Some(owners) = table(database, BLOCKS)? else {
-                    return Ok(0);
-                };
-                let (first, last) = (joined(&block, &[0; 32]), joined(&block, &[0xff; 32]));
-                Ok(owners.range::<&[u8; 64]>(&first..=&last)?.count())
-            })
-        })
-        .await
-    }
-
     /// Whether a payload was entered, or the root of an object.
     pub(super) async fn enters(&self, cid: &Cid) -> Result<bool, Error> {
-        let key = digest(cid);
+        let key = row(cid);
         self.blocking(move |file| {
             file.with(|database| Ok(database.begin_read()?.open_table(ENTRIES)?.get(&key)?.is_some()))
         })
@@ -261,6 +260,11 @@ impl Book {
         let done = self.runtime.spawn_blocking(move || answer(&file, || work(&file)));
         done.await.map_err(|_| Error::Stopped)?
     }
+}
+
+/// Of which codec the root of these blocks is: a leaf that is all of its object is its own root.
+const fn codec(blocks: &[u8]) -> u64 {
+    if blocks.len() == 32 { RAW } else { DAG_PB }
 }
 
 fn make(transaction: &WriteTransaction) -> Result<(), redb::Error> {
@@ -326,7 +330,7 @@ impl Writer {
             let mut bytes = totals.get(BYTES)?.map_or(0, |total| total.value());
             let mut answers = Vec::with_capacity(batch.len());
             for entry in batch {
-                let key = digest(&entry.cid);
+                let key = row(&entry.cid);
                 let before = entries.get(&key)?.map_or(0, |known| known.value());
                 let without = bytes.saturating_sub(before);
                 let answer = match entry.work {

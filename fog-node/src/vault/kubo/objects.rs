@@ -8,12 +8,12 @@ use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use cid::Cid;
-use record::canonical::DAG_PB;
+use record::canonical::{DAG_PB, RAW};
 
 use super::{Kubo, daemon, rpc::Failure};
 use crate::vault::{
     Error,
-    store::{damaged, digest, is_payload_of},
+    store::{cid_of, damaged, digest, is_payload_of},
 };
 
 /// Time for the daemon to pin a root, beside the usual, for each block below it: it reads every one.
@@ -146,7 +146,9 @@ impl Part {
         let turns = store.clone();
         let keep = async move {
             let names: Vec<_> = self.blocks.iter().map(digest).collect();
-            store.book.enter_object(&root, names).await?;
+            if store.book.enter_object(&root, names).await? {
+                store.rpc.unpin(&cid_of(RAW, &digest(&root))).await.map_err(daemon)?;
+            }
             let kept = match store
                 .book
                 .enter(&root, usize::try_from(self.bytes).unwrap_or(usize::MAX))

@@ -19,8 +19,11 @@ use tokio::{
     net::TcpListener,
 };
 
+mod trouble;
+
 use super::{World, open, payload};
 use crate::vault::{Config, Error, Object, Refusal, Vault, unixfs::tests::content};
+pub(super) use trouble::*;
 
 /// Nothing takes so long, on whatever machine.
 const PATIENCE: Duration = Duration::from_secs(120);

@@ -1,11 +1,14 @@
 //! What the book says of all payloads together.
 
+use std::collections::HashSet;
+
 use redb::ReadableTable as _;
 
-use super::{Book, ENTRIES, OBJECTS};
+use super::{Book, ENTRIES, OBJECTS, codec};
 use crate::vault::{
     Error,
     file::{File, table},
+    store::{cid_of, row},
 };
 
 impl Book {
@@ -16,14 +19,17 @@ impl Book {
                 let (Some(entries), objects) = (table(database, ENTRIES)?, table(database, OBJECTS)?) else {
                     return Ok(Vec::new());
                 };
+                let mut of_objects = HashSet::new();
+                if let Some(objects) = objects {
+                    for entry in objects.iter()? {
+                        let (root, blocks) = entry?;
+                        of_objects.insert(row(&cid_of(codec(blocks.value()), root.value())));
+                    }
+                }
                 let mut all = Vec::new();
                 for entry in entries.iter()? {
                     let key = *entry?.0.value();
-                    let is_object = match &objects {
-                        Some(objects) => objects.get(&key)?.is_some(),
-                        None => false,
-                    };
-                    if !is_object {
+                    if !of_objects.contains(&key) {
                         all.push(key);
                     }
                 }
