@@ -5,10 +5,12 @@
 //! holds more of it in memory than a few blocks, and no disk gets a readable byte: what comes in is sealed before it is written.
 
 pub mod desk;
+mod keeping;
 mod leftovers;
 mod reading;
 mod sealing;
 mod spread;
+mod uncommitted;
 
 use std::{
     fmt, io,
@@ -19,7 +21,6 @@ use bytes::Bytes;
 use cid::Cid;
 use futures::Stream;
 use ledger::{
-    admission::{Admission, matched_document},
     block::Height,
     document::{DocumentCommitment, Payload},
     state::{Outcome, Refused},
@@ -40,7 +41,9 @@ pub use self::{
     reading::Document,
     spread::ADDRESS,
 };
+use keeping::Keeping;
 use sealing::sealed;
+use uncommitted::Uncommitted;
 
 use crate::{
     chain::{self, Chain},
@@ -211,6 +214,9 @@ pub struct Documents {
     rooms: Rooms,
     uploads: Semaphore,
     kept: Semaphore,
+    /// One document of a peer at a time, so that none takes all the places.
+    keepers: Turnstile<PublicKey>,
+    keeping: Keeping,
     readers: Turnstile<OrganizationId>,
 }
 
@@ -229,6 +235,8 @@ impl Documents {
         Self {
             uploads: Semaphore::new(config.uploads_max),
             kept: Semaphore::new(KEPT_AT_ONCE_MAX),
+            keepers: Turnstile::new(1),
+            keeping: Keeping::default(),
             readers: Turnstile::new(config.downloads_per_organization_max),
             config: config.clone(),
             own,
@@ -260,7 +268,7 @@ impl Documents {
     /// voters, and then committed to. Returns its root, and whether it is final.
     ///
     /// # Errors
-    /// [`Error`]. What was kept of a document that was not committed to goes again.
+    /// [`Error`]. What was kept of a document that was not committed to goes again, also when nobody waits for the answer any more.
     pub async fn put<S>(&self, key: KeyId, metadata: &Metadata, content: S) -> Result<(Cid, Progress), Error>
     where
         S: Stream<Item = io::Result<Bytes>> + Send + 'static,
@@ -280,6 +288,7 @@ impl Documents {
         let (sealed_bytes, sealed) = (sealer.sealed_bytes(), sealed(sealer, head, content));
         let object = self.rooms.vault.put_object(sealed, sealed_bytes).await?;
         let cid = object.held.cid();
+        let uncommitted = Uncommitted::new(&self.rooms.vault, cid);
         let commitment = DocumentCommitment {
             cid,
             key,
@@ -290,11 +299,10 @@ impl Documents {
         let payload = transaction.payload().expect("a commitment has a payload");
         if let Err(error) = self.queue(transaction, (object.held, object.bytes)).await {
             // Nobody counts on it: it was not committed to.
-            if let Err(error) = self.rooms.vault.let_go(&cid).await {
-                tracing::warn!(%cid, %error, "a document that was not committed to stays for now");
-            }
+            uncommitted.let_go().await;
             return Err(error);
         }
+        uncommitted.committed();
         let patience = Duration::from_millis(self.config.final_timeout_ms);
         let became = tokio::time::timeout(patience, self.until_final(&payload)).await;
         let progress = became.unwrap_or(Ok(Progress::Admitted))?;
@@ -311,6 +319,8 @@ impl Documents {
         let patience =
             Duration::from_millis(self.config.spread_timeout_ms) + Duration::from_secs(bytes / SPREAD_BYTES_PER_S);
         self.spread(&transaction, payload, patience).await?;
+        // Its key may have been erased meanwhile.
+        admitted(self.rooms.chain.state().admit(&transaction))?;
         let pending = Pending::bundle(transaction, held).expect("the commitment is to what was just kept");
         self.rooms
             .mempool
@@ -333,29 +343,6 @@ impl Documents {
                 return Ok(Progress::Admitted);
             }
         }
-    }
-
-    /// Keeps a document that another node wants to commit to, and vouches for holding it. What the state does not admit is not
-    /// fetched, so that no peer can fill this node's disk with bytes of its own.
-    ///
-    /// # Errors
-    /// [`Error`] says whether to ask again.
-    pub async fn keep(&self, transaction: &SignedTransaction) -> Result<Admission, Error> {
-        let payload = transaction.payload();
-        let (Some(document), Some(payload)) = (transaction.document(), payload) else {
-            return Err(ledger::admission::SubmissionError::NoCommitment.into());
-        };
-        admitted(self.rooms.chain.state().admit(transaction))?;
-        let bytes_max = self.config.sealed_bytes_max();
-        if document.bytes > bytes_max {
-            return Err(Error::TooLarge { bytes_max });
-        }
-        let _inside = self.kept.try_acquire().map_err(|_| Error::Busy)?;
-        self.rooms.vault.hold(&payload.cid, KEEP_TIMEOUT).await?;
-        let (start, bytes) = self.rooms.vault.beginning(&payload.cid, HEAD_BYTES_MAX).await?;
-        matched_document(transaction, (&start, bytes))?;
-        let now_ms = jiff::Timestamp::now().as_millisecond();
-        Ok(Admission::sign(payload.id, now_ms, &self.own.key))
     }
 
     fn voters(&self) -> Vec<PublicKey> {

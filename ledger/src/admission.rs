@@ -37,6 +37,9 @@ pub enum SubmissionError {
     /// The transaction is no commitment.
     #[error("the transaction of a submission must be a commitment")]
     NoCommitment,
+    /// The identifier of a document is none that a document's root has.
+    #[error("a document is named by the root of its blocks: a CIDv1, dag-pb or raw, with sha2-256")]
+    NoRoot,
     /// Bundle id, CID, key or author differ between payload and commitment.
     #[error("the commitment is not to this payload: its bundle id, CID, size, key or author differ")]
     Mismatch,
@@ -71,6 +74,9 @@ pub fn matched_document<'a>(
     (start, bytes): (&[u8], u64),
 ) -> Result<&'a DocumentCommitment, SubmissionError> {
     let commitment = transaction.document().ok_or(SubmissionError::NoCommitment)?;
+    if !commitment.names_a_root() {
+        return Err(SubmissionError::NoRoot);
+    }
     let head = document::head_of(start, bytes)?;
     let same = commitment.bytes == bytes
         && commitment.key == head.key

@@ -5,7 +5,7 @@
 
 use cid::Cid;
 use record::{
-    canonical::{Digest, Domain},
+    canonical::{DAG_PB, Digest, Domain, RAW, SHA2_256},
     ids::{BundleId, KeyId},
 };
 use serde::{Deserialize, Serialize};
@@ -29,6 +29,16 @@ impl DocumentCommitment {
     #[must_use]
     pub fn id_of(cid: &Cid) -> BundleId {
         BundleId(Digest::of(Domain::DOCUMENT, &[&cid.to_bytes()]))
+    }
+
+    /// Whether its identifier is one that the root of a document has: of a node or, if it is small, of its one leaf. Any other
+    /// would be a second name for bytes that have one.
+    #[must_use]
+    pub fn names_a_root(&self) -> bool {
+        let hash = self.cid.hash();
+        self.cid.version() == cid::Version::V1
+            && [DAG_PB, RAW].contains(&self.cid.codec())
+            && (hash.code(), hash.size()) == (SHA2_256, 32)
     }
 }
 
@@ -145,7 +155,7 @@ mod tests {
 
         fn commitment(&self, document: &[u8]) -> DocumentCommitment {
             DocumentCommitment {
-                cid: canonical::cid_of(document),
+                cid: canonical::cid_under(RAW, document),
                 key: self.subject.id(),
                 bytes: document.len() as u64,
                 bucket: 0,
@@ -269,6 +279,28 @@ mod tests {
         let malformed = |found| matches!(found, Err(SubmissionError::Malformed(_)));
         assert!(malformed(matched_document(&commit, given(document.len() - 1))));
         assert!(malformed(matched_document(&commit, (&[0; 64], document.len() as u64))));
+        let author = || Author::Gateway("desk".parse().expect("good"));
+        let named = |cid: Cid| {
+            let commitment = DocumentCommitment {
+                cid,
+                ..world.commitment(&document)
+            };
+            world.by(author(), 0, Action::CommitDocument(commitment), &world.desk)
+        };
+        let root = canonical::cid_under(DAG_PB, &document);
+        let node = named(root);
+        assert!(matched_document(&node, given(document.len())).is_ok());
+        let inline = cid::multihash::Multihash::wrap(0, b"inline").expect("short");
+        for alias in [
+            canonical::cid_of(&document),
+            canonical::cid_under(0x0129, &document),
+            Cid::new_v0(*root.hash()).expect("sha2-256"),
+            Cid::new_v1(RAW, inline),
+        ] {
+            let commit = named(alias);
+            let found = matched_document(&commit, given(document.len()));
+            assert!(matches!(found, Err(SubmissionError::NoRoot)), "{alias}");
+        }
         let no_bundle = matched(&commit, &document);
         assert!(matches!(no_bundle, Err(SubmissionError::NoCommitment)));
         let mut other = World::new();

@@ -1,4 +1,4 @@
-//! A document through the room: sealed while it comes, kept, told of, committed to, and read again.
+//! A document's limits, and its sealing while it comes. The rest of its way is walked with real rooms in `http::binaries`.
 
 use futures::{StreamExt as _, stream};
 

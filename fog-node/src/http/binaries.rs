@@ -13,6 +13,7 @@ use ledger::{
 };
 use record::{
     canonical::{self, MEDIA_TYPE},
+    document::{Metadata, Sealer},
     ids::SubjectId,
     signature::SigningKey,
 };
@@ -270,6 +271,52 @@ async fn nobody_fills_a_nodes_disk_with_documents_of_his_own() {
         told(&clinic.node, commit(&clinic.desk, cid)).await,
         422,
         "the root has another size"
+    );
+    assert!(
+        clinic.vault.holds(&cid).await.expect("asks"),
+        "who says so takes it from nobody"
+    );
+    let alias = canonical::cid_of(b"a bundle");
+    assert_eq!(
+        told(&clinic.node, commit(&clinic.desk, alias)).await,
+        422,
+        "no name that a document has"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_document_that_nobody_committed_to_goes_at_once_when_its_key_is_erased() {
+    let mut clinic = Clinic::open().await;
+    clinic.open_desk().await;
+    let metadata = Metadata {
+        media_type: "application/pdf".parse().expect("good"),
+        bytes: 10,
+    };
+    let (author, network) = ("desk-1".parse().expect("good"), clinic.genesis.network());
+    let (mut sealer, mut sealed) = Sealer::begin(&network, (&author, &clinic.clinical), &metadata).expect("begins");
+    sealed.extend(sealer.push(&[1; 10]).expect("fits"));
+    for padding in sealer.finish().expect("all is there") {
+        sealed.extend(padding.expect("sealed"));
+    }
+    let kept = |content: Vec<u8>| {
+        let vault = clinic.vault.clone();
+        let content = stream::iter([Ok::<_, std::io::Error>(Bytes::from(content))]);
+        async move { vault.put_object(content, u64::MAX).await.expect("kept").held.cid() }
+    };
+    let (sealed, other) = (kept(sealed).await, kept(document()).await);
+    let now = Instant::now();
+    clinic.leftovers.look(now).await.expect("looks");
+    assert!(clinic.vault.holds(&sealed).await.expect("asks"), "it may be on its way");
+    let key = clinic.clinical.id();
+    assert_eq!(
+        clinic.decide(Action::Erase(Erasure { key })).await["outcome"],
+        "applied"
+    );
+    clinic.leftovers.look(now).await.expect("looks");
+    assert!(!clinic.vault.holds(&sealed).await.expect("asks"));
+    assert!(
+        clinic.vault.holds(&other).await.expect("asks"),
+        "of what is sealed to no such key nobody knows yet"
     );
 }
 
