@@ -1,10 +1,11 @@
 //! What stands between the engine and a vote: the checks of the application before the first vote, and the payloads, held
-//! here, before the second.
+//! here or erased for good, before the second.
 //!
 //! The engine asks twice. `verify` comes before the vote to notarize and runs every check. `certify` comes before the vote
 //! to finalize; the engine's own adapter answers it as soon as the block is on the disk, also on a node whose `verify` was
-//! still waiting. **Invariant:** this node's vote to finalize says that it holds every payload of the block. The rules were
-//! checked by the f + 1 honest validators without whom there is no notarization.
+//! still waiting. **Invariant:** this node's vote to finalize says that it holds every payload of the block, but those whose key
+//! has a final tombstone: nobody keeps these, and their commitments are refused. The rules were checked by the f + 1 honest
+//! validators without whom there is no notarization.
 
 use std::sync::Arc;
 
@@ -80,8 +81,9 @@ impl<E: Runtime, P: Payloads> CertifiableAutomaton for Ballot<E, P> {
         self.checked.prepare(context).await
     }
 
-    /// Answers when the block is durable and all its payloads are; until then never, and the engine's timeouts end the
-    /// wait. That goes well: a quorum minus the faulty ones holds the payloads, or the block would not be notarized.
+    /// Answers when the block is durable and all its payloads are, or are erased for good; until then never, and the engine's
+    /// timeouts end the wait. That goes well: a quorum minus the faulty ones holds the payloads, or the block would not be
+    /// notarized, and what makes them erase one is a final tombstone, which reaches everybody.
     async fn certify(&mut self, round: Round, digest: EngineDigest) -> oneshot::Receiver<bool> {
         let durable = self.checked.certify(round, digest).await;
         let block = self

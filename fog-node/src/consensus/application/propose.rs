@@ -87,6 +87,8 @@ impl<P: Payloads> Application<P> {
                 match self.standing(&state, &transaction, &identified)? {
                     Ok(()) => {}
                     Err(refused) if refused.may_pass_later() => continue,
+                    // It leaves with its payload, which nothing else names: the erasure lets go of both.
+                    Err(Refused::Erased) if transaction.payload().is_some() => continue,
                     Err(_) => {
                         hopeless.push(id);
                         continue;

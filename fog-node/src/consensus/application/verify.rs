@@ -1,4 +1,4 @@
-//! What a voter checks: each rule of policy P and of the ledger, and that every payload is held here.
+//! What a voter checks: each rule of policy P and of the ledger, and that every payload is held here, or erased for good.
 
 use std::{collections::HashSet, future::ready, time::Duration};
 
@@ -9,6 +9,7 @@ use ledger::{
     block::{Block, Height},
     policy::Violation,
     state::{State, identifiers},
+    transaction::SignedTransaction,
 };
 use record::canonical::Digest;
 
@@ -148,7 +149,8 @@ impl<P: Payloads> Application<P> {
         }
     }
 
-    /// Waits until every payload that the block commits to is durable here; the engine ends the wait when it moves on.
+    /// Waits until every payload that the block commits to is durable here, or its key erased; the engine ends the wait when
+    /// it moves on.
     pub(in crate::consensus) async fn until_held(&self, clock: &impl Clock, block: &Block) {
         if self.holds_all(block).await {
             return;
@@ -161,10 +163,16 @@ impl<P: Payloads> Application<P> {
     }
 
     /// Whether every payload that the block commits to is durable here; waits for those that may be under way.
+    ///
+    /// Nothing is held for a key with a final tombstone, and nothing is missed: the vault refuses such a payload for good, and
+    /// the commitment is refused as erased when it is executed. Who waited for it would never vote again on a block that was
+    /// notarized before its tombstone was final. The state is looked at anew each time: the key may be erased meanwhile.
     async fn holds_all(&self, block: &Block) -> bool {
         let Rooms { mempool, payloads, .. } = &self.0.rooms;
         let timeout = self.0.patience.payload;
-        let commitments = block.transactions.iter().filter(|t| t.payload().is_some());
+        let state = self.chain().state();
+        let is_wanted = |t: &&SignedTransaction| t.payload().is_some_and(|to| state.tombstone(&to.key).is_none());
+        let commitments = block.transactions.iter().filter(is_wanted);
         let holds = stream::iter(commitments.cloned().collect::<Vec<_>>()).map(|commitment| {
             // What waits here was compared with its payload when it came; the disk is asked all the same.
             let compared = mempool.contains(&commitment.id());
@@ -196,7 +204,11 @@ mod tests {
     use commonware_consensus::marshal::ancestry;
     use commonware_cryptography::{Digested, Digestible as _};
     use commonware_runtime::{Runner as _, deterministic};
-    use ledger::{block::FinalizedBlock, genesis::Genesis, transaction::SignedTransaction};
+    use ledger::{
+        block::FinalizedBlock,
+        genesis::Genesis,
+        transaction::{Action, Author, Erasure, Transaction},
+    };
     use record::signature::SigningKey;
     use tempfile::TempDir;
 
@@ -271,11 +283,7 @@ mod tests {
         }
 
         fn judge_in(&self, context: &EngineContext, blocks: &[&Block]) -> Result<Duration, Doubt> {
-            let blocks = blocks.iter().map(|block| EngineBlock::new((*block).clone()));
-            let blocks: Vec<_> = blocks
-                .map(|block| (block.digest(), block))
-                .map(|(d, b)| Digested::precomputed(b, d))
-                .collect();
+            let blocks = digested(blocks);
             deterministic::Runner::default().start(|clock| async move {
                 let started = clock.current();
                 let mut ancestry = ancestry::from_iter(blocks);
@@ -284,9 +292,23 @@ mod tests {
             })
         }
 
+        async fn judge_here(&self, clock: &impl Clock, blocks: &[&Block]) -> Result<(), Doubt> {
+            let context = EngineBlock::new(blocks[0].clone()).context();
+            let mut ancestry = ancestry::from_iter(digested(blocks));
+            self.application.judge(clock, &context, &mut ancestry).await
+        }
+
         fn child(&self, parent: &Block, transactions: Vec<SignedTransaction>) -> Block {
             child(&self.genesis, parent, transactions)
         }
+    }
+
+    fn digested(blocks: &[&Block]) -> Vec<Digested<EngineBlock>> {
+        let blocks = blocks.iter().map(|block| EngineBlock::new((*block).clone()));
+        blocks
+            .map(|block| (block.digest(), block))
+            .map(|(d, b)| Digested::precomputed(b, d))
+            .collect()
     }
 
     fn is_broken(judged: Result<Duration, Doubt>) -> bool {
@@ -376,6 +398,46 @@ mod tests {
             matches!(missing, Err(Doubt::Undecided("a payload is not held here"))),
             "{missing:?}"
         );
+    }
+
+    /// The first organisation erases the key that it announced.
+    fn erasing(bench: &Bench, committed: &SignedTransaction) -> SignedTransaction {
+        let key = committed.payload().expect("a commitment").key;
+        let erases = Transaction {
+            network: bench.genesis.network(),
+            author: Author::Organization(bench.genesis.organizations[0].id.clone()),
+            sequence: 0,
+            action: Action::Erase(Erasure { key }),
+        };
+        erases.sign(&bench.keys[0])
+    }
+
+    #[test]
+    fn a_payload_whose_key_is_erased_while_a_vote_to_finalize_waits_for_it_is_waited_for_no_more() {
+        let bench = Bench::new();
+        let gateway = SigningKey::random();
+        let first = bench.child(&bench.genesis_block(), enrolments_of(&bench, &gateway));
+        bench.finalize(&first);
+        let committed = commitment(&bench.genesis, &gateway);
+        let erased = bench.child(&first, vec![erasing(&bench, &committed)]);
+        // It was notarized on top before anybody here knew of the tombstone.
+        let commits = bench.child(&erased, vec![committed]);
+        deterministic::Runner::default().start(|clock| async move {
+            let certified = bench.application.until_held(&clock, &commits);
+            let meanwhile = async {
+                clock.sleep(Duration::from_secs(5)).await;
+                assert!(!bench.application.holds_all(&commits).await, "the vault has nothing");
+                bench.finalize(&erased);
+                clock.current()
+            };
+            let ((), since) = futures::join!(certified, meanwhile);
+            let waited = clock.current().duration_since(since).expect("time goes on");
+            assert!(waited < Duration::from_secs(1), "{waited:?}");
+            assert!(
+                bench.judge_here(&clock, &[&commits, &erased]).await.is_ok(),
+                "and it gets a first vote"
+            );
+        });
     }
 
     fn enrolments_of(bench: &Bench, gateway: &SigningKey) -> Vec<SignedTransaction> {
