@@ -2,7 +2,8 @@
 //!
 //! One task follows the state. For each tombstone, in this order: the private half is destroyed (so that nothing can be
 //! opened any more, whatever else happens), the rows that were made with it are removed, every payload that a block commits to the
-//! key is erased, and only then the node signs that it holds nothing. **The chain is the only memory of it:** at each start
+//! key is erased, and only then the node signs that it holds nothing. A private half goes only when the organisation that erased
+//! the key is this node's own: whoever has seen a public half can announce it first. **The chain is the only memory of it:** at each start
 //! everything that was ever erased is looked at once more, so that a kill at any point, or an old copy of the data folder, or of a
 //! part of it, is made good by the same path. What is absent already costs a look.
 
@@ -19,8 +20,11 @@ use std::{
 
 use cid::Cid;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
-use ledger::{block::Height, register::Tombstone, state::State};
-use record::{ids::KeyId, signature::SigningKey};
+use ledger::{block::Height, register::Tombstone, state::State, transaction::PrivateHalf};
+use record::{
+    ids::{KeyId, OrganizationId},
+    signature::SigningKey,
+};
 use tokio::{
     task::{JoinError, spawn_blocking},
     time::Instant,
@@ -32,11 +36,11 @@ use crate::{
     keyring::{self, Keyring},
     mempool::{Mempool, Pending},
     proofs,
-    recovery::Incidents,
+    recovery::{FoundBy, Incidents, Kind},
     vault::{self, Erased, Vault},
 };
 use late::Late;
-pub use observed::Forgetting;
+pub use observed::{Forgetting, Forgotten};
 use probe::Probe;
 use word::Word;
 
@@ -46,8 +50,10 @@ const STRETCH_BLOCKS: u64 = 512;
 const ERASED_AT_A_TIME: usize = 64;
 /// How often is looked whether a word is on the chain already, or the peers have what they should not.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
-/// Pause after a room did not answer.
+/// Pause after a room did not answer; doubles.
 const FAILURE_PAUSE: Duration = Duration::from_secs(1);
+/// Up to this: each try looks through the whole chain again.
+const FAILURE_PAUSE_MAX: Duration = Duration::from_secs(60);
 
 /// Why a step could not be made; it is made again.
 #[derive(Debug, thiserror::Error)]
@@ -93,6 +99,8 @@ pub struct Rooms {
 #[derive(Debug)]
 pub struct Erasure {
     rooms: Rooms,
+    /// Whose node this is, and so whose private halves.
+    organization: OrganizationId,
     /// Signs the words: the key that this node votes with.
     key: SigningKey,
     /// What was erased in this run: this node's word on each.
@@ -102,12 +110,13 @@ pub struct Erasure {
 }
 
 impl Erasure {
-    /// Opens the room.
+    /// Opens the room of an organisation's node.
     #[must_use]
-    pub fn new(rooms: Rooms, key: SigningKey) -> Self {
+    pub fn new(rooms: Rooms, organization: OrganizationId, key: SigningKey) -> Self {
         Self {
             probe: Probe::new(),
             rooms,
+            organization,
             key,
             words: BTreeMap::new(),
             late: Late::default(),
@@ -117,24 +126,10 @@ impl Erasure {
     /// Runs until the chain is gone.
     pub async fn run(mut self) {
         let mut states = self.rooms.chain.states();
-        let mut said = String::new();
+        let mut patience = Patience::default();
         loop {
             let state = Arc::clone(&states.borrow_and_update());
-            let pause = match self.step(&state).await {
-                Ok(()) => {
-                    said.clear();
-                    LOOK_EVERY
-                }
-                Err(failure) => {
-                    // A disk that is full for an hour is said once.
-                    let words = failure.to_string();
-                    if words != said {
-                        tracing::warn!(%failure, "an erasure waits; it goes on by itself");
-                        said = words;
-                    }
-                    FAILURE_PAUSE
-                }
-            };
+            let pause = patience.after(&self.step(&state).await);
             // A new state is looked at when it comes, if it erases something; many come in a second.
             let known = state.tombstones().len();
             let more = states.wait_for(|state| state.tombstones().len() > known);
@@ -155,24 +150,44 @@ impl Erasure {
             .filter(|(key, _)| !self.words.contains_key(key))
             .map(|(key, tombstone)| (*key, tombstone.clone()))
             .collect();
-        if !open.is_empty() {
-            self.erase(open, state.height()).await?;
-        }
+        // What waits for one key keeps no word on another back.
+        let erased = if open.is_empty() {
+            Ok(())
+        } else {
+            self.erase(open, state.height()).await
+        };
         self.late.erase(&self.rooms, state).await?;
         self.confirm(state)?;
-        self.probe.look(&self.rooms, &self.words, state).await
+        self.probe.look(&self.rooms, &self.words, state).await?;
+        erased
     }
 
-    /// Erases what stands under some keys, as of a height.
-    async fn erase(&mut self, open: BTreeMap<KeyId, Tombstone>, as_of: Height) -> Result<(), Failure> {
+    /// Erases what stands under some keys, as of a height. Of several failures it gives the first; the keys that had none are
+    /// done.
+    async fn erase(&mut self, mut open: BTreeMap<KeyId, Tombstone>, as_of: Height) -> Result<(), Failure> {
         let started = Instant::now();
-        let mut halves = BTreeMap::new();
-        for key in open.keys().copied() {
-            let keyring = self.rooms.keyring.clone();
-            halves.insert(key, spawn_blocking(move || keyring.destroy(&key)).await??);
+        let (mut halves, mut failed) = (BTreeMap::new(), Ok(()));
+        for (key, tombstone) in &open {
+            match self.end_half(*key, tombstone).await {
+                Ok(half) => _ = halves.insert(*key, half),
+                Err(failure) => failed = failed.and(Err(failure)),
+            }
+        }
+        open.retain(|key, _| halves.contains_key(key));
+        if open.is_empty() {
+            return failed;
         }
         // A database that does not answer keeps no payload.
-        let rows = self.remove_rows(open.keys()).await;
+        let mut has_rows = BTreeSet::new();
+        for key in open.keys() {
+            match self.rooms.index.erase(*key).await {
+                Ok(removed) => metrics::counter!("fog_erasure_rows_total").increment(removed),
+                Err(error) => {
+                    has_rows.insert(*key);
+                    failed = failed.and(Err(error.into()));
+                }
+            }
+        }
         let keys = Arc::new(open.keys().copied().collect::<BTreeSet<_>>());
         let mut erased: BTreeMap<KeyId, BTreeSet<Erased>> = BTreeMap::new();
         let mut from = Height(1);
@@ -188,8 +203,7 @@ impl Erasure {
             }
             from = to.next();
         }
-        rows?;
-        for (key, tombstone) in open {
+        for (key, tombstone) in open.into_iter().filter(|(key, _)| !has_rows.contains(key)) {
             let erased = erased.remove(&key).unwrap_or_default();
             tracing::info!(
                 %key,
@@ -202,26 +216,32 @@ impl Erasure {
             self.late.watch(key, tombstone.at.height, as_of);
             self.words.insert(key, Word::on(&tombstone, halves[&key], erased));
         }
-        Ok(())
+        failed
     }
 
-    async fn remove_rows(&self, keys: impl Iterator<Item = &KeyId>) -> Result<(), index::Error> {
-        for key in keys {
-            let removed = self.rooms.index.erase(*key).await?;
-            metrics::counter!("fog_erasure_rows_total").increment(removed);
+    /// Destroys the private half of a key that this node's organisation has erased. One that another organisation had announced,
+    /// and has erased, stays, and there is no word on it then: this node still holds something.
+    async fn end_half(&self, key: KeyId, tombstone: &Tombstone) -> Result<Option<PrivateHalf>, Failure> {
+        let Rooms { keyring, incidents, .. } = &self.rooms;
+        if tombstone.custodian != self.organization && keyring.secret(&key).is_some() {
+            strangely_erased(incidents, &key, tombstone);
+            return Ok(None);
         }
-        Ok(())
+        let keyring = keyring.clone();
+        Ok(Some(spawn_blocking(move || keyring.destroy(&key)).await??))
     }
 
     /// Hands in this node's word on each key, until it is on the chain.
     fn confirm(&mut self, state: &State) -> Result<(), Failure> {
         let rooms = &self.rooms;
         for (key, word) in self.words.iter_mut().filter(|(_, word)| !word.is_final) {
+            let Some(signed) = word.signed(state.network, *key, &self.key) else {
+                continue;
+            };
             if rooms.chain.has_confirmed(key, &self.key.public())? {
                 word.is_final = true;
                 continue;
             }
-            let signed = word.signed(state.network, *key, &self.key);
             // A node without a seat has no word, and one whose seat comes later says it then.
             if rooms.mempool.contains(&signed.id()) || state.admit(&signed).is_err() {
                 continue;
@@ -233,6 +253,51 @@ impl Erasure {
         let unsaid = self.words.values().filter(|word| !word.is_final).count();
         metrics::gauge!("fog_erasure_unconfirmed").set(unsaid as f64);
         Ok(())
+    }
+}
+
+/// A private half stays here whose key somebody else has erased.
+fn strangely_erased(incidents: &Incidents, key: &KeyId, tombstone: &Tombstone) {
+    let what = format!(
+        "{} announced key {key}, whose private half this node holds, as its own, and has erased it (at height {}): the private half \
+         stays here, and payloads and rows are gone. If the key was theirs, end this copy of it; if it was yours, make its \
+         patient a new one",
+        tombstone.custodian, tombstone.at.height
+    );
+    let _stays_open = incidents.found(Kind::ErasedByAnother, FoundBy::Erasure, format!("key {key}"), what);
+}
+
+/// How long the next step waits; what failed is tried again ever more seldom, and said once.
+#[derive(Debug)]
+struct Patience {
+    said: String,
+    next: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self {
+            said: String::new(),
+            next: FAILURE_PAUSE,
+        }
+    }
+}
+
+impl Patience {
+    fn after(&mut self, step: &Result<(), Failure>) -> Duration {
+        let Err(failure) = step else {
+            *self = Self::default();
+            return LOOK_EVERY;
+        };
+        // A disk that is full for an hour is said once.
+        let words = failure.to_string();
+        if words != self.said {
+            tracing::warn!(%failure, "an erasure waits; it goes on by itself");
+            self.said = words;
+        }
+        let pause = self.next;
+        self.next = (pause * 2).min(FAILURE_PAUSE_MAX);
+        pause
     }
 }
 

@@ -15,7 +15,7 @@ use zeroize::Zeroizing;
 
 use crate::{
     config::{self, Faults},
-    erasure::Forgetting,
+    erasure::{Forgetting, Forgotten},
     follow::{self, Follower},
     http::{observer as door, tls::Identity, token::claimed_issuer},
     index::Index,
@@ -139,7 +139,14 @@ impl Observer {
         let index = Index::open(&config.index, data_dir).await.map_err(open("index"))?;
         let projection = Projection::new(proofs.clone(), vault.clone(), index.clone(), keyring.clone());
         let mending = mend_rows(projection.clone(), incidents.clone());
-        let forgetting = Forgetting::new(proofs.clone(), vault.clone(), index.clone(), keyring.clone());
+        let forgotten = Forgotten {
+            proofs: proofs.clone(),
+            vault: vault.clone(),
+            index: index.clone(),
+            keyring: keyring.clone(),
+            incidents: incidents.clone(),
+        };
+        let forgetting = Forgetting::new(forgotten, config.organization.clone());
         let rooms = follow::Rooms {
             proofs: proofs.clone(),
             projection: projection.clone(),

@@ -330,6 +330,10 @@ impl<F: Followed> Projection<F> {
             return Ok(Opened::default());
         };
         let state = self.chain.state();
+        // Its payload is erased, or is going to be, whether its private half is or not.
+        if state.tombstone(&commitment.key).is_some() {
+            return Ok(Opened::default());
+        }
         let sealed = Sealed {
             network: state.network,
             commitment,
@@ -406,7 +410,9 @@ mod tests {
         genesis::{Genesis, Organization, Role, Validator},
         policy::ValidityPolicy,
         possession::Possession,
-        transaction::{Action, Author, DeviceEnrolment, GatewayEnrolment, Rotation, SignedTransaction, Transaction},
+        transaction::{
+            Action, Author, DeviceEnrolment, Erasure, GatewayEnrolment, Rotation, SignedTransaction, Transaction,
+        },
     };
     use record::{
         bundle::{Bundle, Category, Entry, SubjectKey, SubjectSecret},
@@ -1016,6 +1022,48 @@ mod tests {
         in_time(fog.projected(3)).await;
         assert_eq!(fog.visible().await, 1);
         task.abort();
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_is_compared_of_an_unsettled_bundle_keeps_its_key_in_hand_until_it_is_written() {
+        let fog = Fog::new().await;
+        let device = fog.device.clone();
+        let (_, missing) = fog.bundle(1, &[&device]);
+        fog.append(vec![fog.announcement(), fog.gateway(), fog.device()]).await;
+        fog.append(vec![missing]).await;
+        for height in [1, 2] {
+            assert_eq!(fog.projection.advance().await.expect("projects"), Some(Height(height)));
+        }
+        let (_, expected) = fog.projection.compare(Height(2)).await.expect("compares");
+        assert_eq!(expected.in_hand.len(), 1);
+        let (keyring, key) = (fog.projection.keyring.clone(), fog.subject_key.id());
+        let destroying = tokio::task::spawn_blocking(move || keyring.destroy(&key));
+        while fog.projection.keyring.secret(&key).is_some() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        assert!(!destroying.is_finished(), "the rows may yet be written");
+        drop(expected);
+        in_time(destroying).await.expect("no panic").expect("destroyed");
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_is_erased_on_the_chain_is_not_opened_though_its_private_half_is_here() {
+        let fog = Fog::new().await;
+        let device = fog.device.clone();
+        let (payload, commit) = fog.bundle(1, &[&device]);
+        fog.projection.vault.put(payload).await.expect("kept");
+        let cid = commit.payload().expect("a bundle").cid;
+        fog.append(vec![fog.announcement(), fog.gateway(), fog.device()]).await;
+        fog.append(vec![commit]).await;
+        let key = fog.subject_key.id();
+        let erased = fog.sign(Author::Organization(member()), Action::Erase(Erasure { key }));
+        fog.append(vec![erased]).await;
+        fog.projection.vault.erase(&cid).await.expect("erases");
+        for height in [1, 2, 3] {
+            assert_eq!(fog.projection.advance().await.expect("projects"), Some(Height(height)));
+        }
+        assert_eq!(fog.count(|_| true).await.observations, 0);
+        assert_eq!(fog.projection.verify(Height(2)).await.expect("compares"), 0);
     }
 
     #[tokio::test(flavor = "multi_thread")]

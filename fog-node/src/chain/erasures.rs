@@ -50,8 +50,14 @@ pub struct ErasureProgress {
     pub missing: Vec<PublicKey>,
     /// Whether all who have confirmed name the same payloads.
     pub agree: bool,
-    /// The certificate, when nobody is missing, all agree, and each block can be proven.
-    pub certificate: Option<String>,
+}
+
+impl ErasureProgress {
+    /// Whether everybody has confirmed the same: what a certificate takes.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.missing.is_empty() && self.agree
+    }
 }
 
 impl Chain {
@@ -89,14 +95,32 @@ impl Chain {
     /// [`Error`].
     pub async fn erasure(&self, key: &KeyId) -> Result<Option<ErasureProgress>, Error> {
         let (key, state) = (*key, self.state());
-        self.read(move |store| progress(store, &state, key)).await
+        self.read(move |store| Ok(Words::read(store, &state, key)?.map(|words| words.far)))
+            .await
+    }
+
+    /// The text of an erasure's certificate; `None` until everybody has confirmed the same, and each block can be proven.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn erasure_certificate(&self, key: &KeyId) -> Result<Option<String>, Error> {
+        let (key, state) = (*key, self.state());
+        self.read(move |store| match Words::read(store, &state, key)? {
+            Some(words) if words.far.is_complete() => words.certificate(store),
+            _ => Ok(None),
+        })
+        .await
     }
 }
 
 fn committed_in(store: &Store, height: Height, keys: &BTreeSet<KeyId>) -> Result<Vec<CommittedTo>, Error> {
-    let Some((block, applied)) = store.block(height)?.zip(store.applied(height)?) else {
-        return Ok(Vec::new());
-    };
+    // Not "nothing was committed there": what is not read is not erased, and a word would be given on it.
+    let missing = || Error::Damaged(format!("block {height}, or what it gave, is missing"));
+    let block = store.block(height)?.ok_or_else(missing)?;
+    let applied = store.applied(height)?.ok_or_else(missing)?;
+    if applied.outcomes.len() != block.block.transactions.len() {
+        return Err(Error::Damaged(format!("block {height}: what it gave is not whole")));
+    }
     let ordered = block.block.transactions.iter().zip(applied.outcomes);
     let found = ordered.filter_map(|(transaction, outcome)| {
         let payload = transaction.payload().filter(|payload| keys.contains(&payload.key))?;
@@ -110,57 +134,83 @@ fn committed_in(store: &Store, height: Height, keys: &BTreeSet<KeyId>) -> Result
     Ok(found.collect())
 }
 
-fn progress(store: &Store, state: &State, key: KeyId) -> Result<Option<ErasureProgress>, Error> {
-    let Some(tombstone) = state.tombstone(&key) else {
-        return Ok(None);
-    };
-    let Some((erased, at)) = found(store, &erasure::tombstone_id(&key))? else {
-        // The state is a block ahead of what was read.
-        return Ok(None);
-    };
-    let epochs = erased.block.header.epoch..=state.seats().epoch();
-    let (mut confirmed, mut missing, mut inclusions) = (Vec::new(), Vec::new(), Vec::new());
-    for validator in state.committees().between(epochs) {
-        let word = found(store, &erasure::confirmation_id(&key, &validator))?;
-        let Some((block, index, confirmation)) = word.and_then(|(block, index)| {
-            let Action::ConfirmErasure(confirmation) = block.block.transactions.get(index)?.claims().action else {
-                return None;
-            };
-            Some((block, index, confirmation))
-        }) else {
-            missing.push(validator);
-            continue;
+/// Where something stands: its block, and its place in there.
+type Placed = (FinalizedBlock, usize);
+
+/// What was read of an erasure, with where it stands: the proofs are made only for a certificate.
+struct Words {
+    key: KeyId,
+    far: ErasureProgress,
+    tombstone: Placed,
+    confirmations: Vec<Placed>,
+}
+
+impl Words {
+    fn read(store: &Store, state: &State, key: KeyId) -> Result<Option<Self>, Error> {
+        let Some(tombstone) = state.tombstone(&key) else {
+            return Ok(None);
         };
-        confirmed.push(Confirmed {
-            validator,
-            confirmation,
-            height: block.block.header.height,
-        });
-        inclusions.push(inclusion(store, &block, index)?);
-    }
-    let said = |one: &Confirmed| (one.confirmation.payloads, one.confirmation.cids);
-    let agree = confirmed.windows(2).all(|pair| said(&pair[0]) == said(&pair[1]));
-    let proven: Option<Vec<_>> = inclusions.into_iter().collect();
-    let proofs = inclusion(store, &erased, at)?.zip(proven);
-    let certificate = proofs.filter(|_| missing.is_empty() && agree);
-    Ok(Some(ErasureProgress {
-        tombstone: tombstone.clone(),
-        confirmed,
-        missing,
-        agree,
-        certificate: certificate.map(|(tombstone, confirmations)| {
-            let certificate = Certificate {
-                key,
-                tombstone,
-                confirmations,
+        let Some(placed) = found(store, &erasure::tombstone_id(&key))? else {
+            // The state is a block ahead of what was read.
+            return Ok(None);
+        };
+        let epochs = placed.0.block.header.epoch..=state.seats().epoch();
+        let (mut confirmed, mut missing, mut confirmations) = (Vec::new(), Vec::new(), Vec::new());
+        for validator in state.committees().between(epochs) {
+            let word = found(store, &erasure::confirmation_id(&key, &validator))?;
+            let Some((block, index, confirmation)) = word.and_then(|(block, index)| {
+                let Action::ConfirmErasure(confirmation) = block.block.transactions.get(index)?.claims().action else {
+                    return None;
+                };
+                Some((block, index, confirmation))
+            }) else {
+                missing.push(validator);
+                continue;
             };
-            certificate.to_json()
-        }),
-    }))
+            confirmed.push(Confirmed {
+                validator,
+                confirmation,
+                height: block.block.header.height,
+            });
+            confirmations.push((block, index));
+        }
+        let said = |one: &Confirmed| (one.confirmation.payloads, one.confirmation.cids);
+        let agree = confirmed.windows(2).all(|pair| said(&pair[0]) == said(&pair[1]));
+        Ok(Some(Self {
+            key,
+            far: ErasureProgress {
+                tombstone: tombstone.clone(),
+                confirmed,
+                missing,
+                agree,
+            },
+            tombstone: placed,
+            confirmations,
+        }))
+    }
+
+    fn certificate(&self, store: &Store) -> Result<Option<String>, Error> {
+        let Some(tombstone) = inclusion(store, &self.tombstone)? else {
+            return Ok(None);
+        };
+        let mut confirmations = Vec::new();
+        for placed in &self.confirmations {
+            let Some(confirmation) = inclusion(store, placed)? else {
+                return Ok(None);
+            };
+            confirmations.push(confirmation);
+        }
+        let certificate = Certificate {
+            key: self.key,
+            tombstone,
+            confirmations,
+        };
+        Ok(Some(certificate.to_json()))
+    }
 }
 
 /// The block and the place in it where something took effect.
-fn found(store: &Store, identifier: &Digest) -> Result<Option<(FinalizedBlock, usize)>, Error> {
+fn found(store: &Store, identifier: &Digest) -> Result<Option<Placed>, Error> {
     let placed = store.placed(identifier)?;
     let Some(placed) = placed.filter(|placed| placed.outcome == Outcome::Applied) else {
         return Ok(None);
@@ -170,10 +220,10 @@ fn found(store: &Store, identifier: &Digest) -> Result<Option<(FinalizedBlock, u
     Ok(Some((block, placed.index as usize)))
 }
 
-fn inclusion(store: &Store, block: &FinalizedBlock, index: usize) -> Result<Option<Inclusion>, Error> {
+fn inclusion(store: &Store, (block, index): &Placed) -> Result<Option<Inclusion>, Error> {
     let proof = light::proof_of(store, block)?;
     Ok(proof.and_then(|proof| {
         let descendants = proof.headers.into_iter().skip(1).collect();
-        Inclusion::of(&block.block, index, descendants, proof.finalization)
+        Inclusion::of(&block.block, *index, descendants, proof.finalization)
     }))
 }

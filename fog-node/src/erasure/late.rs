@@ -5,6 +5,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use cid::Cid;
 use ledger::{block::Height, state::State};
 use record::ids::KeyId;
 
@@ -13,37 +14,44 @@ use super::{Failure, Rooms, erase_payloads};
 /// Blocks above a tombstone that are looked through: a leader's state is that much behind, at most, and then some.
 const LATE_BLOCKS: u64 = 64;
 
-/// The keys that were erased just now: up to which height each was looked at, and up to which it will be.
+/// What is erased late.
 #[derive(Debug, Default)]
-pub(super) struct Late(BTreeMap<KeyId, (Height, Height)>);
+pub(super) struct Late {
+    /// The keys that were erased just now: up to which height each was looked at, and up to which it will be.
+    keys: BTreeMap<KeyId, (Height, Height)>,
+    /// Payloads of commitments that waited and were let go of: nothing but this names them until they are erased.
+    unnamed: Vec<Cid>,
+}
 
 impl Late {
     /// Watches a key that was erased at a height, and looked at up to another one.
     pub(super) fn watch(&mut self, key: KeyId, erased: Height, looked_at: Height) {
         let until = Height(erased.0.saturating_add(LATE_BLOCKS));
-        self.0.insert(key, (looked_at, until));
+        self.keys.insert(key, (looked_at, until));
     }
 
     pub(super) async fn erase(&mut self, rooms: &Rooms, state: &State) -> Result<(), Failure> {
-        if self.0.is_empty() {
+        if self.keys.is_empty() {
             return Ok(());
         }
-        let waiting = rooms.mempool.remove_committed_to(|key| self.0.contains_key(key));
+        let let_go = rooms.mempool.remove_committed_to(|key| self.keys.contains_key(key));
+        self.unnamed.extend(let_go);
         let head = state.height();
-        let from = self.0.values().map(|(looked_at, _)| looked_at.next()).min();
-        let keys = Arc::new(self.0.keys().copied().collect());
+        let from = self.keys.values().map(|(looked_at, _)| looked_at.next()).min();
+        let keys = Arc::new(self.keys.keys().copied().collect());
         let committed = match from.filter(|from| *from <= head) {
             Some(from) => rooms.chain.committed_to(keys, (from, head)).await?,
             None => Vec::new(),
         };
         let ordered = committed.iter().map(|committed| committed.cid);
-        let cids = ordered.chain(waiting).collect();
+        let cids = ordered.chain(self.unnamed.iter().copied()).collect();
         let late = erase_payloads(&rooms.vault, cids).await?;
+        self.unnamed.clear();
         metrics::counter!("fog_erasure_late_payloads_total").increment(late.len() as u64);
-        for (looked_at, _) in self.0.values_mut() {
+        for (looked_at, _) in self.keys.values_mut() {
             *looked_at = head;
         }
-        self.0.retain(|_, (_, until)| *until > head);
+        self.keys.retain(|_, (_, until)| *until > head);
         Ok(())
     }
 }

@@ -3,19 +3,33 @@
 use std::collections::BTreeSet;
 
 use ledger::block::Height;
-use record::ids::KeyId;
+use record::ids::{KeyId, OrganizationId};
 use tokio::task::spawn_blocking;
 
-use super::{FAILURE_PAUSE, Failure, LOOK_EVERY, erase_payloads};
-use crate::{index::Index, keyring::Keyring, proofs::Proofs, vault::Vault};
+use super::{Failure, Patience, erase_payloads, strangely_erased};
+use crate::{index::Index, keyring::Keyring, proofs::Proofs, recovery::Incidents, vault::Vault};
+
+/// What an observer follows, and what it erases from.
+#[derive(Clone, Debug)]
+pub struct Forgotten {
+    /// What it has proven.
+    pub proofs: Proofs,
+    /// Payloads.
+    pub vault: Vault,
+    /// Rows.
+    pub index: Index,
+    /// Private halves.
+    pub keyring: Keyring,
+    /// Where it is said that a private half stays.
+    pub incidents: Incidents,
+}
 
 /// The task of an observer. What it has proven (receipts, which name nobody) stays.
 #[derive(Debug)]
 pub struct Forgetting {
-    proofs: Proofs,
-    vault: Vault,
-    index: Index,
-    keyring: Keyring,
+    rooms: Forgotten,
+    /// Whose observer this is.
+    organization: OrganizationId,
     /// What was looked at in this run.
     done: BTreeSet<KeyId>,
 }
@@ -23,63 +37,64 @@ pub struct Forgetting {
 impl Forgetting {
     /// Follows what an observer has proven.
     #[must_use]
-    pub const fn new(proofs: Proofs, vault: Vault, index: Index, keyring: Keyring) -> Self {
+    pub const fn new(rooms: Forgotten, organization: OrganizationId) -> Self {
         Self {
-            proofs,
-            vault,
-            index,
-            keyring,
+            rooms,
+            organization,
             done: BTreeSet::new(),
         }
     }
 
     /// Runs for ever.
     pub async fn run(mut self) {
-        let mut said = String::new();
+        let mut patience = Patience::default();
         loop {
-            let pause = match self.step().await {
-                Ok(()) => LOOK_EVERY,
-                Err(failure) => {
-                    let words = failure.to_string();
-                    if words != said {
-                        tracing::warn!(%failure, "an erasure waits; it goes on by itself");
-                        said = words;
-                    }
-                    FAILURE_PAUSE
-                }
-            };
+            let pause = patience.after(&self.step().await);
             tokio::time::sleep(pause).await;
         }
     }
 
     /// Erases what stands under keys that are erased and that this observer has, or has learned of.
     ///
+    /// A private half goes if the observer's organisation was the custodian, or has had the key from it: what was learned of a key
+    /// was learned because whoever had announced it, and nobody else can erase it, let this organisation read.
+    ///
     /// # Errors
     /// [`Failure`]: make it again.
     pub async fn step(&mut self) -> Result<(), Failure> {
-        let state = self.proofs.state();
+        let Forgotten {
+            proofs, vault, keyring, ..
+        } = &self.rooms;
+        let state = proofs.state();
         let erased = state.tombstones().map(|(key, _)| *key);
         let open: BTreeSet<_> = erased.filter(|key| !self.done.contains(key)).collect();
         if open.is_empty() {
             return Ok(());
         }
-        let learned = self.proofs.keys()?;
-        let ours = |key: &&KeyId| learned.contains_key(key) || self.keyring.secret(key).is_some();
+        let learned = proofs.keys()?;
+        let ours = |key: &&KeyId| learned.contains_key(key) || keyring.secret(key).is_some();
         for key in open.iter().filter(ours).copied() {
-            let keyring = self.keyring.clone();
-            spawn_blocking(move || keyring.destroy(&key)).await??;
-            self.index.erase(key).await?;
+            let Some(tombstone) = state.tombstone(&key) else {
+                continue;
+            };
+            if learned.contains_key(&key) || tombstone.custodian == self.organization {
+                let keyring = keyring.clone();
+                spawn_blocking(move || keyring.destroy(&key)).await??;
+            } else {
+                strangely_erased(&self.rooms.incidents, &key, tombstone);
+            }
+            self.rooms.index.erase(key).await?;
             tracing::info!(%key, "a key is erased here");
         }
         let mut above = Height(0);
-        while let Some(height) = self.proofs.next(above)? {
-            let included = self.proofs.included(height)?.map(|block| block.included);
+        while let Some(height) = proofs.next(above)? {
+            let included = proofs.included(height)?.map(|block| block.included);
             let payloads = included.into_iter().flatten();
             let payloads = payloads.filter_map(|included| included.transaction.payload());
             let cids = payloads
                 .filter(|payload| open.contains(&payload.key))
                 .map(|payload| payload.cid);
-            erase_payloads(&self.vault, cids.collect()).await?;
+            erase_payloads(vault, cids.collect()).await?;
             above = height;
         }
         self.done.extend(open);

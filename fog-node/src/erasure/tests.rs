@@ -7,6 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use futures::FutureExt as _;
 use ledger::{
     block::{Block, FinalizedBlock},
     erasure::{Certificate, digest_of},
@@ -114,7 +115,13 @@ impl World {
     }
 
     fn erasure(&self, rooms: &Rooms) -> Erasure {
-        Erasure::new(rooms.clone(), self.keys[0].clone())
+        self.erasure_of(0, rooms)
+    }
+
+    /// What the first node's stores would have done if it were this organisation's node.
+    fn erasure_of(&self, organization: usize, rooms: &Rooms) -> Erasure {
+        let organization = self.genesis.organizations[organization].id.clone();
+        Erasure::new(rooms.clone(), organization, self.keys[0].clone())
     }
 
     fn signed(&self, author: Author, sequence: u64, action: Action, key: &SigningKey) -> SignedTransaction {
@@ -324,9 +331,10 @@ async fn what_is_erased_is_gone_and_then_confirmed_and_the_rest_stays() {
         .await
         .expect("reads")
         .expect("erased");
+    assert_eq!((far.confirmed.len(), &*far.missing), (1, &[world.keys[1].public()][..]));
     assert_eq!(
-        (far.confirmed.len(), &*far.missing, &far.certificate),
-        (1, &[world.keys[1].public()][..], &None)
+        rooms.chain.erasure_certificate(&world.key(0)).await.expect("reads"),
+        None
     );
     let other = Action::ConfirmErasure(Confirmation {
         private_half: PrivateHalf::NeverHeld,
@@ -334,13 +342,8 @@ async fn what_is_erased_is_gone_and_then_confirmed_and_the_rest_stays() {
     });
     let other = world.signed(Author::Validator(world.keys[1].public()), 0, other, &world.keys[1]);
     assert_eq!(world.append(&rooms.chain, vec![other]), [Outcome::Applied]);
-    let far = rooms
-        .chain
-        .erasure(&world.key(0))
-        .await
-        .expect("reads")
-        .expect("erased");
-    let text = far.certificate.expect("everybody has confirmed");
+    let text = rooms.chain.erasure_certificate(&world.key(0)).await.expect("reads");
+    let text = text.expect("everybody has confirmed");
     let verified = Certificate::verify(&text, &Committees::founding(&world.genesis)).expect("holds");
     assert_eq!((verified.payloads, verified.confirmed.len()), (7, 2));
     assert!(rooms.chain.erasure(&world.key(1)).await.expect("reads").is_none());
@@ -364,7 +367,11 @@ async fn words_that_differ_give_no_certificate() {
         .await
         .expect("reads")
         .expect("erased");
-    assert!(far.missing.is_empty() && !far.agree && far.certificate.is_none());
+    assert!(far.missing.is_empty() && !far.agree && !far.is_complete());
+    assert_eq!(
+        rooms.chain.erasure_certificate(&world.key(0)).await.expect("reads"),
+        None
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -545,13 +552,91 @@ async fn what_comes_late_is_refused_erased_and_not_counted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_another_member_has_announced_and_erased_costs_nobody_a_private_half() {
+    let mut world = World::new();
+    let rooms = world.rooms().await;
+    world.filled(&rooms, 3).await;
+    let tombstone = world.tombstone(0);
+    world.append(&rooms.chain, vec![tombstone]);
+    // The chain's custodian is the first organisation; these stores are a node of the second.
+    for _ in 0..2 {
+        let mut erasure = world.erasure_of(1, &rooms);
+        for _ in 0..2 {
+            erasure.step(&rooms.chain.state()).await.expect("erases the rest");
+        }
+        assert!(confirmed(&rooms).is_empty(), "there is no word for what stays");
+    }
+    assert!(rooms.keyring.secret(&world.key(0)).is_some());
+    assert!(rooms.keyring.patient(world.holdings[0].patient.id).is_some());
+    assert_eq!(
+        (
+            held(&rooms, 0, 3).await,
+            held(&rooms, 1, 3).await,
+            rows(&world, &rooms).await
+        ),
+        (0, 3, (0, 3))
+    );
+    let incidents = rooms.incidents.list();
+    assert_eq!(incidents.len(), 1, "said once: {incidents:?}");
+    assert_eq!(incidents[0].kind, Kind::ErasedByAnother);
+    let file = Keyring::open(&world.dir.path().join(keyring::FILE), &passphrase()).expect("opens");
+    assert!(file.secret(&world.key(0)).is_some(), "in the file, too");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_payload_that_only_the_mempool_named_is_erased_even_if_the_step_that_let_go_of_it_fails() {
+    let mut world = World::new();
+    let rooms = world.rooms().await;
+    world.filled(&rooms, 1).await;
+    let tombstone = world.tombstone(0);
+    world.append(&rooms.chain, vec![tombstone]);
+    let mut erasure = world.erasure(&rooms);
+    erasure.step(&rooms.chain.state()).await.expect("erases");
+    let late = payload(0, 10);
+    let held = rooms.vault.put(late.clone()).await.expect("kept");
+    let queued = Pending::bundle(world.commitment(0, &late), held).expect("its payload");
+    rooms.mempool.insert(queued).expect("room");
+    world.append(&rooms.chain, vec![]);
+    let state = rooms.chain.state();
+    // As if the stores were away in that second: the step ends before it has asked them.
+    assert!(erasure.late.erase(&rooms, &state).now_or_never().is_none());
+    assert_eq!(rooms.mempool.pick(0, 100).len(), 1, "its own word alone waits");
+    erasure.step(&state).await.expect("erases");
+    assert_eq!(rooms.vault.local(&cid_of(&late)).await.expect("reads"), None);
+    assert!(rooms.vault.is_erased(&cid_of(&late)).await.expect("knows"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_block_that_is_not_there_is_no_block_without_commitments() {
+    let mut world = World::new();
+    let rooms = world.rooms().await;
+    world.filled(&rooms, 1).await;
+    let keys = Arc::new(BTreeSet::from([world.key(0)]));
+    let there = rooms.chain.committed_to(keys.clone(), (Height(1), Height(2))).await;
+    assert_eq!(there.expect("reads").len(), 1);
+    let missing = rooms.chain.committed_to(keys, (Height(1), Height(3))).await;
+    assert!(matches!(missing, Err(chain::Error::Damaged(_))), "{missing:?}");
+}
+
+#[test]
+fn what_fails_is_tried_again_ever_more_seldom() {
+    let mut patience = Patience::default();
+    let failed = Err(Failure::Keyring(keyring::Error::InUse));
+    let pauses: Vec<_> = (0..8).map(|_| patience.after(&failed).as_secs()).collect();
+    assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 60, 60]);
+    assert_eq!(patience.after(&Ok(())), LOOK_EVERY);
+    assert_eq!(patience.after(&failed), FAILURE_PAUSE);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_node_without_a_seat_erases_and_says_nothing() {
     let mut world = World::new();
     let rooms = world.rooms().await;
     world.filled(&rooms, 2).await;
     let tombstone = world.tombstone(0);
     world.append(&rooms.chain, vec![tombstone]);
-    let mut erasure = Erasure::new(rooms.clone(), SigningKey::random());
+    let own = world.genesis.organizations[0].id.clone();
+    let mut erasure = Erasure::new(rooms.clone(), own, SigningKey::random());
     erasure.step(&rooms.chain.state()).await.expect("erases");
     assert_eq!(held(&rooms, 0, 2).await, 0);
     assert!(confirmed(&rooms).is_empty());

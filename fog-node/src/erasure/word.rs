@@ -23,7 +23,8 @@ const SAMPLE: usize = 16;
 #[derive(Debug)]
 pub(super) struct Word {
     tombstone: TransactionId,
-    private_half: PrivateHalf,
+    /// None if it is still here, and is to stay.
+    private_half: Option<PrivateHalf>,
     payloads: u64,
     cids: Digest,
     /// Some of the payloads.
@@ -34,7 +35,7 @@ pub(super) struct Word {
 
 impl Word {
     /// On the payloads that a key had when it was erased.
-    pub(super) fn on(tombstone: &Tombstone, private_half: PrivateHalf, erased: BTreeSet<Erased>) -> Self {
+    pub(super) fn on(tombstone: &Tombstone, private_half: Option<PrivateHalf>, erased: BTreeSet<Erased>) -> Self {
         let cids: BTreeSet<_> = erased.into_iter().map(|gone| gone.cid()).collect();
         let step = cids.len().div_ceil(SAMPLE).max(1);
         Self {
@@ -47,13 +48,14 @@ impl Word {
         }
     }
 
-    pub(super) fn signed(&self, network: NetworkId, key: KeyId, by: &SigningKey) -> SignedTransaction {
+    /// None while the private half is here: there is no word for that.
+    pub(super) fn signed(&self, network: NetworkId, key: KeyId, by: &SigningKey) -> Option<SignedTransaction> {
         let confirmation = Confirmation {
             key,
             tombstone: self.tombstone,
             payloads: self.payloads,
             cids: self.cids,
-            private_half: self.private_half,
+            private_half: self.private_half?,
         };
         let transaction = Transaction {
             network,
@@ -61,6 +63,6 @@ impl Word {
             sequence: 0,
             action: Action::ConfirmErasure(confirmation),
         };
-        transaction.sign(by)
+        Some(transaction.sign(by))
     }
 }

@@ -15,10 +15,10 @@ use ledger::{
 
 use crate::{
     consensus::codec::tests::child,
-    erasure::Forgetting,
+    erasure::{Forgetting, Forgotten},
     recovery::{FoundBy, Kind},
 };
-use world::{Lie, World};
+use world::{Lie, Observed, World};
 
 /// Three blocks: enrolments, a commitment without votes of its own, and a voted one on top.
 async fn filled() -> (World, record::ids::BundleId) {
@@ -207,6 +207,38 @@ async fn a_key_without_a_grant_gives_nothing_and_with_one_everything_from_the_st
     observed.indexed(1).await;
 }
 
+impl Observed {
+    fn forgetting(&self, world: &World, organization: usize) -> Forgetting {
+        let forgotten = Forgotten {
+            proofs: self.proofs.clone(),
+            vault: self.vault.clone(),
+            index: self.index.clone(),
+            keyring: self.keyring.clone(),
+            incidents: self.incidents.clone(),
+        };
+        Forgetting::new(forgotten, world.genesis.organizations[organization].id.clone())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_private_half_stays_with_an_observer_that_never_had_the_key_from_who_erases_it() {
+    let (world, _) = filled().await;
+    let mut observed = world.observe(1, "observer").await;
+    let key = world.holding.key.id();
+    world
+        .append(vec![world.sign(0, 9, Action::Erase(Erasure { key }))], true)
+        .await;
+    observed.rounds(2).await;
+    assert!(observed.proofs.state().tombstone(&key).is_some(), "it has followed");
+    for _ in 0..2 {
+        let mut forgetting = observed.forgetting(&world, 1);
+        forgetting.step().await.expect("leaves it");
+    }
+    assert!(observed.keyring.secret(&key).is_some());
+    let kinds: Vec<_> = observed.incidents.list().iter().map(|one| one.kind).collect();
+    assert_eq!(kinds, [Kind::ErasedByAnother], "said once");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_erased_on_the_chain_is_gone_from_an_observer_too() {
     let (world, _) = filled().await;
@@ -227,12 +259,7 @@ async fn what_is_erased_on_the_chain_is_gone_from_an_observer_too() {
         .await;
     observed.rounds(2).await;
     assert!(observed.proofs.state().tombstone(&key).is_some(), "it has followed");
-    let mut forgetting = Forgetting::new(
-        observed.proofs.clone(),
-        observed.vault.clone(),
-        observed.index.clone(),
-        observed.keyring.clone(),
-    );
+    let mut forgetting = observed.forgetting(&world, 0);
     for _ in 0..2 {
         forgetting.step().await.expect("erases, and has nothing to do then");
         assert!(observed.keyring.secret(&key).is_none());

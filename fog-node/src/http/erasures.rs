@@ -45,7 +45,13 @@ async fn certificate(context: Arc<Context>, request: Request) -> Answered {
     loop {
         heads.mark_unchanged();
         let far = erasure(&context, &key).await?;
-        if let Some(text) = far.certificate {
+        // Proofs are made only when there is something to prove.
+        let text = if far.is_complete() {
+            context.chain.erasure_certificate(&key).await?
+        } else {
+            None
+        };
+        if let Some(text) = text {
             return Ok(answer::bytes(StatusCode::OK, answer::JSON, text));
         }
         if timeout_at(deadline, heads.changed()).await.is_err() {
@@ -87,6 +93,6 @@ fn page(key: &KeyId, far: &ErasureProgress, register: &Register) -> Json {
         "confirmed": confirmed.collect::<Vec<_>>(),
         "missing": far.missing.iter().map(node).collect::<Vec<_>>(),
         "agree": far.agree,
-        "complete": far.missing.is_empty() && far.agree,
+        "complete": far.is_complete(),
     })
 }

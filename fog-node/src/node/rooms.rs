@@ -4,7 +4,7 @@ use std::path::Path;
 
 use http::HeaderMap;
 use ledger::genesis::Genesis;
-use record::{canonical::Digest, signature::SigningKey};
+use record::{canonical::Digest, ids::OrganizationId, signature::SigningKey};
 use reqwest::tls::TlsInfo;
 use rustls::pki_types::CertificateDer;
 
@@ -102,7 +102,7 @@ impl Work {
         Self {
             documents: stores.documents(config, (key.clone(), desk)),
             leftovers: Leftovers::new(chain.clone(), stores.mempool.clone(), vault.clone()),
-            erasure: stores.erasure(key.clone()),
+            erasure: stores.erasure(config.organization.clone(), key.clone()),
             intake: Intake::new(
                 &config.intake,
                 key.clone(),
@@ -137,7 +137,7 @@ impl Stores {
         Documents::new(&config.documents, own, large)
     }
 
-    fn erasure(&self, key: SigningKey) -> Erasure {
+    fn erasure(&self, organization: OrganizationId, key: SigningKey) -> Erasure {
         let erased_from = erasure::Rooms {
             chain: self.chain.clone(),
             vault: self.vault.clone(),
@@ -146,7 +146,7 @@ impl Stores {
             mempool: self.mempool.clone(),
             incidents: self.incidents.clone(),
         };
-        Erasure::new(erased_from, key)
+        Erasure::new(erased_from, organization, key)
     }
 
     fn possession(&self, config: &Config, key: SigningKey, (repairs, recovery): (Repairs, Recovery)) -> Possession {

@@ -37,11 +37,11 @@ impl Difference {
 
 /// What a block has to have in the index.
 #[derive(Default)]
-struct Expected {
+pub(super) struct Expected {
     rows: Vec<Row>,
     gaps: Vec<Reported>,
     /// Until the rows are in the index: what is erased meanwhile waits for them.
-    in_hand: Vec<Arc<SubjectSecret>>,
+    pub(super) in_hand: Vec<Arc<SubjectSecret>>,
 }
 
 /// What was mended.
@@ -78,18 +78,26 @@ impl<F: Followed> Projection<F> {
         Ok(self.compare(height).await?.0)
     }
 
-    async fn compare(&self, height: Height) -> Result<(Difference, Expected), Failure> {
+    pub(super) async fn compare(&self, height: Height) -> Result<(Difference, Expected), Failure> {
         if height > self.index.projected().await? {
             return Ok(Default::default());
         }
         let deadline = Instant::now() + PAYLOADS_WAIT_AGAIN;
         // What may yet be settled is not expected here; what there is of it already stays.
-        let mut unsettled: HashSet<BundleId> = self.index.pending_at(height, &PASSING).await?.into_iter().collect();
+        let pending: HashSet<BundleId> = self.index.pending_at(height, &PASSING).await?.into_iter().collect();
+        let mut unsettled = HashSet::new();
         let unsigned = self.index.pending_at(height, &[UNSIGNED]).await?;
         let (mut expected, mut ids) = (Expected::default(), HashSet::new());
         for commitment in self.ours(height).await? {
-            let bundle = commitment.bundle;
-            if unsettled.contains(&bundle) {
+            let (key, bundle) = (commitment.key, commitment.bundle);
+            let Some(secret) = self.keyring.secret(&key) else {
+                // It was destroyed just now: what stands in the index of it goes, and is not put back.
+                continue;
+            };
+            // Before anything is kept: rows that are only copied would come back, too, when they are erased in between.
+            expected.in_hand.push(secret);
+            if pending.contains(&bundle) || self.chain.state().tombstone(&key).is_some() {
+                unsettled.insert(bundle);
                 continue;
             }
             let opened = self.open(commitment, height, deadline).await?;
@@ -105,7 +113,6 @@ impl<F: Followed> Projection<F> {
             let first = opened.rows.into_iter().filter(|row| ids.insert(row.id.clone()));
             expected.rows.extend(first);
             expected.gaps.extend(opened.gaps);
-            expected.in_hand.extend(opened.in_hand);
         }
         let mut difference = self.rows_of(height, &unsettled, &mut expected).await?;
         difference.add(self.gaps_of(height, &unsettled, &mut expected).await?);

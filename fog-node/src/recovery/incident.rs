@@ -36,6 +36,8 @@ pub enum Kind {
     Diverged,
     /// A node that confirmed an erasure still gives out what it erased.
     ErasedServed,
+    /// Another organisation announced a key whose private half is here, and has erased it.
+    ErasedByAnother,
     /// Two blocks of one height, each with two thirds of the votes.
     Forked,
 }
@@ -60,6 +62,8 @@ pub enum FoundBy {
     Question,
     /// Asking the peers for what none of them should have.
     Probe,
+    /// An erasure that was carried out here.
+    Erasure,
 }
 
 /// An incident; nothing in it is personal.
@@ -221,6 +225,7 @@ const fn name(kind: Kind) -> &'static str {
         Kind::Diverged => "diverged",
         Kind::Forked => "forked",
         Kind::ErasedServed => "erased-served",
+        Kind::ErasedByAnother => "erased-by-another",
     }
 }
 

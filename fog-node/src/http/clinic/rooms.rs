@@ -133,7 +133,8 @@ impl Stores<'_> {
             mempool: self.mempool.clone(),
             incidents: self.incidents.clone(),
         };
-        tokio::spawn(Erasure::new(erased_from, self.key.clone()).run());
+        let own = self.genesis.organizations[0].id.clone();
+        tokio::spawn(Erasure::new(erased_from, own, self.key.clone()).run());
         (recovery, possession)
     }
 
