@@ -11,6 +11,7 @@ mod account;
 mod allowance;
 mod asking;
 mod challenge;
+mod suspicion;
 mod sweep;
 
 use std::{
@@ -24,7 +25,10 @@ use ledger::{
     block::Height,
     holding::{Answer, CHALLENGED_MAX, Challenge},
 };
-use record::signature::{PublicKey, SigningKey};
+use record::{
+    ids::KeyId,
+    signature::{PublicKey, SigningKey},
+};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, Semaphore};
 
@@ -40,7 +44,7 @@ use crate::{
     retention::{Figures, Repairs},
     vault::{self, Vault},
 };
-use allowance::Allowance;
+use allowance::{Allowance, Minute};
 use asking::Asking;
 
 /// How often is asked and swept.
@@ -141,6 +145,16 @@ struct Shared {
     // Each is held for a few map operations, never across an await: handlers and both tasks look in.
     seen: Mutex<Seen>,
     allowance: Mutex<Allowance>,
+    inquired: Mutex<Minute>,
+}
+
+/// A payload, as the chain names it.
+#[derive(Clone, Copy, Debug)]
+struct Named {
+    cid: Cid,
+    height: Height,
+    /// The subject key that opens it: what was sealed to an erased key is nowhere meant to be.
+    key: KeyId,
 }
 
 /// What is known.
@@ -148,8 +162,8 @@ struct Shared {
 struct Seen {
     /// By the peer's address.
     accounts: BTreeMap<String, Account>,
-    /// Payloads that every node should have, picked evenly from the chain by the last sweep.
-    sample: Vec<(Cid, Height)>,
+    /// Payloads that every node should have, picked evenly by the last sweep from what the chain names; no large records.
+    sample: Vec<Named>,
     swept: Option<Swept>,
     /// What the last sweep found missing here, and is not here yet.
     missing: HashMap<Cid, Height>,
@@ -176,6 +190,8 @@ pub struct Report {
 const LISTED_MAX: usize = 64;
 /// Inquiries after one payload at a time, at most.
 const INQUIRIES_MAX: usize = 2;
+/// Inquiries in a minute, at most: what they take of this node's allowance at its peers is missing to its own challenges.
+const INQUIRIES_A_MINUTE: u32 = 32;
 
 /// The room; clones share it.
 #[derive(Clone, Debug)]
@@ -195,6 +211,7 @@ impl Possession {
             inquiries: Semaphore::new(INQUIRIES_MAX),
             seen: Mutex::default(),
             allowance: Mutex::default(),
+            inquired: Mutex::default(),
         }))
     }
 

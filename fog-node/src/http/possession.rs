@@ -50,6 +50,9 @@ async fn holders(context: Arc<Context>, request: Request) -> Answered {
     let cid = canonical::parse_cid(request.place()).map_err(Fault::invalid)?;
     match context.possession.who_holds(&cid).await? {
         Inquiry::Busy => Err(Fault::too_many("other inquiries are being made; ask again in a moment")),
+        Inquiry::TooOften => Err(Fault::too_many(
+            "as many inquiries were made as peers are asked in a minute; ask again in a minute",
+        )),
         Inquiry::NotHeld => Err(Fault::not_found(
             "this node does not hold this payload, and cannot judge what others prove of it; ask another node",
         )),

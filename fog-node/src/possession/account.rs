@@ -4,8 +4,10 @@ use std::time::{Duration, Instant};
 
 use cid::Cid;
 use ledger::block::Height;
-use record::signature::PublicKey;
+use record::{ids::KeyId, signature::PublicKey};
 use serde::{Serialize, Serializer};
+
+use super::Named;
 
 /// Payloads that a peer owes and that are remembered, at most; further ones are counted.
 pub(super) const OWED_MAX: usize = 64;
@@ -51,6 +53,18 @@ pub struct Owed {
     pub height: Height,
     /// What it said last.
     pub finding: Finding,
+    #[serde(skip)]
+    key: KeyId,
+}
+
+impl Owed {
+    pub(super) const fn named(&self) -> Named {
+        Named {
+            cid: self.cid,
+            height: self.height,
+            key: self.key,
+        }
+    }
 }
 
 fn as_text<S: Serializer>(cid: &Cid, serializer: S) -> Result<S::Ok, S::Error> {
@@ -90,7 +104,7 @@ pub struct Account {
 pub(super) struct Judged {
     pub(super) validator: PublicKey,
     pub(super) holds_up_to: Height,
-    pub(super) findings: Vec<(Cid, Height, Finding)>,
+    pub(super) findings: Vec<(Named, Finding)>,
 }
 
 impl Account {
@@ -107,7 +121,7 @@ impl Account {
         self.holds_up_to = Some(judged.holds_up_to);
         self.lied_last = false;
         let mut is_behind = false;
-        for (cid, height, finding) in &judged.findings {
+        for (Named { cid, height, key }, finding) in &judged.findings {
             self.sampled += 1;
             let known = self.missing.iter().position(|owed| owed.cid == *cid);
             match finding {
@@ -127,6 +141,7 @@ impl Account {
                             cid: *cid,
                             height: *height,
                             finding: *finding,
+                            key: *key,
                         });
                     }
                 }
@@ -135,6 +150,13 @@ impl Account {
             }
         }
         self.behind_since = is_behind.then(|| self.behind_since.unwrap_or(now));
+    }
+
+    /// Forgets what it owes and is erased: it need not have that any more. Whether there was any.
+    pub(super) fn forgives(&mut self, is_erased: impl Fn(&Named) -> bool) -> bool {
+        let before = self.missing.len();
+        self.missing.retain(|owed| !is_erased(&owed.named()));
+        self.missing.len() < before
     }
 
     /// Enters that nothing came.
@@ -170,16 +192,25 @@ impl Account {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use record::{canonical::cid_of, signature::SigningKey};
+    use record::{
+        canonical::{Digest, Domain, cid_of},
+        signature::SigningKey,
+    };
+
+    fn named(name: &[u8]) -> Named {
+        Named {
+            cid: cid_of(name),
+            height: Height(3),
+            key: KeyId(Digest::of(Domain::TLS_KEY, &[name])),
+        }
+    }
 
     fn judged(findings: Vec<(&[u8], Finding)>) -> Judged {
         let findings = findings.into_iter();
         Judged {
             validator: SigningKey::random().public(),
             holds_up_to: Height(9),
-            findings: findings
-                .map(|(name, finding)| (cid_of(name), Height(3), finding))
-                .collect(),
+            findings: findings.map(|(name, finding)| (named(name), finding)).collect(),
         }
     }
 
@@ -195,6 +226,18 @@ mod tests {
         assert!(account.charge(now).is_some());
         account.answered(&judged(vec![(b"b", Finding::Proven)]), now);
         assert_eq!((account.charge(now), account.failed, account.unanswered), (None, 2, 1));
+    }
+
+    #[test]
+    fn what_is_erased_is_not_owed_any_more_and_the_rest_is() {
+        let (mut account, now) = (Account::of("peer".to_owned()), Instant::now());
+        account.answered(&judged(vec![(b"a", Finding::Absent), (b"b", Finding::Absent)]), now);
+        let erased = named(b"a").key;
+        assert!(account.forgives(|owed| owed.key == erased));
+        assert!(account.charge(now).expect("it owes the other").contains("owes 1"));
+        assert!(!account.forgives(|owed| owed.key == erased));
+        assert!(account.forgives(|owed| owed.cid == cid_of(b"b")));
+        assert_eq!(account.charge(now), None);
     }
 
     #[test]

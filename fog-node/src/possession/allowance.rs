@@ -12,23 +12,33 @@ const PAYLOADS_MAX: u32 = 128;
 /// The minute.
 const WINDOW: Duration = Duration::from_secs(60);
 
+/// What was had since a minute began; the next one begins with what is wanted after its end.
+#[derive(Debug, Default)]
+pub(super) struct Minute(Option<Instant>, u32);
+
+impl Minute {
+    /// Whether so many more may be had now, of so many a minute.
+    pub(super) fn takes(&mut self, wanted: u32, max: u32, now: Instant) -> bool {
+        if self.0.is_none_or(|since| now.duration_since(since) >= WINDOW) {
+            (self.0, self.1) = (Some(now), 0);
+        }
+        let after = self.1.saturating_add(wanted);
+        if after > max {
+            return false;
+        }
+        self.1 = after;
+        true
+    }
+}
+
 /// What each validator has had; callers bring keys that the chain knows, so there are at most as many as validators ever were.
 #[derive(Debug, Default)]
-pub(super) struct Allowance(HashMap<PublicKey, (Instant, u32)>);
+pub(super) struct Allowance(HashMap<PublicKey, Minute>);
 
 impl Allowance {
     /// Whether so many payloads may be read for a validator now.
     pub(super) fn takes(&mut self, by: PublicKey, payloads: u32, now: Instant) -> bool {
-        let (since, taken) = self.0.entry(by).or_insert((now, 0));
-        if now.duration_since(*since) >= WINDOW {
-            (*since, *taken) = (now, 0);
-        }
-        let after = taken.saturating_add(payloads);
-        if after > PAYLOADS_MAX {
-            return false;
-        }
-        *taken = after;
-        true
+        self.0.entry(by).or_default().takes(payloads, PAYLOADS_MAX, now)
     }
 }
 

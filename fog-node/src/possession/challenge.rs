@@ -1,6 +1,9 @@
 //! Each peer asked for proof of some payloads, again and again: first what it owes, then what chance picks.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::PoisonError,
+    time::{Duration, Instant},
+};
 
 use cid::Cid;
 use futures::{StreamExt as _, future::join_all, stream};
@@ -8,13 +11,13 @@ use ledger::{
     block::Height,
     holding::{Answer, Challenge},
 };
-use record::signature::PublicKey;
+use record::{canonical::Digest, ids::KeyId, signature::PublicKey};
 use serde::Serialize;
 use tokio::time::sleep;
 
 use super::{
-    Possession,
-    account::{Account, Finding, Judged},
+    INQUIRIES_A_MINUTE, Named, Possession,
+    account::{Account, Finding, Judged, Owed},
     asking::Miss,
 };
 use crate::{
@@ -41,6 +44,8 @@ pub struct Holder {
 pub enum Inquiry {
     /// Others are being made.
     Busy,
+    /// As many were made as are in a minute.
+    TooOften,
     /// This node does not hold the payload, and cannot judge what others prove of it.
     NotHeld,
     /// Who proved it, and who did not.
@@ -67,8 +72,11 @@ impl Possession {
     }
 
     async fn challenge(&self, peer: &Peer) {
+        if let Err(error) = self.forgive_erased(peer).await {
+            return tracing::debug!(%error, "what a peer owes cannot be looked at now");
+        }
         let picked = self.pick(peer);
-        let cids = picked.iter().map(|(cid, _)| *cid).collect();
+        let cids = picked.iter().map(|named| named.cid).collect();
         let Ok(challenge) = Challenge::to(rand::random(), cids) else {
             // There is nothing yet that every node should have.
             return;
@@ -76,10 +84,11 @@ impl Possession {
         let state = self.0.rooms.chain.state();
         let judged = match self.0.asking.ask(peer, &challenge, &state).await {
             Ok(answer) => match self.judge(&answer, (&challenge, &picked)).await {
+                // What was erased meanwhile was asked for in vain, and proves nothing.
                 Ok(findings) => Ok(Judged {
                     validator: answer.validator,
                     holds_up_to: answer.holds_up_to,
-                    findings,
+                    findings: self.without_erased(findings),
                 }),
                 Err(error) => return tracing::debug!(%error, "an answer cannot be judged now"),
             },
@@ -89,36 +98,66 @@ impl Possession {
     }
 
     /// What a peer is asked for: half of it may be what it owes, so that a peer which owes much is not asked for that alone.
-    fn pick(&self, peer: &Peer) -> Vec<(Cid, Height)> {
+    /// What was erased since the sweep is left out: it is nowhere meant to be.
+    fn pick(&self, peer: &Peer) -> Vec<Named> {
+        let state = self.0.rooms.chain.state();
         let count = self.0.config.challenge_payloads;
         let seen = self.seen();
         let owed = seen.accounts.get(&peer.to_string()).map_or(&[][..], |a| &a.missing);
-        let mut picked: Vec<_> = owed
-            .iter()
-            .take(count.div_ceil(2))
-            .map(|owed| (owed.cid, owed.height))
-            .collect();
+        let mut picked: Vec<_> = owed.iter().take(count.div_ceil(2)).map(Owed::named).collect();
         for _ in picked.len()..count {
             if seen.sample.is_empty() {
                 break;
             }
             let one = seen.sample[rand::random_range(0..seen.sample.len())];
-            if picked.iter().all(|(cid, _)| cid.hash() != one.0.hash()) {
+            let is_new = picked.iter().all(|other| other.cid.hash() != one.cid.hash());
+            if is_new && state.tombstone(&one.key).is_none() {
                 picked.push(one);
             }
         }
         picked
     }
 
+    /// What a peer owes and was erased is not owed any more, also while that peer is silent.
+    async fn forgive_erased(&self, peer: &Peer) -> Result<(), vault::Error> {
+        let (place, state) = (peer.to_string(), self.0.rooms.chain.state());
+        let owed = self.seen().accounts.get(&place).map(|a| a.missing.clone());
+        let mut erased = Vec::new();
+        for owed in owed.unwrap_or_default() {
+            // The same bytes may have been committed to under another key, too.
+            if state.tombstone(&owed.named().key).is_some() || self.0.rooms.vault.is_erased(&owed.cid).await? {
+                erased.push(owed.cid);
+            }
+        }
+        let is_clear = {
+            let mut seen = self.seen();
+            let account = seen.accounts.get_mut(&place);
+            account.is_some_and(|account| {
+                account.forgives(|named| erased.contains(&named.cid)) && account.charge(Instant::now()).is_none()
+            })
+        };
+        if is_clear {
+            self.close(place);
+        }
+        Ok(())
+    }
+
+    fn without_erased(&self, mut findings: Vec<(Named, Finding)>) -> Vec<(Named, Finding)> {
+        let state = self.0.rooms.chain.state();
+        findings.retain(|(named, _)| state.tombstone(&named.key).is_none());
+        findings
+    }
+
     /// Compares proofs with this node's own bytes, one payload in memory at a time.
     async fn judge(
         &self,
         answer: &Answer,
-        (challenge, picked): (&Challenge, &[(Cid, Height)]),
-    ) -> Result<Vec<(Cid, Height, Finding)>, vault::Error> {
+        (challenge, picked): (&Challenge, &[Named]),
+    ) -> Result<Vec<(Named, Finding)>, vault::Error> {
         let network = self.0.rooms.chain.state().network;
         let mut findings = Vec::with_capacity(picked.len());
-        for ((cid, height), proof) in picked.iter().zip(&answer.proofs) {
+        for (named, proof) in picked.iter().zip(&answer.proofs) {
+            let Named { cid, height, .. } = named;
             let finding = match (proof, self.0.rooms.vault.local(cid).await?) {
                 (None, _) if *height > answer.holds_up_to => Finding::Behind,
                 (None, Some(_)) => Finding::Absent,
@@ -135,7 +174,7 @@ impl Possession {
                     Finding::Unjudged
                 }
             };
-            findings.push((*cid, *height, finding));
+            findings.push((*named, finding));
         }
         Ok(findings)
     }
@@ -162,13 +201,16 @@ impl Possession {
             Some(what) => {
                 let _open = incidents.found(Kind::PossessionUnproven, FoundBy::Challenge, place, what);
             }
-            None if judged.is_ok() => {
-                if let Some(open) = incidents.unmended(Kind::PossessionUnproven, &place) {
-                    incidents.mended(open, vec![place]);
-                }
-            }
+            None if judged.is_ok() => self.close(place),
             // Silence mends nothing.
             None => {}
+        }
+    }
+
+    fn close(&self, place: String) {
+        let incidents = &self.0.rooms.incidents;
+        if let Some(open) = incidents.unmended(Kind::PossessionUnproven, &place) {
+            incidents.mended(open, vec![place]);
         }
     }
 
@@ -182,6 +224,13 @@ impl Possession {
         };
         if self.0.rooms.vault.local(cid).await?.is_none() {
             return Ok(Inquiry::NotHeld);
+        }
+        let is_allowed = {
+            let mut inquired = self.0.inquired.lock().unwrap_or_else(PoisonError::into_inner);
+            inquired.takes(1, INQUIRIES_A_MINUTE, Instant::now())
+        };
+        if !is_allowed {
+            return Ok(Inquiry::TooOften);
         }
         let peers = self.0.rooms.vault.peers();
         let asked = peers.iter().map(async |peer| {
@@ -199,9 +248,14 @@ impl Possession {
         let challenge = Challenge::to(rand::random(), vec![*cid]).ok()?;
         let state = self.0.rooms.chain.state();
         let answer = self.0.asking.ask(peer, &challenge, &state).await.ok()?;
-        let picked = [(*cid, Height(0))];
+        // No key: whether it was erased says the vault, which has it not then.
+        let picked = [Named {
+            cid: *cid,
+            height: Height(0),
+            key: KeyId(Digest::ZERO),
+        }];
         let findings = self.judge(&answer, (&challenge, &picked)).await.ok()?;
-        findings.first().map(|(.., finding)| (answer.validator, *finding))
+        findings.first().map(|(_, finding)| (answer.validator, *finding))
     }
 }
 
@@ -212,7 +266,7 @@ fn count(peer: &str, judged: &Result<Judged, Miss>) {
             .increment(1);
     };
     match judged {
-        Ok(judged) => judged.findings.iter().for_each(|(.., finding)| add(finding.word())),
+        Ok(judged) => judged.findings.iter().for_each(|(_, finding)| add(finding.word())),
         Err(Miss::Failed) => add("unanswered"),
         Err(Miss::Lied) => add("lied"),
     }

@@ -6,11 +6,14 @@ use std::{
 };
 
 use cid::Cid;
-use ledger::block::Height;
+use ledger::{block::Height, document::Payload};
 use serde::Serialize;
-use tokio::{sync::mpsc, time::sleep};
+use tokio::{
+    sync::mpsc,
+    time::{sleep, sleep_until},
+};
 
-use super::{Error, Possession, Rooms};
+use super::{Error, Named, Possession, Rooms, suspicion::Deaf};
 use crate::{
     recovery::{FoundBy, Kind, Standing},
     vault::{self, Inventory},
@@ -18,7 +21,8 @@ use crate::{
 
 /// Payloads that one sweep orders, at most; when they are here, the next one looks for the others.
 const MISSING_MAX: usize = 16_384;
-/// Payloads that peers are asked for until the next sweep, picked evenly from the chain.
+/// Payloads that peers are asked for until the next sweep, picked evenly from what the chain names. Large records are not among them:
+/// the sweep finds one that is missing, the scrub one that is damaged.
 const SAMPLE_MAX: usize = 1_024;
 /// Heights that are looked through before the sweep rests for as long as that took.
 const HEIGHTS_AT_ONCE: u64 = 64;
@@ -76,20 +80,20 @@ struct Look {
     named: u64,
     missing: usize,
     ordered: HashMap<Cid, Height>,
-    sample: Vec<(Cid, Height)>,
+    sample: Vec<Named>,
     sampled: u64,
 }
 
 impl Look {
     /// Keeps an even sample of everything that was offered (algorithm R).
-    fn offer(&mut self, cid: Cid, height: Height) {
+    fn offer(&mut self, one: Named) {
         self.sampled += 1;
         if self.sample.len() < SAMPLE_MAX {
-            self.sample.push((cid, height));
+            self.sample.push(one);
         } else if let Ok(at) = usize::try_from(rand::random_range(0..self.sampled))
             && at < SAMPLE_MAX
         {
-            self.sample[at] = (cid, height);
+            self.sample[at] = one;
         }
     }
 
@@ -106,25 +110,31 @@ impl Possession {
         let (tell, mut told) = mpsc::channel(2 * MISSING_MAX);
         let every = Duration::from_millis(self.0.config.sweep_every_ms);
         self.0.rooms.vault.is_looked_after();
-        let (mut cause, mut calm) = (Cause::Start, FIRST_PAUSE);
+        let (mut cause, mut calm, mut deaf) = (Cause::Start, FIRST_PAUSE, Deaf::default());
         loop {
             let next = match self.sweep(cause, &tell).await {
-                Ok(_) => calm.min(every),
+                Ok(swept) => {
+                    deaf.swept((cause, swept.missing), every, Instant::now());
+                    calm.min(every)
+                }
                 Err(error) => {
                     tracing::warn!(%error, "the sweep could not look at everything; it is made again");
                     every.min(FAILURE_PAUSE)
                 }
             };
             calm = (calm * 2).min(every);
-            let (next, rest) = (sleep(next), sleep(PAUSE));
-            tokio::pin!(next, rest);
+            let hears = Instant::now() + PAUSE;
+            let hears = deaf.until(hears).max(hears);
+            let (next, rest, hears) = (sleep(next), sleep(PAUSE), sleep_until(hears.into()));
+            tokio::pin!(next, rest, hears);
             cause = loop {
-                let has_rested = rest.is_elapsed();
+                let (has_rested, is_heard) = (rest.is_elapsed(), hears.is_elapsed());
                 tokio::select! {
                     Some(cid) = told.recv() => if self.came(&cid) { break Cause::Again },
                     () = &mut next => break Cause::Interval,
                     () = &mut rest, if !has_rested => {}
-                    () = self.0.suspicion.notified(), if has_rested => break Cause::Suspicion,
+                    () = &mut hears, if !is_heard => {}
+                    () = self.0.suspicion.notified(), if is_heard => break Cause::Suspicion,
                     () = self.0.rooms.vault.until_room_is_wanted(), if has_rested => break Cause::Full,
                 }
             };
@@ -174,11 +184,11 @@ impl Possession {
         let (mut look, mut since) = (Look::default(), Instant::now());
         for height in (1..=head).map(Height) {
             let payloads = chain.payloads(height).await?.ok_or(Error::Unread(height))?;
-            for cid in payloads.into_iter().map(|payload| payload.cid) {
+            for Payload { cid, key, .. } in payloads {
                 look.named += 1;
                 let is_here = inventory.name(&cid);
                 if is_here && height.0 <= asked_up_to {
-                    look.offer(cid, height);
+                    look.offer(Named { cid, height, key });
                 }
                 // What comes later, or while this runs, retention looks for.
                 if !is_here && height.0 <= held_up_to && self.is_missing(&cid).await? {

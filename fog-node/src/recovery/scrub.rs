@@ -5,13 +5,17 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
+use cid::Cid;
 use ledger::{block::Height, document::Payload};
+use record::canonical::DAG_CBOR;
 use tokio::{task::spawn_blocking, time::sleep};
 
 use super::{
     Error, FoundBy, Kind, Open, Recovery, Rooms,
     pace::{Pace, bytes_per_s},
 };
+use crate::vault::{self, Vault};
 
 /// How far a pass has come is written at most this often.
 const NOTE_EVERY: Duration = Duration::from_secs(30);
@@ -90,7 +94,8 @@ impl Recovery {
         let Rooms { chain, vault, .. } = &self.0.rooms;
         for Payload { cid, .. } in chain.payloads(height).await?.unwrap_or_default() {
             if let Some(payload) = vault.attend(&cid).await? {
-                sleep(pace.rest(payload.len(), Instant::now())).await;
+                let bytes = bytes_read(vault, &cid, &payload).await?;
+                sleep(pace.rest(bytes, Instant::now())).await;
                 continue;
             }
             // One that never came is what retention looks for; one that was here is an incident.
@@ -139,9 +144,42 @@ impl Recovery {
     }
 }
 
+/// How much was read when a payload was attended to: of a large record that is not the root's block alone, but all of it.
+async fn bytes_read(vault: &Vault, cid: &Cid, payload: &Bytes) -> Result<usize, vault::Error> {
+    let whole = if cid.codec() == DAG_CBOR {
+        None
+    } else {
+        vault.object_bytes(cid).await?
+    };
+    Ok(whole.map_or(payload.len(), |bytes| usize::try_from(bytes).unwrap_or(usize::MAX)))
+}
+
 /// Keeps the first error.
 fn keep(first: &mut Option<Error>, result: Result<(), Error>) {
     if let Err(error) = result {
         first.get_or_insert(error);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn after_a_large_record_the_rest_is_by_all_of_its_bytes() {
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let dir = tempfile::tempdir().expect("a folder");
+        let vault = Vault::open(&vault::Config::default(), dir.path(), reqwest::Client::new())
+            .await
+            .expect("opens");
+        for length in [1_000_usize, 1_000_000] {
+            let content = futures::stream::iter([Ok(Bytes::from(vec![7; length]))]);
+            let root = vault.put_object(content, u64::MAX).await.expect("kept").held.cid();
+            let block = vault.attend(&root).await.expect("reads").expect("whole");
+            assert_eq!(bytes_read(&vault, &root, &block).await.expect("reads"), length);
+        }
+        let small = vault.put("small".into()).await.expect("kept").cid();
+        let payload = vault.attend(&small).await.expect("reads").expect("there");
+        assert_eq!(bytes_read(&vault, &small, &payload).await.expect("reads"), 5);
     }
 }

@@ -12,7 +12,7 @@ use ledger::{
     genesis::Genesis,
     holding::{Answer, Challenge},
     state::Outcome,
-    transaction::{Action, SignedTransaction, Transaction},
+    transaction::{Action, Author, Erasure, SignedTransaction, Transaction},
 };
 use record::{
     bundle::SealedBundle,
@@ -96,17 +96,35 @@ impl Network {
         contents.extend((0..ABOVE).map(|_| Vec::new()));
         let now_ms = u64::try_from(jiff::Timestamp::now().as_millisecond()).expect("after 1970");
         for transactions in contents {
-            let mut block = child(&network.genesis, &last, transactions);
-            block.header.timestamp_ms = block.header.timestamp_ms.max(now_ms);
-            block.header = network.genesis.policy.mine(block.header).0;
-            network.blocks.push(FinalizedBlock {
-                block: block.clone(),
-                digest: block.header.digest(),
-                finalization: None,
-            });
-            last = block;
+            let next = network.after(&last, transactions, now_ms);
+            last = next.block.clone();
+            network.blocks.push(next);
         }
         network
+    }
+
+    fn after(&self, last: &Block, transactions: Vec<SignedTransaction>, now_ms: u64) -> FinalizedBlock {
+        let mut block = child(&self.genesis, last, transactions);
+        block.header.timestamp_ms = block.header.timestamp_ms.max(now_ms);
+        block.header = self.genesis.policy.mine(block.header).0;
+        FinalizedBlock {
+            digest: block.header.digest(),
+            block,
+            finalization: None,
+        }
+    }
+
+    /// The next block: the key to which every payload is sealed is erased.
+    pub(super) fn erases(&self) -> FinalizedBlock {
+        let key = self.unnamed_commitment().commitment().expect("it is one").key;
+        let erase = Transaction {
+            network: self.genesis.network(),
+            author: Author::Organization(self.genesis.organizations[0].id.clone()),
+            sequence: 0,
+            action: Action::Erase(Erasure { key }),
+        };
+        let last = &self.blocks.last().expect("there are some").block;
+        self.after(last, vec![erase.sign(&self.keys[0])], last.header.timestamp_ms)
     }
 
     fn commits(&self, payload: &[u8]) -> SignedTransaction {
@@ -253,6 +271,13 @@ impl Member {
         self.vault.note_retained(up_to.0).await.expect("notes");
     }
 
+    /// Has another block.
+    pub(super) fn follows(&self, block: &FinalizedBlock) {
+        let chain = &self.possession.0.rooms.chain;
+        let outcomes = chain.append_all(std::slice::from_ref(block)).expect("appends");
+        assert!(outcomes.iter().flatten().all(|outcome| *outcome == Outcome::Applied));
+    }
+
     /// Another node, in both directions.
     pub(super) fn knows(&self, peer: &str) {
         self.vault.keep(&[address(peer)]);
@@ -260,18 +285,23 @@ impl Member {
 
     /// Looks after what it has, as a node does; challenges come every two seconds.
     pub(super) fn runs(&self) {
-        let mut tasks = self.tasks.lock().expect("no panic");
-        let retention = self.retention.lock().expect("no panic").take().expect("it runs once");
-        tasks.spawn(retention.run());
+        self.looks_after_itself();
         let possession = self.possession.clone();
-        tasks.spawn(async move { possession.sweep_for_ever().await });
-        let possession = self.possession.clone();
-        tasks.spawn(async move {
+        self.tasks.lock().expect("no panic").spawn(async move {
             loop {
                 tokio::time::sleep(Duration::from_secs(2)).await;
                 possession.challenge_all().await;
             }
         });
+    }
+
+    /// Looks after what it has, and asks nobody for proof.
+    pub(super) fn looks_after_itself(&self) {
+        let mut tasks = self.tasks.lock().expect("no panic");
+        let retention = self.retention.lock().expect("no panic").take().expect("it runs once");
+        tasks.spawn(retention.run());
+        let possession = self.possession.clone();
+        tasks.spawn(async move { possession.sweep_for_ever().await });
     }
 
     /// Takes so many payloads out of the vault behind the node's back.
