@@ -348,10 +348,15 @@ class Index(sandbox.PromisesHeld, unittest.TestCase):
         config = next(path for path in self.sandbox.folder.glob("data/nodes/*/config.toml") if "mysql" in path.read_text())
         with subprocess.Popen([sandbox.PROGRAM, "fog-node", "reindex", "--config", config], stdout=subprocess.PIPE) as killed:
             killed.stdout.readline()
-            while self.server.sql("SELECT COUNT(*) FROM observation") == "0" and killed.poll() is None:
-                pass
+            # A moment at a time, so that it cannot be done before its rows were counted.
+            killed.send_signal(signal.SIGSTOP)
+            while (left := self.server.sql("SELECT COUNT(*) FROM observation")) == "0" and killed.poll() is None:
+                killed.send_signal(signal.SIGCONT)
+                time.sleep(0.01)
+                killed.send_signal(signal.SIGSTOP)
             killed.kill()
-        left = self.server.sql("SELECT COUNT(*) FROM observation")
+        self.assertEqual(killed.returncode, -signal.SIGKILL, "it had ended before it was killed")
+        self.assertLess(int(left), before.count("\n"), "nothing was left to do")
         code, told = self.command("reindex")
         self.assertEqual(code, 0, told)
         self.assertEqual(self.rows(), before)
