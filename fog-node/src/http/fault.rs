@@ -238,7 +238,9 @@ impl From<vault::Error> for Fault {
                 Self::too_large(error.to_string())
             }
             vault::Error::Refused(vault::Refusal::CutOff) => Self::invalid(error.to_string()),
-            vault::Error::Refused(vault::Refusal::NoFile(_)) => Self::unprocessable(error.to_string()),
+            vault::Error::Refused(vault::Refusal::NoFile(_) | vault::Refusal::Alias(_)) => {
+                Self::unprocessable(error.to_string())
+            }
             vault::Error::Refused(vault::Refusal::Erased(_)) => Self::gone(error.to_string()),
             vault::Error::Storage(_) => stop(&error),
             // The room has said so once; a full disk refuses every bundle that comes.

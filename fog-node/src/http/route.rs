@@ -8,13 +8,13 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 use bytes::{Buf, Bytes, BytesMut};
 use futures::{Stream, StreamExt as _, future::BoxFuture};
-use http::{HeaderMap, Method, Response, header};
+use http::{HeaderMap, Method, Response, StatusCode, header};
 use hyper::body::Incoming;
 use tower::util::BoxCloneSyncService;
 use warp::Filter as _;
 
 use super::{
-    body::Body,
+    body::{Body, Turns},
     caller::Peer,
     fault::Fault,
     parameters::Parameters,
@@ -69,6 +69,8 @@ const OPEN_BODIES_BYTES_MAX: u32 = 2 << 20;
 
 /// Streamed answers that are under way, at most: each has a few blocks in memory.
 const STREAMS_MAX: usize = 64;
+/// Of them to one caller: one that does not read keeps no place from the others.
+const STREAMS_OF_ONE_MAX: usize = 16;
 
 /// One address, one method, one handler.
 #[derive(Debug)]
@@ -179,7 +181,7 @@ pub struct Table<C> {
     bounds: Bounds,
     bodies: Semaphore,
     open_bodies: Semaphore,
-    streams: Arc<Semaphore>,
+    streams: Arc<Turns>,
     may_answer: fn(&C) -> Result<(), Fault>,
 }
 
@@ -202,7 +204,7 @@ impl<C: Send + Sync + 'static> Table<C> {
             bounds,
             bodies: Semaphore::new(BODIES_BYTES_MAX as usize),
             open_bodies: Semaphore::new(OPEN_BODIES_BYTES_MAX as usize),
-            streams: Arc::new(Semaphore::new(STREAMS_MAX)),
+            streams: Arc::new(Turns::new(STREAMS_MAX, STREAMS_OF_ONE_MAX)),
             may_answer: |_| Ok(()),
         }
     }
@@ -247,11 +249,11 @@ impl<C: Send + Sync + 'static> Table<C> {
         head: Head,
         body: impl Stream<Item = Result<B, E>> + Send + 'static,
     ) -> warp::reply::Response {
-        let is_head = head.method == Method::HEAD;
+        let (is_head, peer) = (head.method == Method::HEAD, head.peer);
         let answered = self
             .dispatch(head, body)
             .await
-            .and_then(|response| self.in_turn(response));
+            .and_then(|response| self.in_turn(response, peer));
         let response = answered.unwrap_or_else(|fault| fault.into_response().map(Body::from));
         metrics::counter!("fog_http_answers_total", "status" => response.status().as_str().to_owned()).increment(1);
         into_warp(response, is_head)
@@ -278,10 +280,16 @@ impl<C: Send + Sync + 'static> Table<C> {
             Answerer::Collected(handler) => handler,
             Answerer::Streamed(upload) => {
                 unencoded(&request.headers)?;
-                if let Some(guard) = route.guard {
-                    guard(&self.context, &request.peer, &request.headers)?;
+                let body = upload::paced(body, Pace::of(self.bounds.body_timeout));
+                let asked = |guard: Guard<C>| guard(&self.context, &request.peer, &request.headers);
+                if let Some(Err(fault)) = route.guard.map(asked) {
+                    // Whose token was read is heard out; a stranger's connection breaks.
+                    if fault.status() == StatusCode::FORBIDDEN {
+                        drop(upload::heard_out(body));
+                    }
+                    return Err(fault);
                 }
-                let body = upload::heard_out(upload::paced(body, Pace::of(self.bounds.body_timeout)));
+                let body = upload::heard_out(body);
                 return upload(self.context.clone(), request, body).await;
             }
         };
@@ -298,9 +306,9 @@ impl<C: Send + Sync + 'static> Table<C> {
     }
 
     /// Lets a streamed answer begin if not too many are under way.
-    fn in_turn(&self, response: Response<Body>) -> Answered {
+    fn in_turn(&self, response: Response<Body>, peer: Option<Peer>) -> Answered {
         let (head, body) = response.into_parts();
-        let body = body.in_turn(&self.streams);
+        let body = peer.and_then(|peer| body.in_turn(&self.streams, &peer));
         let body = body.ok_or_else(|| Fault::unavailable("too many large answers are on their way; ask again"))?;
         Ok(Response::from_parts(head, body))
     }
@@ -392,7 +400,7 @@ fn nowhere() -> Fault {
 mod tests {
     use super::*;
     use crate::http::answer;
-    use http::{HeaderValue, StatusCode};
+    use http::HeaderValue;
 
     fn table() -> Table<()> {
         let echo: Handler<()> = |_, request| Box::pin(async move { Ok(answer::json(StatusCode::OK, &request.places)) });
