@@ -33,7 +33,7 @@ struct Alone<'a>(&'a Keeping, Cid);
 impl Keeping {
     fn begin(&self, root: &Cid) -> Option<Alone<'_>> {
         let mut roots = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        roots.insert(*root).then_some(Alone(self, *root))
+        roots.insert(*root).then(|| Alone(self, *root))
     }
 }
 
