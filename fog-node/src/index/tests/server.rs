@@ -109,6 +109,8 @@ impl Server {
         }
         assert!(install.status().expect("starts").success(), "mariadb-install-db");
         certificates(dir.path());
+        // Once: the tests that share the server read it for each connection.
+        fs::write(dir.path().join("password"), format!("{PASSWORD}\n")).expect("written");
         let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
         let port = free.local_addr().expect("bound").port();
         drop(free);
@@ -241,7 +243,6 @@ impl Server {
     pub(crate) async fn database(&self) -> Config {
         let name = format!("vitalfog_{}", self.databases.fetch_add(1, Ordering::Relaxed));
         self.grant(&name).await;
-        fs::write(self.path("password"), format!("{PASSWORD}\n")).expect("written");
         Config {
             driver: Driver::Mysql,
             mysql: Mysql {
