@@ -114,7 +114,9 @@ impl Auditor {
             .map_err(|e| format!("receipt: {e}"))?
             .ok_or("receipt: it is in a block, but not final")?;
         Receipt::verify(&receipt, &self.committees).map_err(|e| format!("receipt: {e}"))?;
-        let commitment = commitment(&receipt)?;
+        let Some(commitment) = commitment(&receipt)? else {
+            return Ok(Vec::new());
+        };
         let payload = self
             .asked(turn, async |node: &Node| node.payload(&commitment.cid).await)
             .await;
@@ -161,18 +163,18 @@ impl Auditor {
     }
 }
 
-/// The commitment in a receipt that has been verified.
-fn commitment(receipt: &str) -> Result<Commitment, String> {
+/// The commitment in a receipt that has been verified; none if it is a document's, which has no readings.
+fn commitment(receipt: &str) -> Result<Option<Commitment>, String> {
     #[derive(Deserialize)]
     struct Inside {
         transaction: ledger::transaction::SignedTransaction,
     }
     let inside: Inside = serde_json::from_str(receipt).map_err(|e| e.to_string())?;
-    inside
-        .transaction
-        .commitment()
-        .cloned()
-        .ok_or_else(|| "its transaction is no commitment".to_owned())
+    match (inside.transaction.commitment(), inside.transaction.document()) {
+        (Some(commitment), _) => Ok(Some(commitment.clone())),
+        (None, Some(_)) => Ok(None),
+        (None, None) => Err("its transaction is no commitment".to_owned()),
+    }
 }
 
 /// Pages through everything the custodian's hospital is served about its patients.
